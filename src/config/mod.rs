@@ -1,0 +1,308 @@
+//! The config: one TOML file, parsed once into values that cannot be wrong.
+//!
+//! [`Config::load`] is offline: it reads the file, the files it names and the environment, and
+//! touches nothing else. Every fault is reported at once, each with file, line, key and remedy.
+
+mod secret;
+
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub use secret::Secret;
+
+use crate::name::Name;
+use crate::pattern::TypePattern;
+use crate::retry::RetryPolicy;
+use crate::template::Template;
+
+/// The whole config, ready to use.
+#[derive(Debug)]
+pub struct Config {
+    /// The file it was read from.
+    pub file: PathBuf,
+    /// Where the outbox is.
+    pub database: Database,
+    /// How this relay behaves.
+    pub relay: Relay,
+    /// The ways out, by name.
+    pub sinks: BTreeMap<Name, SinkConfig>,
+    /// Which message goes where.
+    pub routes: Vec<Route>,
+}
+
+/// `[database]`
+#[derive(Clone, Debug)]
+pub struct Database {
+    /// Host, port, user, password, database; TLS is in `tls`.
+    pub connect: tokio_postgres::Config,
+    /// From `sslmode` and `sslrootcert`.
+    pub tls: DatabaseTls,
+    /// The schema that holds the outbox; `outbox` unless configured.
+    pub schema: Schema,
+    /// The name of the installation; part of every idempotency key. Default `default`.
+    pub installation: Name,
+}
+
+/// A schema name that needs no quoting: `[a-z_][a-z0-9_]{0,39}`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Schema(String);
+
+/// How the connection to PostgreSQL is protected, as libpq's `sslmode` has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DatabaseTls {
+    /// `disable`, and every Unix socket.
+    Disable,
+    /// `prefer` (the default): TLS if the server offers it, certificate unchecked.
+    Prefer,
+    /// `require`: TLS or nothing, certificate unchecked.
+    Require,
+    /// `verify-ca` and `verify-full`: TLS with a certificate from a trusted root.
+    Verify {
+        /// `sslrootcert`; the system's roots if absent.
+        root: Option<PathBuf>,
+        /// `verify-full`: the certificate also names the host.
+        host: bool,
+    },
+}
+
+/// `[relay]`
+#[derive(Clone, Debug)]
+pub struct Relay {
+    /// How long a silent relay keeps its sinks. Default 10 s, 1 s to 5 min.
+    pub lease: Duration,
+    /// How long a stopping relay waits for open attempts. Default 30 s, up to 1 h.
+    pub grace: Duration,
+}
+
+/// `[sinks.NAME]`: what all kinds have, and the kind's own part.
+#[derive(Debug)]
+pub struct SinkConfig {
+    /// From the table's name.
+    pub name: Name,
+    /// Attempts at the same time. Default 16 for webhooks, 4 for mail, up to 1,000.
+    pub concurrency: NonZeroUsize,
+    /// Limit for one whole attempt. Default 15 s for webhooks, 15 min for mail.
+    pub timeout: Duration,
+    /// When to try again.
+    pub retry: RetryPolicy,
+    /// The kind.
+    pub way: Way,
+}
+
+/// The kinds of sinks.
+#[derive(Debug)]
+pub enum Way {
+    /// `kind = "webhook"`
+    Webhook(WebhookConfig),
+    /// `kind = "smtp"`
+    Smtp(SmtpConfig),
+    /// `kind = "csv"`
+    Csv(CsvConfig),
+}
+
+/// `kind = "webhook"`: an HTTP POST for each message.
+#[derive(Debug)]
+pub struct WebhookConfig {
+    /// `http` or `https`, with a host; no user name inside.
+    pub url: url::Url,
+    /// Standard Webhooks secrets, newest first; every one of them signs. May be empty: unsigned.
+    pub secrets: Vec<WebhookSecret>,
+    /// What is sent.
+    pub body: BodyForm,
+    /// More trusted roots, PEM, beside the system's.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// A Standard Webhooks HMAC secret: `whsec_` and the base64 of 24 to 64 bytes.
+#[derive(Clone, PartialEq, Eq)]
+pub struct WebhookSecret(Vec<u8>);
+
+/// What a webhook's body is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BodyForm {
+    /// `body = "payload"` (the default): the payload's text as PostgreSQL gives it.
+    Payload,
+    /// `body = "envelope"`: `{"type":…,"timestamp":…,"data":<payload>}` as Standard Webhooks has it.
+    Envelope,
+}
+
+/// `kind = "smtp"`: a mail for each message, through a mail server of yours.
+#[derive(Debug)]
+pub struct SmtpConfig {
+    /// Host name or address of the mail server.
+    pub host: String,
+    /// Default 25 for `smtp`, 587 for `smtp+starttls`, 465 for `smtps`.
+    pub port: u16,
+    /// From the URL's scheme.
+    pub security: MailSecurity,
+    /// AUTH, only over TLS or to a loopback address.
+    pub credentials: Option<(String, Secret)>,
+    /// `From:` and the envelope's sender.
+    pub from: lettre::message::Mailbox,
+    /// More trusted roots, PEM, beside the system's.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// How the mail dialogue is protected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MailSecurity {
+    /// `smtp://`: clear text.
+    Plain,
+    /// `smtp+starttls://`: STARTTLS or nothing.
+    StartTls,
+    /// `smtps://`: TLS from the first byte.
+    Tls,
+}
+
+/// `kind = "csv"`: deliveries gather and become one file at each cut.
+#[derive(Debug)]
+pub struct CsvConfig {
+    /// Where the files go. Existing, writable directory: looked at by `check`, not here.
+    pub directory: PathBuf,
+    /// File name before `{{ period }}`.
+    pub name_head: String,
+    /// File name after `{{ period }}`.
+    pub name_tail: String,
+    /// At least one; names differ.
+    pub columns: Vec<Column>,
+    /// When the file is cut.
+    pub cut: Cut,
+}
+
+/// One column of a CSV sink.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Column {
+    /// The header.
+    pub name: String,
+    /// Where the value stands.
+    pub value: ValuePath,
+    /// What the value is. Default text.
+    pub form: ColumnForm,
+}
+
+/// Where a column's value stands in a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ValuePath {
+    /// `id`
+    Id,
+    /// `type`
+    Type,
+    /// `key`
+    Key,
+    /// `created_at`
+    CreatedAt,
+    /// `headers.NAME`
+    Header(String),
+    /// `payload.a.b`: one step per dot.
+    Payload(Vec<String>),
+}
+
+/// What a column's value must be; a message whose value is something else fails that file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ColumnForm {
+    /// `text`: any scalar; guarded against being taken for a formula.
+    Text,
+    /// `integer`: a whole number, digits kept.
+    Integer,
+    /// `decimal`: a number, digits kept.
+    Decimal,
+    /// `boolean`: `true` or `false`.
+    Boolean,
+}
+
+/// When a CSV sink closes a file; whichever comes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cut {
+    /// `every = "1m"`: spans counted from midnight UTC, so a whole divisor of a day; 1 s to 24 h.
+    pub every: Option<Duration>,
+    /// `max_rows`: as soon as so many rows wait.
+    pub max_rows: Option<NonZeroUsize>,
+}
+
+/// One `[[routes]]` block for one sink.
+#[derive(Debug)]
+pub struct Route {
+    /// Which types it takes.
+    pub pattern: TypePattern,
+    /// Where to; none for `sink = []`, "nowhere, on purpose".
+    pub sink: Option<Name>,
+    /// `name`: tells several deliveries of one message through one sink apart; empty if absent.
+    pub target: String,
+    /// What to make of the message.
+    pub content: Content,
+}
+
+/// What a route makes of a message.
+#[derive(Debug)]
+pub enum Content {
+    /// The sink needs no more than the message (webhook, csv, nowhere).
+    Message,
+    /// A mail.
+    Mail(Mail),
+}
+
+/// The mail a route makes.
+#[derive(Debug)]
+pub struct Mail {
+    /// Each renders to one address or a comma-separated list.
+    pub to: Vec<Template>,
+    /// The subject, one line.
+    pub subject: Template,
+    /// The body, plain text.
+    pub text: Template,
+}
+
+impl Schema {
+    /// Reads a schema name, or says what would be right.
+    ///
+    /// # Errors
+    /// When `text` does not have the form above.
+    pub fn parse(text: &str) -> Result<Schema, String> {
+        let head = text.chars().next().is_some_and(|c| c.is_ascii_lowercase() || c == '_');
+        let all = text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+        if head && all && text.len() <= 40 && !text.starts_with("pg_") {
+            return Ok(Schema(text.to_owned()));
+        }
+        Err("use up to 40 of a-z, 0-9 and _, not starting with a digit or pg_".to_owned())
+    }
+
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl WebhookSecret {
+    /// Reads `whsec_` and base64, padded or not; 24 to 64 bytes.
+    ///
+    /// # Errors
+    /// Says what would be right, never the secret.
+    pub fn parse(text: &str) -> Result<WebhookSecret, String> {
+        use base64::Engine;
+        use base64::engine::general_purpose::STANDARD_NO_PAD;
+        let encoded = text.strip_prefix("whsec_").ok_or("a secret starts with whsec_")?;
+        let bytes = STANDARD_NO_PAD
+            .decode(encoded.trim_end_matches('='))
+            .map_err(|_| "what follows whsec_ is not base64")?;
+        if !(24..=64).contains(&bytes.len()) {
+            let hint = "make one with: echo whsec_$(head -c 24 /dev/urandom | base64)";
+            return Err(format!("a secret has 24 to 64 bytes, this one {}; {hint}", bytes.len()));
+        }
+        Ok(WebhookSecret(bytes))
+    }
+
+    /// The key for HMAC-SHA256.
+    #[must_use]
+    pub fn key(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for WebhookSecret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("WebhookSecret(…)")
+    }
+}

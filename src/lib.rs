@@ -1,0 +1,9 @@
+//! outboxd: a transactional outbox relay for PostgreSQL.
+
+pub mod config;
+pub mod delivery;
+pub mod message;
+pub mod name;
+pub mod pattern;
+pub mod retry;
+pub mod template;

@@ -1,0 +1,3 @@
+//! The door: arguments in, library call out.
+
+fn main() {}
