@@ -240,7 +240,7 @@ pub enum Content {
     /// The sink needs no more than the message (webhook, csv, nowhere).
     Message,
     /// A mail.
-    Mail(Mail),
+    Mail(Box<Mail>),
 }
 
 /// The mail a route makes.
