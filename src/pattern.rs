@@ -68,11 +68,16 @@ impl TypePattern {
         prefix
     }
 
-    /// The pattern as a PostgreSQL (ARE) regular expression over the whole type.
+    /// The pattern as a PostgreSQL (ARE) regular expression over the whole type, or none where the
+    /// prefix alone decides because the only `*` is the last segment.
     #[must_use]
-    pub fn regex(&self) -> String {
+    pub fn regex(&self) -> Option<String> {
+        let first_any = self.0.iter().position(|s| *s == Segment::Any)?;
+        if first_any + 1 == self.0.len() {
+            return None;
+        }
         let parts: Vec<String> = self.0.iter().map(Segment::regex).collect();
-        format!("^{}$", parts.join("\\."))
+        Some(format!("^{}$", parts.join("\\.")))
     }
 
     /// Whether the pattern takes this type.
@@ -225,8 +230,9 @@ mod tests {
         assert_eq!(pattern("order.*.x").prefix(), "order.");
         assert_eq!(pattern("*").prefix(), "");
         assert_eq!(pattern("order.created").prefix(), "order.created");
-        assert_eq!(pattern("order.*").regex(), "^order\\.[^.]+(?:\\.[^.]+)*$");
-        assert_eq!(pattern("a+b.c").regex(), "^a\\+b\\.c$");
+        assert_eq!(pattern("order.*").regex(), None);
+        assert_eq!(pattern("order.created").regex(), None);
+        assert_eq!(pattern("*.a+b").regex().unwrap(), "^[^.]+(?:\\.[^.]+)*\\.a\\+b$");
     }
 
     #[test]

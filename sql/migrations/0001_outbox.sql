@@ -1,0 +1,587 @@
+-- The outbox: what applications said, the work still open, and the record of what is closed.
+--
+-- Every name is qualified, so this text can stand in a team's own migrations; outboxd writes the
+-- configured schema in place of "outbox". It runs in one transaction and touches nothing outside
+-- its schema but three group roles (outbox_producer, outbox_relay, outbox_operator), which are
+-- left out with a warning where the migrating role may not create roles.
+
+DO $$
+BEGIN
+  -- CREATE SCHEMA IF NOT EXISTS asks for a right on the database even where the schema exists.
+  IF to_regnamespace('outbox') IS NULL THEN
+    CREATE SCHEMA outbox;
+  END IF;
+END
+$$;
+
+CREATE TABLE outbox.migration (
+  number     integer     NOT NULL CONSTRAINT migration_pk PRIMARY KEY,
+  name       text        NOT NULL,
+  sha256     text        NOT NULL,
+  applied_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+COMMENT ON TABLE outbox.migration IS 'Which migrations ran, and the hash of the text of each.';
+
+CREATE TABLE outbox.installation (
+  one        boolean NOT NULL DEFAULT true
+             CONSTRAINT installation_pk PRIMARY KEY
+             CONSTRAINT installation_one_row CHECK (one),
+  name       text    NOT NULL CONSTRAINT installation_name_form CHECK (name ~ '^[a-z][a-z0-9-]{0,39}$'),
+  -- NOTIFY makes PREPARE TRANSACTION fail, so it stays off where prepared transactions are on.
+  doorbell   boolean NOT NULL DEFAULT current_setting('max_prepared_transactions')::integer = 0,
+  created_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+COMMENT ON TABLE outbox.installation IS
+  'Whose outbox this is. A relay whose config names another installation works nothing here.';
+
+-- ---------------------------------------------------------------------------------------------
+-- What the application said.
+
+CREATE TABLE outbox.message (
+  id         bigint      NOT NULL GENERATED ALWAYS AS IDENTITY CONSTRAINT message_pk PRIMARY KEY,
+  type       text        NOT NULL,
+  payload    jsonb       NOT NULL,
+  key        text,
+  due_at     timestamptz,
+  expires_at timestamptz,
+  dedupe_key text,
+  headers    jsonb,
+  created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  -- Dotted, no white space, no "*" (which patterns use). Plain functions: a regular expression
+  -- here halved the rate of single inserts.
+  CONSTRAINT message_type_form CHECK (
+    length(type) BETWEEN 1 AND 200 AND type = translate(type, E' *\t\n\r\v\f', '')
+    AND '.' || type || '.' NOT LIKE '%..%'),
+  CONSTRAINT message_due_at_finite CHECK (isfinite(due_at)),
+  CONSTRAINT message_expires_at_finite CHECK (isfinite(expires_at)),
+  -- Both stand in indexes, whose entries are limited to a third of a page.
+  CONSTRAINT message_key_length CHECK (octet_length(key) BETWEEN 1 AND 1000),
+  CONSTRAINT message_dedupe_key_length CHECK (octet_length(dedupe_key) BETWEEN 1 AND 1000),
+  CONSTRAINT message_headers_form CHECK (
+    jsonb_typeof(headers) = 'object'
+    AND NOT jsonb_path_exists(headers, '$.* ? (@.type() != "string")'))
+);
+COMMENT ON TABLE outbox.message IS
+  'What applications said. INSERT only; producers write type, payload, key, due_at, expires_at, dedupe_key, headers.';
+
+-- ---------------------------------------------------------------------------------------------
+-- Where it goes.
+
+CREATE TABLE outbox.sink (
+  name     text    NOT NULL CONSTRAINT sink_pk PRIMARY KEY,
+  kind     text    NOT NULL CONSTRAINT sink_kind_known CHECK (kind IN ('webhook', 'smtp', 'csv')),
+  -- The sink's number in advisory locks and in the channel's name.
+  bell     integer NOT NULL GENERATED ALWAYS AS IDENTITY CONSTRAINT sink_bell_unique UNIQUE,
+  owner    text,
+  epoch    bigint  NOT NULL DEFAULT 0 CONSTRAINT sink_epoch_rises CHECK (epoch >= 0),
+  paused   boolean NOT NULL DEFAULT false,
+  taken_at timestamptz
+);
+COMMENT ON TABLE outbox.sink IS
+  'One row a sink: which relay works it, and the epoch that fences all former owners. Changes only on hand-over.';
+
+CREATE TABLE outbox.flow (
+  sink             text        NOT NULL CONSTRAINT flow_pk PRIMARY KEY,
+  in_flight        integer     NOT NULL DEFAULT 0,
+  delivered_minute integer     NOT NULL DEFAULT 0,
+  failed_minute    integer     NOT NULL DEFAULT 0,
+  -- Rows that only a full poll found, since the sink was taken: the fetch floor hid them.
+  hidden           bigint      NOT NULL DEFAULT 0,
+  -- Settlements that found their row gone, since the sink was taken.
+  gone             bigint      NOT NULL DEFAULT 0,
+  updated_at       timestamptz NOT NULL DEFAULT clock_timestamp()
+) WITH (fillfactor = 50);
+COMMENT ON TABLE outbox.flow IS
+  'What the owner of a sink is doing; written at most once a second, and only on change.';
+
+CREATE TABLE outbox.relay (
+  id           text        NOT NULL CONSTRAINT relay_pk PRIMARY KEY,
+  started_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
+  heartbeat_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  lease        interval    NOT NULL CONSTRAINT relay_lease_positive CHECK (lease > interval '0'),
+  host         text        NOT NULL,
+  pid          integer     NOT NULL,
+  version      text        NOT NULL,
+  routes_hash  text        NOT NULL,
+  -- The sinks its config knows.
+  sinks        text[]      NOT NULL,
+  draining     boolean     NOT NULL DEFAULT false
+) WITH (fillfactor = 50);
+COMMENT ON TABLE outbox.relay IS
+  'One row a running relay. Its heartbeat is the lease of every sink it owns.';
+
+CREATE TABLE outbox.route_set (
+  generation bigint      NOT NULL GENERATED ALWAYS AS IDENTITY CONSTRAINT route_set_pk PRIMARY KEY,
+  hash       text        NOT NULL,
+  applied_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  applied_by text        NOT NULL
+);
+COMMENT ON TABLE outbox.route_set IS
+  'Every set of routes that was in force, the last one is. A start never goes back to a former one.';
+
+CREATE TABLE outbox.route (
+  pattern     text     NOT NULL,
+  -- Empty: nowhere, on purpose.
+  sink        text     NOT NULL,
+  -- Empty: the route has no name.
+  target      text     NOT NULL,
+  lane        smallint NOT NULL DEFAULT 0,
+  exact       boolean  NOT NULL,
+  prefix      text     NOT NULL,
+  -- NULL where the prefix alone decides ("order.*").
+  regex       text,
+  specificity integer  NOT NULL,
+  -- The sink's bell, or NULL where producers must not NOTIFY.
+  bell        integer,
+  CONSTRAINT route_pk PRIMARY KEY (pattern, sink, target)
+);
+COMMENT ON TABLE outbox.route IS 'The routes in force, mirrored from the config by a relay.';
+
+-- ---------------------------------------------------------------------------------------------
+-- The work still open, and the record of what is closed.
+
+CREATE TABLE outbox.delivery (
+  message_id   bigint      NOT NULL,
+  sink         text        NOT NULL,
+  target       text        NOT NULL DEFAULT '',
+  lane         smallint    NOT NULL DEFAULT 0,
+  state        text        NOT NULL DEFAULT 'pending',
+  due_at       timestamptz NOT NULL,
+  key          text,
+  -- Attempts that were settled, or begun where an intent is committed first.
+  attempt      integer     NOT NULL DEFAULT 0,
+  -- Counts every change; outcomes other than "delivered" apply only to the rev that was fetched.
+  rev          integer     NOT NULL DEFAULT 0,
+  round        integer     NOT NULL DEFAULT 1,
+  -- The owner's epoch when the intent was committed.
+  epoch        bigint,
+  -- SHA-256 of what the first attempt sent.
+  content_hash bytea,
+  reason       text,
+  CONSTRAINT delivery_pk PRIMARY KEY (message_id, sink, target),
+  CONSTRAINT delivery_state_known CHECK (state IN ('pending', 'sending', 'held', 'dead', 'unrouted')),
+  -- Whatever waits for something else than time costs the fetch nothing.
+  CONSTRAINT delivery_due_if_pending CHECK ((state = 'pending') = isfinite(due_at)),
+  CONSTRAINT delivery_unrouted_has_no_sink CHECK ((state = 'unrouted') = (sink = '')),
+  CONSTRAINT delivery_sending_has_epoch CHECK (state <> 'sending' OR epoch IS NOT NULL),
+  CONSTRAINT delivery_stuck_has_reason CHECK (state NOT IN ('held', 'dead') OR reason IS NOT NULL),
+  CONSTRAINT delivery_counts CHECK (attempt >= 0 AND rev >= 0 AND round >= 1)
+) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.05);
+COMMENT ON TABLE outbox.delivery IS
+  'The work still open: a row exists if and only if no final outcome is recorded.';
+
+CREATE INDEX delivery_fetch ON outbox.delivery (sink, lane, due_at, message_id);
+CREATE UNIQUE INDEX delivery_key ON outbox.delivery (sink, target, key, message_id)
+  WHERE key IS NOT NULL;
+-- For the few rows that wait for an operator or a route, among the many that wait for time.
+CREATE INDEX delivery_stuck ON outbox.delivery (state, sink, message_id) WHERE state <> 'pending';
+
+CREATE TABLE outbox.ledger (
+  message_id bigint      NOT NULL,
+  sink       text        NOT NULL,
+  target     text        NOT NULL,
+  round      integer     NOT NULL,
+  attempts   integer     NOT NULL,
+  outcome    text        NOT NULL CONSTRAINT ledger_outcome_known CHECK (
+               outcome IN ('delivered', 'expired', 'discarded', 'skipped', 'duplicate', 'exported')),
+  receipt    text,
+  export_id  bigint,
+  closed_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
+  CONSTRAINT ledger_exported_has_export CHECK ((outcome = 'exported') = (export_id IS NOT NULL))
+) PARTITION BY RANGE (closed_at);
+COMMENT ON TABLE outbox.ledger IS
+  'Append-only: one row for each closed life of a delivery. A partition a day (UTC), no default partition.';
+CREATE INDEX ledger_message ON outbox.ledger (message_id);
+CREATE INDEX ledger_export ON outbox.ledger (export_id, message_id) WHERE export_id IS NOT NULL;
+
+CREATE TABLE outbox.dedupe (
+  type       text        NOT NULL,
+  key        text        NOT NULL,
+  message_id bigint      NOT NULL,
+  expires_at timestamptz NOT NULL,
+  CONSTRAINT dedupe_pk PRIMARY KEY (type, key)
+);
+COMMENT ON TABLE outbox.dedupe IS 'Which message won a dedupe_key, for seven days.';
+
+CREATE TABLE outbox.unseen (
+  message_id bigint      NOT NULL CONSTRAINT unseen_pk PRIMARY KEY,
+  found_at   timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+COMMENT ON TABLE outbox.unseen IS
+  'Messages with neither an open delivery nor a ledger row: written past the trigger. Found by the sweep.';
+
+-- ---------------------------------------------------------------------------------------------
+-- Files, the calendar, and what operators did.
+
+CREATE TABLE outbox.export (
+  id           bigint      NOT NULL GENERATED ALWAYS AS IDENTITY CONSTRAINT export_pk PRIMARY KEY,
+  sink         text        NOT NULL,
+  period       text        NOT NULL,
+  -- Counted from 1: a cut by count can close several files within one period.
+  part         integer     NOT NULL DEFAULT 1 CONSTRAINT export_part_counts CHECK (part >= 1),
+  state        text        NOT NULL DEFAULT 'open',
+  due_before   timestamptz NOT NULL,
+  rows_max     bigint,
+  row_count    bigint      NOT NULL DEFAULT 0,
+  first_id     bigint,
+  last_id      bigint,
+  file         text        NOT NULL,
+  bytes        bigint,
+  sha256       text,
+  opened_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
+  closed_at    timestamptz,
+  published_at timestamptz,
+  reason       text,
+  CONSTRAINT export_period_unique UNIQUE (sink, period, part),
+  CONSTRAINT export_state_known CHECK (state IN ('open', 'closed', 'published')),
+  CONSTRAINT export_closed_has_time CHECK ((state = 'open') = (closed_at IS NULL)),
+  CONSTRAINT export_published_has_hash CHECK (
+    (state = 'published') = (published_at IS NOT NULL AND sha256 IS NOT NULL AND bytes IS NOT NULL))
+);
+COMMENT ON TABLE outbox.export IS
+  'One row a file: open while its set is gathered, closed once the set is fixed, published once the file stands.';
+CREATE UNIQUE INDEX export_one_at_work ON outbox.export (sink) WHERE state <> 'published';
+
+CREATE TABLE outbox.occurrence (
+  schedule   text        NOT NULL,
+  period     text        NOT NULL,
+  due_at     timestamptz NOT NULL,
+  opened_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
+  messages   bigint      NOT NULL DEFAULT 0,
+  CONSTRAINT occurrence_pk PRIMARY KEY (schedule, period)
+);
+COMMENT ON TABLE outbox.occurrence IS 'One row for each run of a schedule: unique on its local period.';
+
+CREATE TABLE outbox.action (
+  id         bigint      NOT NULL GENERATED ALWAYS AS IDENTITY CONSTRAINT action_pk PRIMARY KEY,
+  acted_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
+  actor      text        NOT NULL,
+  verb       text        NOT NULL,
+  message_id bigint,
+  sink       text,
+  target     text,
+  note       text
+);
+COMMENT ON TABLE outbox.action IS 'What operators did, and who.';
+CREATE INDEX action_message ON outbox.action (message_id) WHERE message_id IS NOT NULL;
+
+-- ---------------------------------------------------------------------------------------------
+-- Functions. Those that act with the owner's rights pin their search_path.
+
+-- Makes the ledger's partitions for today (UTC) and the three days after. Attaching, unlike
+-- CREATE … PARTITION OF, lets writers go on.
+CREATE FUNCTION outbox.extend_ledger() RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  today date := (clock_timestamp() AT TIME ZONE 'UTC')::date;
+  day   date;
+  part  text;
+BEGIN
+  FOR n IN 0..3 LOOP
+    day := today + n;
+    part := 'ledger_' || to_char(day, 'YYYYMMDD');
+    CONTINUE WHEN to_regclass(format('outbox.%I', part)) IS NOT NULL;
+    PERFORM pg_advisory_xact_lock('outbox.ledger'::regclass::oid::bigint);
+    CONTINUE WHEN to_regclass(format('outbox.%I', part)) IS NOT NULL;
+    EXECUTE format('CREATE TABLE outbox.%I (LIKE outbox.ledger INCLUDING ALL)', part);
+    EXECUTE format('ALTER TABLE outbox.ledger ATTACH PARTITION outbox.%I FOR VALUES FROM (%L) TO (%L)',
+                   part, day::text || ' 00:00:00+00', (day + 1)::text || ' 00:00:00+00');
+  END LOOP;
+END
+$$;
+SELECT outbox.extend_ledger();
+
+-- The routes that take a type: for each (sink, target) the most specific one. The prefix is a
+-- cheap test that spares most wildcard routes the regular expression, which is costly.
+CREATE FUNCTION outbox.routes_of(message_type text)
+RETURNS TABLE (sink text, target text, lane smallint, bell integer)
+LANGUAGE sql STABLE AS $$
+  SELECT DISTINCT ON (r.sink, r.target) r.sink, r.target, r.lane, r.bell
+    FROM outbox.route r
+   WHERE CASE WHEN r.exact THEN r.pattern = message_type
+              ELSE starts_with(message_type, r.prefix)
+                   AND (r.regex IS NULL OR message_type ~ r.regex) END
+   ORDER BY r.sink, r.target, r.specificity DESC
+$$;
+
+-- Closes messages that get no delivery, as "skipped" or "duplicate". A ledger without a partition
+-- for today must not abort the producer's transaction, so the partition is made on the spot.
+CREATE FUNCTION outbox.close_undelivered(ids bigint[], outcome text, receipts text[]) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  BEGIN
+    INSERT INTO outbox.ledger (message_id, sink, target, round, attempts, outcome, receipt)
+    SELECT u.id, '', '', 1, 0, close_undelivered.outcome, u.receipt FROM unnest(ids, receipts) AS u (id, receipt);
+  EXCEPTION WHEN check_violation THEN
+    PERFORM outbox.extend_ledger();
+    INSERT INTO outbox.ledger (message_id, sink, target, round, attempts, outcome, receipt)
+    SELECT u.id, '', '', 1, 0, close_undelivered.outcome, u.receipt FROM unnest(ids, receipts) AS u (id, receipt);
+  END;
+END
+$$;
+
+-- Rings the bells of sinks whose owner sleeps. An owner about to sleep holds its bell exclusively,
+-- so the shared try fails exactly then; on a busy system nobody notifies. The lock is kept to the
+-- end of the transaction: an owner cannot fall asleep between this look and the commit.
+CREATE FUNCTION outbox.ring(bells integer[]) RETURNS void
+LANGUAGE plpgsql AS $$
+DECLARE
+  bell integer;
+BEGIN
+  FOREACH bell IN ARRAY bells LOOP
+    IF NOT pg_try_advisory_xact_lock_shared('outbox.sink'::regclass::oid::integer, bell) THEN
+      PERFORM pg_notify('outbox_bell_' || bell, '');
+    END IF;
+  END LOOP;
+END
+$$;
+
+-- Enters the dedupe keys of new messages, and answers which messages lost to an earlier one; those
+-- are closed as duplicates. In key order, so that two statements with the same keys wait for, not
+-- lock out, each other.
+CREATE FUNCTION outbox.close_duplicates(ids bigint[], types text[], keys text[]) RETURNS bigint[]
+LANGUAGE plpgsql AS $$
+DECLARE
+  losers  bigint[];
+  winners text[];
+BEGIN
+  INSERT INTO outbox.dedupe AS d (type, key, message_id, expires_at)
+  SELECT DISTINCT ON (n.type, n.key) n.type, n.key, n.id, clock_timestamp() + interval '7 days'
+    FROM unnest(ids, types, keys) AS n (id, type, key)
+   ORDER BY n.type, n.key, n.id
+      ON CONFLICT ON CONSTRAINT dedupe_pk DO UPDATE
+         SET message_id = excluded.message_id, expires_at = excluded.expires_at
+       WHERE d.expires_at <= clock_timestamp();
+  SELECT array_agg(n.id ORDER BY n.id), array_agg('duplicate of ' || d.message_id ORDER BY n.id)
+    INTO losers, winners
+    FROM unnest(ids, types, keys) AS n (id, type, key)
+    JOIN outbox.dedupe d ON d.type = n.type AND d.key = n.key AND d.message_id <> n.id;
+  IF losers IS NOT NULL THEN
+    PERFORM outbox.close_undelivered(losers, 'duplicate', winners);
+  END IF;
+  RETURN losers;
+END
+$$;
+
+-- Routes what a statement inserted, in the producer's own transaction: each distinct type once.
+-- Few and simple statements, because every producer pays for them.
+CREATE FUNCTION outbox.route_inserted() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  deduped boolean;
+  losers  bigint[];
+  kinds   text[];
+  sinks   text[];
+  targets text[];
+  lanes   smallint[];
+  bells   integer[];
+BEGIN
+  SELECT bool_or(t.deduped), array_agg(t.type), array_agg(r.sink), array_agg(r.target),
+         array_agg(r.lane), array_agg(DISTINCT r.bell) FILTER (WHERE r.bell IS NOT NULL)
+    INTO deduped, kinds, sinks, targets, lanes, bells
+    FROM (SELECT i.type, bool_or(i.dedupe_key IS NOT NULL) AS deduped
+            FROM inserted i GROUP BY i.type) t
+    LEFT JOIN LATERAL outbox.routes_of(t.type) r ON true;
+  IF kinds IS NULL THEN
+    RETURN NULL;
+  END IF;
+
+  IF deduped THEN
+    SELECT outbox.close_duplicates(array_agg(i.id), array_agg(i.type), array_agg(i.dedupe_key))
+      INTO losers FROM inserted i WHERE i.dedupe_key IS NOT NULL;
+  END IF;
+
+  INSERT INTO outbox.delivery (message_id, sink, target, lane, state, due_at, key)
+  SELECT i.id, coalesce(k.sink, ''), coalesce(k.target, ''), coalesce(k.lane, 0::smallint),
+         CASE WHEN k.sink IS NULL THEN 'unrouted' ELSE 'pending' END,
+         CASE WHEN k.sink IS NULL THEN 'infinity' ELSE greatest(i.due_at, clock_timestamp()) END,
+         i.key
+    FROM inserted i
+    JOIN unnest(kinds, sinks, targets, lanes) AS k (type, sink, target, lane) ON k.type = i.type
+   WHERE k.sink IS DISTINCT FROM '' AND (losers IS NULL OR i.id <> ALL (losers));
+
+  -- Types that are routed nowhere, on purpose, and nowhere else.
+  IF '' = ANY (sinks) THEN
+    PERFORM outbox.close_undelivered(array_agg(i.id), 'skipped', '{}')
+       FROM inserted i
+      WHERE (losers IS NULL OR i.id <> ALL (losers))
+        AND (SELECT bool_and(k.sink = '') FROM unnest(kinds, sinks) AS k (type, sink)
+              WHERE k.type = i.type)
+     HAVING count(*) > 0;
+  END IF;
+  IF bells IS NOT NULL THEN
+    PERFORM outbox.ring(bells);
+  END IF;
+  RETURN NULL;
+END
+$$;
+
+CREATE TRIGGER route_inserted AFTER INSERT ON outbox.message
+  REFERENCING NEW TABLE AS inserted
+  FOR EACH STATEMENT EXECUTE FUNCTION outbox.route_inserted();
+
+-- Routes messages that stand there already: unrouted ones for which a route has come, and unseen
+-- ones. Answers how many messages are no longer waiting for a route.
+CREATE FUNCTION outbox.route_existing(ids bigint[]) RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  nowhere bigint[];
+  bells   integer[];
+  done    bigint;
+BEGIN
+  -- The lock keeps two relays from routing the same message twice; messages that got a delivery
+  -- or a ledger row meanwhile are left alone.
+  PERFORM pg_advisory_xact_lock('outbox.route'::regclass::oid::bigint);
+  WITH waiting AS MATERIALIZED (
+    SELECT m.id, m.type, m.key, m.due_at
+      FROM outbox.message m
+     WHERE m.id = ANY (ids)
+       AND NOT EXISTS (SELECT FROM outbox.delivery d WHERE d.message_id = m.id AND d.state <> 'unrouted')
+       AND NOT EXISTS (SELECT FROM outbox.ledger l WHERE l.message_id = m.id)
+  ), kind AS MATERIALIZED (
+    SELECT t.type, r.sink, r.target, r.lane, r.bell
+      FROM (SELECT DISTINCT w.type FROM waiting w) t
+      CROSS JOIN LATERAL outbox.routes_of(t.type) r
+  ), routed AS (
+    INSERT INTO outbox.delivery (message_id, sink, target, lane, due_at, key)
+    SELECT w.id, k.sink, k.target, k.lane, greatest(w.due_at, clock_timestamp()), w.key
+      FROM waiting w JOIN kind k ON k.type = w.type
+     WHERE k.sink <> ''
+    RETURNING message_id
+  ), passed AS (
+    SELECT w.id FROM waiting w
+     WHERE EXISTS (SELECT FROM kind k WHERE k.type = w.type AND k.sink = '')
+       AND NOT EXISTS (SELECT FROM kind k WHERE k.type = w.type AND k.sink <> '')
+  ), gone AS (
+    DELETE FROM outbox.delivery d
+     USING waiting w
+     WHERE d.message_id = w.id AND d.state = 'unrouted'
+       AND EXISTS (SELECT FROM kind k WHERE k.type = w.type)
+  )
+  SELECT ARRAY(SELECT p.id FROM passed p),
+         (SELECT array_agg(DISTINCT k.bell) FROM kind k WHERE k.bell IS NOT NULL),
+         (SELECT count(DISTINCT r.message_id) FROM routed r) + (SELECT count(*) FROM passed)
+    INTO nowhere, bells, done;
+
+  IF cardinality(nowhere) > 0 THEN
+    PERFORM outbox.close_undelivered(nowhere, 'skipped', '{}');
+  END IF;
+  -- An unseen message whose type no route takes waits as unrouted, like any other.
+  INSERT INTO outbox.delivery (message_id, sink, target, state, due_at, key)
+  SELECT m.id, '', '', 'unrouted', 'infinity', m.key
+    FROM outbox.message m
+   WHERE m.id = ANY (ids)
+     AND NOT EXISTS (SELECT FROM outbox.delivery d WHERE d.message_id = m.id)
+     AND NOT EXISTS (SELECT FROM outbox.ledger l WHERE l.message_id = m.id);
+  DELETE FROM outbox.unseen u WHERE u.message_id = ANY (ids);
+  IF bells IS NOT NULL THEN
+    PERFORM outbox.ring(bells);
+  END IF;
+  RETURN done;
+END
+$$;
+
+-- The contract as a function, for those who prefer a call to an INSERT. The caller's own rights.
+CREATE FUNCTION outbox.send(
+  type       text,
+  payload    jsonb,
+  key        text        DEFAULT NULL,
+  due_at     timestamptz DEFAULT NULL,
+  expires_at timestamptz DEFAULT NULL,
+  dedupe_key text        DEFAULT NULL,
+  headers    jsonb       DEFAULT NULL
+) RETURNS bigint
+LANGUAGE sql AS $$
+  INSERT INTO outbox.message (type, payload, key, due_at, expires_at, dedupe_key, headers)
+  VALUES ($1, $2, $3, $4, $5, $6, $7)
+  RETURNING id
+$$;
+COMMENT ON FUNCTION outbox.send IS
+  'Sends a message with the transaction it is called in; answers its id. Contract version 1.';
+
+-- ---------------------------------------------------------------------------------------------
+-- Views, without payloads.
+
+CREATE VIEW outbox.open AS
+  SELECT d.message_id, m.type, d.sink, d.target, d.state, d.attempt, d.due_at, d.key, d.round,
+         d.rev, d.reason, m.created_at
+    FROM outbox.delivery d
+    LEFT JOIN outbox.message m ON m.id = d.message_id;
+COMMENT ON VIEW outbox.open IS 'All that is open, with the type and age of its message.';
+
+CREATE VIEW outbox.history AS
+  SELECT m.id AS message_id, m.type, m.key, m.created_at, x.sink, x.target,
+         coalesce(x.state, 'unseen') AS state, x.attempts, x.round, x.due_at, x.closed_at, x.words
+    FROM outbox.message m
+    LEFT JOIN LATERAL (
+      SELECT d.sink, d.target, d.state, d.attempt AS attempts, d.round, d.due_at,
+             NULL::timestamptz AS closed_at, d.reason AS words
+        FROM outbox.delivery d WHERE d.message_id = m.id
+      UNION ALL
+      SELECT l.sink, l.target, l.outcome, l.attempts, l.round, NULL, l.closed_at, l.receipt
+        FROM outbox.ledger l WHERE l.message_id = m.id
+    ) x ON true;
+COMMENT ON VIEW outbox.history IS
+  'Any message with all its deliveries, open and closed; "unseen" where it has neither.';
+
+-- ---------------------------------------------------------------------------------------------
+-- Rights: a producer may write its columns, a relay may work, an operator may look.
+
+REVOKE ALL ON FUNCTION outbox.extend_ledger() FROM PUBLIC;
+REVOKE ALL ON FUNCTION outbox.routes_of(text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION outbox.close_undelivered(bigint[], text, text[]) FROM PUBLIC;
+REVOKE ALL ON FUNCTION outbox.ring(integer[]) FROM PUBLIC;
+REVOKE ALL ON FUNCTION outbox.close_duplicates(bigint[], text[], text[]) FROM PUBLIC;
+REVOKE ALL ON FUNCTION outbox.route_inserted() FROM PUBLIC;
+REVOKE ALL ON FUNCTION outbox.route_existing(bigint[]) FROM PUBLIC;
+REVOKE ALL ON FUNCTION outbox.send(text, jsonb, text, timestamptz, timestamptz, text, jsonb) FROM PUBLIC;
+
+DO $$
+DECLARE
+  role text;
+BEGIN
+  FOREACH role IN ARRAY ARRAY['outbox_producer', 'outbox_relay', 'outbox_operator'] LOOP
+    BEGIN
+      IF to_regrole(role) IS NULL THEN
+        EXECUTE format('CREATE ROLE %I NOLOGIN', role);
+      END IF;
+    EXCEPTION
+      -- Roles belong to the whole cluster: another database may have been first.
+      WHEN duplicate_object OR unique_violation THEN NULL;
+      WHEN insufficient_privilege THEN
+        RAISE WARNING 'role % is left out: % may not create roles; have an administrator run CREATE ROLE % NOLOGIN and grant as the README says',
+          role, current_user, role;
+    END;
+  END LOOP;
+
+  IF to_regrole('outbox_producer') IS NOT NULL THEN
+    GRANT USAGE ON SCHEMA outbox TO outbox_producer;
+    GRANT INSERT (type, payload, key, due_at, expires_at, dedupe_key, headers), SELECT (id)
+      ON outbox.message TO outbox_producer;
+    GRANT EXECUTE ON FUNCTION
+      outbox.send(text, jsonb, text, timestamptz, timestamptz, text, jsonb) TO outbox_producer;
+  END IF;
+
+  IF to_regrole('outbox_operator') IS NOT NULL THEN
+    GRANT USAGE ON SCHEMA outbox TO outbox_operator;
+    GRANT SELECT ON outbox.open, outbox.history, outbox.sink, outbox.flow, outbox.relay,
+      outbox.route, outbox.route_set, outbox.delivery, outbox.ledger, outbox.unseen, outbox.export,
+      outbox.occurrence, outbox.action, outbox.migration, outbox.installation TO outbox_operator;
+    GRANT SELECT (id, type, key, due_at, expires_at, created_at) ON outbox.message TO outbox_operator;
+  END IF;
+
+  IF to_regrole('outbox_relay') IS NOT NULL THEN
+    GRANT USAGE ON SCHEMA outbox TO outbox_relay;
+    GRANT SELECT ON outbox.open, outbox.history, outbox.message, outbox.migration,
+      outbox.installation TO outbox_relay;
+    GRANT INSERT (type, payload, key, due_at, expires_at, dedupe_key, headers)
+      ON outbox.message TO outbox_relay;
+    GRANT SELECT, INSERT, UPDATE, DELETE ON outbox.delivery, outbox.sink, outbox.flow, outbox.relay,
+      outbox.route, outbox.unseen, outbox.export, outbox.occurrence, outbox.dedupe TO outbox_relay;
+    GRANT SELECT, INSERT ON outbox.ledger, outbox.route_set, outbox.action TO outbox_relay;
+    GRANT EXECUTE ON FUNCTION outbox.extend_ledger(), outbox.routes_of(text),
+      outbox.route_existing(bigint[]), outbox.ring(integer[]),
+      outbox.send(text, jsonb, text, timestamptz, timestamptz, text, jsonb) TO outbox_relay;
+  END IF;
+END
+$$;

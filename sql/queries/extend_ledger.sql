@@ -1,0 +1,2 @@
+-- Partitions for today and the days after.
+SELECT outbox.extend_ledger()

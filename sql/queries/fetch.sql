@@ -1,0 +1,27 @@
+-- The next due deliveries of a sink's lane that are not in hand already; read-only. Walks the
+-- fetch index from the floor; rows in hand and followers of keys in hand are passed over inside
+-- the walk. Keyed rows come without payload: the key index decides which of them may start.
+-- Payloads that are compressed or larger than 8 kB come alone, through payload.sql.
+-- $1 sink, $2 lane, $3 floor, $4 limit, $5 and $6 rows in hand (message ids, targets),
+-- $7 and $8 keys in hand (targets, keys), $9 the head of each of those keys
+SELECT d.message_id, d.target, d.key, d.attempt, d.rev, d.due_at,
+       m.type, m.created_at, m.headers::text AS headers,
+       coalesce(m.expires_at <= statement_timestamp(), false) AS expired,
+       CASE WHEN d.key IS NULL AND pg_column_size(m.payload) <= 8192
+                 AND pg_column_compression(m.payload) IS NULL
+            THEN m.payload::text END AS payload
+  FROM (SELECT w.message_id, w.target, w.key, w.attempt, w.rev, w.due_at
+          FROM outbox.delivery w
+         WHERE w.sink = $1 AND w.lane = $2
+           AND w.due_at >= $3 AND w.due_at <= statement_timestamp()
+           AND (w.message_id, w.target) NOT IN (
+                 SELECT h.message_id, h.target
+                   FROM unnest($5::bigint[], $6::text[]) AS h (message_id, target))
+           AND (w.key IS NULL
+                OR (w.target, w.key) NOT IN (
+                     SELECT k.target, k.key FROM unnest($7::text[], $8::text[]) AS k (target, key))
+                OR w.message_id = ANY ($9::bigint[]))
+         ORDER BY w.due_at, w.message_id
+         LIMIT $4) d
+  LEFT JOIN outbox.message m ON m.id = d.message_id
+ ORDER BY d.due_at, d.message_id

@@ -1,0 +1,18 @@
+-- For each key the lowest open delivery, whatever its state and due time: only that one may start.
+-- No row for a key that has none left.
+-- $1 sink, $2 targets, $3 keys
+SELECT h.message_id, h.target, h.key, h.attempt, h.rev, h.due_at,
+       h.state = 'pending' AND h.due_at <= statement_timestamp() AS startable,
+       m.type, m.created_at, m.headers::text AS headers,
+       coalesce(m.expires_at <= statement_timestamp(), false) AS expired,
+       CASE WHEN h.state = 'pending' AND h.due_at <= statement_timestamp()
+                 AND pg_column_size(m.payload) <= 8192 AND pg_column_compression(m.payload) IS NULL
+            THEN m.payload::text END AS payload
+  FROM unnest($2::text[], $3::text[]) AS k (target, key)
+ CROSS JOIN LATERAL (
+         SELECT d.message_id, d.target, d.key, d.attempt, d.rev, d.due_at, d.state
+           FROM outbox.delivery d
+          WHERE d.sink = $1 AND d.target = k.target AND d.key = k.key
+          ORDER BY d.message_id
+          LIMIT 1) h
+  LEFT JOIN outbox.message m ON m.id = h.message_id

@@ -1,0 +1,3 @@
+-- Routes messages that stand there already, through the same matching as the trigger.
+-- $1 message ids
+SELECT outbox.route_existing($1) AS routed

@@ -1,0 +1,21 @@
+-- Records attempts that did not close their delivery: pending again later, or dead.
+-- The fence is a lock, not a read: a take-over in progress makes this wait, and afterwards the
+-- epoch no longer fits, so a former owner changes nothing. Addressed by the rev that was fetched,
+-- so an operator's action in between is not undone.
+-- $1 sink, $2 epoch, $3 message ids, $4 targets, $5 revs, $6 attempts, $7 states, $8 delays in ms,
+-- $9 reasons, $10 hashes of what was sent
+WITH fence AS MATERIALIZED (
+  SELECT f.name FROM outbox.sink f WHERE f.name = $1 AND f.epoch = $2 FOR SHARE
+)
+UPDATE outbox.delivery d
+   SET state = s.state,
+       due_at = CASE WHEN s.state = 'pending'
+                     THEN clock_timestamp() + s.delay * interval '1 ms' ELSE 'infinity' END,
+       attempt = s.attempt, rev = d.rev + 1, reason = s.reason, epoch = NULL,
+       content_hash = coalesce(d.content_hash, s.content_hash)
+  FROM unnest($3::bigint[], $4::text[], $5::integer[], $6::integer[], $7::text[], $8::bigint[],
+              $9::text[], $10::bytea[])
+       AS s (message_id, target, rev, attempt, state, delay, reason, content_hash),
+       fence
+ WHERE d.message_id = s.message_id AND d.sink = $1 AND d.target = s.target AND d.rev = s.rev
+RETURNING d.message_id, d.target

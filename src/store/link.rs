@@ -1,0 +1,249 @@
+//! One connection that is made anew when it breaks.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Mutex;
+use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{Client, Row};
+
+use super::error::StoreError;
+use super::queries::Queries;
+use super::tls;
+use crate::config::{Database, DatabaseTls, Schema};
+
+/// How long one call may take before its connection is given up.
+pub const CALL_LIMIT: Duration = Duration::from_secs(15);
+/// How long connecting may take, name look-up, TLS and login included.
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+
+/// A parameter with its type: statements are unnamed, so the types travel with them.
+pub type Param<'a> = (&'a (dyn ToSql + Sync), Type);
+
+/// Where to connect to, and the statements for that schema.
+#[derive(Debug)]
+pub struct Target {
+    database: Database,
+    /// The statements with the schema written in.
+    pub queries: Queries,
+}
+
+impl Target {
+    /// Prepares the statements for the configured schema; connects to nothing.
+    #[must_use]
+    pub fn new(database: &Database) -> Arc<Target> {
+        let queries = Queries::new(&database.schema);
+        Arc::new(Target { database: database.clone(), queries })
+    }
+
+    /// The schema that holds the outbox.
+    #[must_use]
+    pub fn schema(&self) -> &Schema {
+        &self.database.schema
+    }
+
+    /// Connects, and starts the task that drives the wire.
+    ///
+    /// # Errors
+    /// When the server cannot be reached within ten seconds or refuses.
+    pub async fn connect(&self) -> Result<Client, StoreError> {
+        let (client, connection) = self.connect_undriven().await?;
+        tokio::spawn(connection);
+        Ok(client)
+    }
+
+    /// Connects and leaves the wire to the caller, who hears notifications on it.
+    pub(super) async fn connect_undriven(&self) -> Result<(Client, tls::Connection), StoreError> {
+        limited("connect to PostgreSQL", CONNECT_LIMIT, async {
+            let doing = "connect to PostgreSQL";
+            match tls::connector(&self.database.tls).map_err(|e| StoreError::said(doing, e))? {
+                None => {
+                    let mut config = self.database.connect.clone();
+                    config.ssl_mode(tokio_postgres::config::SslMode::Disable);
+                    let (client, connection) = config
+                        .connect(tokio_postgres::NoTls)
+                        .await
+                        .map_err(|e| StoreError::postgres(doing, e))?;
+                    Ok((client, tls::Connection::plain(connection)))
+                }
+                Some(connector) => {
+                    let mut config = self.database.connect.clone();
+                    config.ssl_mode(match self.database.tls {
+                        DatabaseTls::Prefer => tokio_postgres::config::SslMode::Prefer,
+                        _ => tokio_postgres::config::SslMode::Require,
+                    });
+                    let (client, connection) = config
+                        .connect(connector)
+                        .await
+                        .map_err(|e| StoreError::postgres(doing, e))?;
+                    Ok((client, tls::Connection::tls(connection)))
+                }
+            }
+        })
+        .await
+    }
+}
+
+/// A connection for one purpose, made when first needed and made anew after it broke.
+#[derive(Debug)]
+pub struct Link {
+    target: Arc<Target>,
+    client: Mutex<Option<Arc<Client>>>,
+}
+
+impl Link {
+    /// A link that connects at its first call.
+    #[must_use]
+    pub fn new(target: Arc<Target>) -> Link {
+        Link { target, client: Mutex::new(None) }
+    }
+
+    /// The statements with the schema written in.
+    #[must_use]
+    pub fn queries(&self) -> &Queries {
+        &self.target.queries
+    }
+
+    /// Where the link leads.
+    #[must_use]
+    pub fn target(&self) -> &Arc<Target> {
+        &self.target
+    }
+
+    async fn client(&self) -> Result<Arc<Client>, StoreError> {
+        let mut slot = self.client.lock().await;
+        if let Some(client) = slot.as_ref().filter(|c| !c.is_closed()) {
+            return Ok(Arc::clone(client));
+        }
+        let client = Arc::new(self.target.connect().await?);
+        *slot = Some(Arc::clone(&client));
+        Ok(client)
+    }
+
+    /// Forgets the connection after a failure that a new one may cure.
+    async fn look_at<T>(&self, result: Result<T, StoreError>) -> Result<T, StoreError> {
+        if result.as_ref().is_err_and(StoreError::is_connection) {
+            *self.client.lock().await = None;
+        }
+        result
+    }
+
+    /// Runs one statement and answers its rows.
+    ///
+    /// # Errors
+    /// Whatever the server or the wire said; the link itself stays usable.
+    pub async fn rows(
+        &self,
+        doing: &'static str,
+        sql: &str,
+        params: &[Param<'_>],
+    ) -> Result<Vec<Row>, StoreError> {
+        let client = self.client().await?;
+        let result = limited(doing, CALL_LIMIT, async {
+            client.query_typed(sql, params).await.map_err(|e| StoreError::postgres(doing, e))
+        })
+        .await;
+        self.look_at(result).await
+    }
+
+    /// Runs one statement that answers one row.
+    ///
+    /// # Errors
+    /// As [`Link::rows`], and when there is no row.
+    pub async fn row(
+        &self,
+        doing: &'static str,
+        sql: &str,
+        params: &[Param<'_>],
+    ) -> Result<Row, StoreError> {
+        let rows = self.rows(doing, sql, params).await?;
+        rows.into_iter().next().ok_or_else(|| StoreError::said(doing, format!("{doing}: no row")))
+    }
+
+    /// Runs one statement and answers how many rows it touched.
+    ///
+    /// # Errors
+    /// As [`Link::rows`].
+    pub async fn execute(
+        &self,
+        doing: &'static str,
+        sql: &str,
+        params: &[Param<'_>],
+    ) -> Result<u64, StoreError> {
+        let client = self.client().await?;
+        let result = limited(doing, CALL_LIMIT, async {
+            client.execute_typed(sql, params).await.map_err(|e| StoreError::postgres(doing, e))
+        })
+        .await;
+        self.look_at(result).await
+    }
+
+    /// Runs a read-only statement that must go through its index, whatever the statistics say.
+    ///
+    /// The statistics of a table that was analysed while empty, and of one that drains and fills,
+    /// are wrong exactly when it matters. `SET LOCAL` in a transaction of its own works through a
+    /// transaction pooler and leaks into nobody's session; the three messages travel in one flight.
+    ///
+    /// # Errors
+    /// As [`Link::rows`].
+    pub async fn rows_by_index(
+        &self,
+        doing: &'static str,
+        sql: &str,
+        params: &[Param<'_>],
+    ) -> Result<Vec<Row>, StoreError> {
+        const BEGIN: &str = "BEGIN READ ONLY; SET LOCAL enable_seqscan = off; \
+             SET LOCAL enable_bitmapscan = off; SET LOCAL enable_hashjoin = off; \
+             SET LOCAL enable_mergejoin = off; SET LOCAL jit = off";
+        let client = self.client().await?;
+        let result = limited(doing, CALL_LIMIT, async {
+            let (begun, rows, ended) = tokio::join!(
+                biased;
+                client.batch_execute(BEGIN),
+                client.query_typed(sql, params),
+                client.batch_execute("COMMIT"),
+            );
+            let rows = begun.and(rows).and_then(|rows| ended.map(|()| rows));
+            rows.map_err(|e| StoreError::postgres(doing, e))
+        })
+        .await;
+        self.look_at(result).await
+    }
+
+    /// Runs several statements in one transaction.
+    ///
+    /// # Errors
+    /// The first failure; nothing of the transaction stays.
+    pub async fn transaction<T, F>(&self, doing: &'static str, steps: F) -> Result<T, StoreError>
+    where
+        F: AsyncFnOnce(&tokio_postgres::Transaction<'_>) -> Result<T, tokio_postgres::Error>,
+    {
+        let result = async {
+            // A transaction needs the connection to itself, so it gets a fresh one; these are rare.
+            let mut client = self.target.connect().await?;
+            limited(doing, CALL_LIMIT, async {
+                let transaction =
+                    client.transaction().await.map_err(|e| StoreError::postgres(doing, e))?;
+                let answer =
+                    steps(&transaction).await.map_err(|e| StoreError::postgres(doing, e))?;
+                transaction.commit().await.map_err(|e| StoreError::postgres(doing, e))?;
+                Ok(answer)
+            })
+            .await
+        }
+        .await;
+        self.look_at(result).await
+    }
+}
+
+async fn limited<T>(
+    doing: &'static str,
+    limit: Duration,
+    call: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    match tokio::time::timeout(limit, call).await {
+        Ok(result) => result,
+        Err(_) => Err(StoreError::silent(doing, limit)),
+    }
+}

@@ -1,0 +1,135 @@
+//! The LISTEN session: hears bells, and holds those of sinks that sleep.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::stream;
+use futures_util::{Stream, StreamExt};
+use postgres_protocol::escape::escape_identifier;
+use tokio_postgres::types::Type;
+use tokio_postgres::{AsyncMessage, Client};
+
+use super::error::StoreError;
+use super::link::Target;
+
+/// How long the session may take to answer; longer, and it counts as deaf.
+const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+
+/// A direct connection that listens. Its bells are released by the server when it ends.
+pub struct Listener {
+    target: Arc<Target>,
+    client: Client,
+    bell_class: i32,
+    channels: BTreeSet<i32>,
+}
+
+/// What comes out of the wire of a [`Listener`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// This bell rang.
+    Bell(i32),
+    /// The connection ended; nothing more will come.
+    End,
+}
+
+impl Listener {
+    /// Connects; answers the session and the stream of what it hears, which must be polled for the
+    /// session to work at all.
+    ///
+    /// # Errors
+    /// When the server cannot be reached.
+    pub async fn connect(
+        target: &Arc<Target>,
+        bell_class: i32,
+    ) -> Result<(Listener, impl Stream<Item = Heard> + Send + Unpin + use<>), StoreError> {
+        let (client, mut connection) = target.connect_undriven().await?;
+        let prefix = format!("{}_bell_", target.schema().as_str());
+        let messages = stream::poll_fn(move |context| connection.poll_message(context));
+        let heard = messages
+            .filter_map(move |message| {
+                std::future::ready(match message {
+                    Ok(AsyncMessage::Notification(note)) => note
+                        .channel()
+                        .strip_prefix(&prefix)
+                        .and_then(|bell| bell.parse().ok())
+                        .map(Heard::Bell),
+                    Ok(_) => None,
+                    Err(_) => Some(Heard::End),
+                })
+            })
+            .chain(stream::once(std::future::ready(Heard::End)));
+        let channels = BTreeSet::new();
+        let listener = Listener { target: Arc::clone(target), client, bell_class, channels };
+        Ok((listener, heard))
+    }
+
+    /// Listens for exactly these bells.
+    ///
+    /// # Errors
+    /// When the session does not answer; it is of no use then.
+    pub async fn listen(&mut self, bells: &BTreeSet<i32>) -> Result<(), StoreError> {
+        let name = |bell: &i32| {
+            escape_identifier(&format!("{}_bell_{bell}", self.target.schema().as_str()))
+        };
+        let mut text = String::new();
+        for bell in bells.difference(&self.channels) {
+            text.push_str(&format!("LISTEN {};", name(bell)));
+        }
+        for bell in self.channels.difference(bells) {
+            text.push_str(&format!("UNLISTEN {};", name(bell)));
+        }
+        if !text.is_empty() {
+            answered(self.client.batch_execute(&text)).await?;
+            self.channels.clone_from(bells);
+        }
+        Ok(())
+    }
+
+    /// Takes the bell of a sink that is about to sleep; from then on producers ring. `false` while
+    /// some producer's transaction is open that routed to the sink.
+    ///
+    /// # Errors
+    /// When the session does not answer.
+    pub async fn lock_bell(&self, bell: i32) -> Result<bool, StoreError> {
+        let params: [super::link::Param<'_>; 2] =
+            [(&self.bell_class, Type::INT4), (&bell, Type::INT4)];
+        let sql = &self.target.queries.lock_bell;
+        let row = answered(self.client.query_typed_one(sql, &params)).await?;
+        Ok(row.get("held"))
+    }
+
+    /// Gives the bell back: the sink is awake, producers need not ring.
+    ///
+    /// # Errors
+    /// When the session does not answer.
+    pub async fn unlock_bell(&self, bell: i32) -> Result<(), StoreError> {
+        let params: [super::link::Param<'_>; 2] =
+            [(&self.bell_class, Type::INT4), (&bell, Type::INT4)];
+        let sql = &self.target.queries.unlock_bell;
+        answered(self.client.query_typed(sql, &params)).await.map(drop)
+    }
+
+    /// Asks whether the session still answers and still listens: a socket can be silently deaf.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub async fn heartbeat(&self) -> Result<(), StoreError> {
+        let sql = &self.target.queries.listening;
+        let row = answered(self.client.query_typed_one(sql, &[])).await?;
+        let channels: i64 = row.get("channels");
+        if usize::try_from(channels) == Ok(self.channels.len()) {
+            return Ok(());
+        }
+        Err(StoreError::said("listen", "the LISTEN session no longer listens"))
+    }
+}
+
+async fn answered<T>(
+    call: impl Future<Output = Result<T, tokio_postgres::Error>>,
+) -> Result<T, StoreError> {
+    match tokio::time::timeout(ANSWER_LIMIT, call).await {
+        Ok(result) => result.map_err(|e| StoreError::postgres("listen", e)),
+        Err(_) => Err(StoreError::silent("listen", ANSWER_LIMIT)),
+    }
+}

@@ -1,0 +1,19 @@
+//! The store: all SQL. Every statement is a file in `sql/queries/`; every method here runs one.
+//!
+//! Statements are short, self-contained and unnamed, so that they work through a transaction
+//! pooler. Each call has a time limit of its own ([`link::CALL_LIMIT`]); a connection whose call
+//! ran into it is thrown away.
+
+mod error;
+pub mod link;
+pub mod listen;
+pub mod migrate;
+pub mod own;
+mod queries;
+pub mod routes;
+mod tls;
+pub mod work;
+
+pub use error::StoreError;
+pub use link::{Link, Target};
+pub use queries::Queries;

@@ -1,0 +1,156 @@
+//! Who works what: relays, their heartbeats, and the owners of sinks.
+
+use std::time::Duration;
+
+use tokio_postgres::types::Type;
+
+use super::error::StoreError;
+use super::link::Link;
+
+/// What the database says of itself.
+#[derive(Clone, Debug)]
+pub struct Installation {
+    /// The name `migrate` stored.
+    pub name: String,
+    /// Whether producers may NOTIFY here.
+    pub doorbell: bool,
+    /// First half of the advisory locks of bells.
+    pub bell_class: i32,
+}
+
+/// A relay as it enters itself.
+#[derive(Clone, Debug)]
+pub struct RelayEntry {
+    /// Random, new for every start.
+    pub id: String,
+    /// How long its silence is tolerated.
+    pub lease: Duration,
+    /// A label only.
+    pub host: String,
+    /// Of the process.
+    pub pid: i32,
+    /// Of the mirrored routes in its config.
+    pub routes_hash: String,
+    /// Names and kinds of the sinks its config knows.
+    pub sinks: Vec<(String, String)>,
+}
+
+/// One sink as the database knows it.
+#[derive(Clone, Debug)]
+pub struct SinkRow {
+    /// Its name.
+    pub name: String,
+    /// Its number in locks and channels.
+    pub bell: i32,
+    /// Which relay works it.
+    pub owner: Option<String>,
+    /// The number that fences former owners.
+    pub epoch: i64,
+    /// Whether an operator paused it.
+    pub paused: bool,
+    /// Whether the owner's lease runs.
+    pub alive: bool,
+}
+
+/// Reads the installation's row.
+///
+/// # Errors
+/// When the database cannot be asked, or was migrated by hand without the row.
+pub async fn installation(link: &Link) -> Result<Installation, StoreError> {
+    let row = link.row("read the installation", &link.queries().installation, &[]).await?;
+    Ok(Installation {
+        name: row.get("name"),
+        doorbell: row.get("doorbell"),
+        bell_class: row.get("bell_class"),
+    })
+}
+
+/// Enters a relay, and a row for each sink its config knows.
+///
+/// # Errors
+/// When the database cannot be asked.
+pub async fn register(link: &Link, relay: &RelayEntry) -> Result<(), StoreError> {
+    let (names, kinds): (Vec<&str>, Vec<&str>) =
+        relay.sinks.iter().map(|(name, kind)| (name.as_str(), kind.as_str())).unzip();
+    let sinks = [(&names as _, Type::TEXT_ARRAY), (&kinds as _, Type::TEXT_ARRAY)];
+    link.execute("enter the sinks", &link.queries().add_sinks, &sinks).await?;
+    let lease = i64::try_from(relay.lease.as_millis()).unwrap_or(i64::MAX);
+    let entry = [
+        (&relay.id as _, Type::TEXT),
+        (&lease as _, Type::INT8),
+        (&relay.host as _, Type::TEXT),
+        (&relay.pid as _, Type::INT4),
+        (&env!("CARGO_PKG_VERSION") as _, Type::TEXT),
+        (&relay.routes_hash as _, Type::TEXT),
+        (&names as _, Type::TEXT_ARRAY),
+    ];
+    link.execute("enter the relay", &link.queries().register, &entry).await?;
+    link.execute("forget silent relays", &link.queries().forget_relays, &[]).await?;
+    Ok(())
+}
+
+/// Renews the lease; `false` if it had run out before.
+///
+/// # Errors
+/// When the database cannot be asked.
+pub async fn heartbeat(link: &Link, id: &str, draining: bool) -> Result<bool, StoreError> {
+    let params = [(&id as _, Type::TEXT), (&draining as _, Type::BOOL)];
+    Ok(link.execute("renew the lease", &link.queries().heartbeat, &params).await? == 1)
+}
+
+/// Takes the relay's row away, after a clean stop.
+///
+/// # Errors
+/// When the database cannot be asked.
+pub async fn leave(link: &Link, id: &str) -> Result<(), StoreError> {
+    link.execute("leave", &link.queries().leave, &[(&id, Type::TEXT)]).await.map(drop)
+}
+
+/// The rows of these sinks.
+///
+/// # Errors
+/// When the database cannot be asked.
+pub async fn sinks(link: &Link, names: &[String]) -> Result<Vec<SinkRow>, StoreError> {
+    let rows = link
+        .rows("look at the sinks", &link.queries().sinks, &[(&names, Type::TEXT_ARRAY)])
+        .await?;
+    Ok(rows
+        .iter()
+        .map(|row| SinkRow {
+            name: row.get("name"),
+            bell: row.get("bell"),
+            owner: row.get("owner"),
+            epoch: row.get("epoch"),
+            paused: row.get("paused"),
+            alive: row.get("alive"),
+        })
+        .collect())
+}
+
+/// Takes a sink whose owner is gone; the new epoch, or none if another relay was faster.
+///
+/// # Errors
+/// When the database cannot be asked.
+pub async fn take_over(link: &Link, id: &str, seen: &SinkRow) -> Result<Option<i64>, StoreError> {
+    let params =
+        [(&id as _, Type::TEXT), (&seen.name as _, Type::TEXT), (&seen.epoch as _, Type::INT8)];
+    let rows = link.rows("take over a sink", &link.queries().take_over, &params).await?;
+    Ok(rows.first().map(|row| row.get("epoch")))
+}
+
+/// Gives a drained sink back.
+///
+/// # Errors
+/// When the database cannot be asked.
+pub async fn hand_over(link: &Link, id: &str, sink: &str, epoch: i64) -> Result<(), StoreError> {
+    let params = [(&id as _, Type::TEXT), (&sink as _, Type::TEXT), (&epoch as _, Type::INT8)];
+    link.execute("hand over a sink", &link.queries().hand_over, &params).await.map(drop)
+}
+
+/// Makes the ledger's partitions for today and the days after.
+///
+/// # Errors
+/// When the database cannot be asked.
+pub async fn extend_ledger(link: &Link) -> Result<(), StoreError> {
+    link.rows("extend the ledger", &link.queries().extend_ledger, &[]).await.map(drop)
+}

@@ -1,0 +1,331 @@
+//! The work of a sink: fetch, and settle.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio_postgres::Row;
+use tokio_postgres::types::Type;
+
+use super::error::StoreError;
+use super::link::Link;
+
+/// A delivery as fetched: the row, and its message where it stands.
+#[derive(Clone, Debug)]
+pub struct Fetched {
+    /// Of the message.
+    pub message_id: i64,
+    /// Which of several deliveries of the message through the sink.
+    pub target: String,
+    /// Orders deliveries.
+    pub key: Option<String>,
+    /// Attempts settled so far.
+    pub attempt: i32,
+    /// The row's change count.
+    pub rev: i32,
+    /// When it fell due.
+    pub due_at: Timestamp,
+    /// Whether `expires_at` has passed.
+    pub expired: bool,
+    /// None where the message is gone.
+    pub message: Option<FetchedMessage>,
+}
+
+/// The message of a fetched delivery.
+#[derive(Clone)]
+pub struct FetchedMessage {
+    /// Its type.
+    pub message_type: String,
+    /// When it was written.
+    pub created_at: Timestamp,
+    /// The producer's headers.
+    pub headers: BTreeMap<String, String>,
+    /// None where it must be fetched alone, because it is large.
+    pub payload: Option<String>,
+}
+
+impl std::fmt::Debug for FetchedMessage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "FetchedMessage({})", self.message_type)
+    }
+}
+
+/// What a fetch passes over.
+#[derive(Debug, Default)]
+pub struct InHand {
+    /// Rows fetched and not known to be settled.
+    pub rows: (Vec<i64>, Vec<String>),
+    /// Keys with a head in hand or parked: targets, keys, heads.
+    pub keys: (Vec<String>, Vec<String>, Vec<i64>),
+}
+
+/// An attempt's end that leaves the delivery open.
+#[derive(Clone, Debug)]
+pub struct OpenSettlement {
+    /// Of the message.
+    pub message_id: i64,
+    /// Of the delivery.
+    pub target: String,
+    /// As fetched.
+    pub rev: i32,
+    /// Attempts settled, this one included.
+    pub attempt: i32,
+    /// Dead, or pending again.
+    pub dead: bool,
+    /// Wait before the next attempt.
+    pub delay: Duration,
+    /// In words for the operator.
+    pub reason: String,
+    /// Hash of what was sent, if anything was made to be sent.
+    pub content_hash: Option<Vec<u8>>,
+}
+
+/// An attempt's end that closes the delivery as delivered.
+#[derive(Clone, Debug)]
+pub struct DeliveredSettlement {
+    /// Of the message.
+    pub message_id: i64,
+    /// Of the delivery.
+    pub target: String,
+    /// Attempts settled, this one included.
+    pub attempt: i32,
+    /// The sink's evidence.
+    pub receipt: String,
+}
+
+/// A row that was to be closed without an attempt.
+#[derive(Clone, Debug)]
+pub struct ExpiredSettlement {
+    /// Of the message.
+    pub message_id: i64,
+    /// Of the delivery.
+    pub target: String,
+    /// As fetched.
+    pub rev: i32,
+}
+
+/// Numbers for `status`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flow {
+    /// Attempts that run now.
+    pub in_flight: i32,
+    /// Delivered within the last minute.
+    pub delivered_minute: i32,
+    /// Attempts within the last minute that did not deliver.
+    pub failed_minute: i32,
+    /// Rows only a full poll found.
+    pub hidden: i64,
+    /// Settlements that found their row gone.
+    pub gone: i64,
+}
+
+fn fetched(row: &Row) -> Fetched {
+    let message = row.get::<_, Option<String>>("type").map(|message_type| FetchedMessage {
+        message_type,
+        created_at: row.get("created_at"),
+        headers: headers(row.get("headers")),
+        payload: row.get("payload"),
+    });
+    Fetched {
+        message_id: row.get("message_id"),
+        target: row.get("target"),
+        key: row.get("key"),
+        attempt: row.get("attempt"),
+        rev: row.get("rev"),
+        due_at: row.try_get("due_at").unwrap_or(Timestamp::MAX),
+        expired: row.get("expired"),
+        message,
+    }
+}
+
+/// The constraint on the column lets only an object of strings in.
+fn headers(text: Option<&str>) -> BTreeMap<String, String> {
+    text.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
+}
+
+/// The next due deliveries of a lane from `floor` on; see `fetch.sql`.
+///
+/// # Errors
+/// When the database cannot be asked.
+pub async fn fetch(
+    link: &Link,
+    sink: &str,
+    lane: i16,
+    floor: Timestamp,
+    limit: i64,
+    in_hand: &InHand,
+) -> Result<Vec<Fetched>, StoreError> {
+    let params = [
+        (&sink as _, Type::TEXT),
+        (&lane as _, Type::INT2),
+        (&floor as _, Type::TIMESTAMPTZ),
+        (&limit as _, Type::INT8),
+        (&in_hand.rows.0 as _, Type::INT8_ARRAY),
+        (&in_hand.rows.1 as _, Type::TEXT_ARRAY),
+        (&in_hand.keys.0 as _, Type::TEXT_ARRAY),
+        (&in_hand.keys.1 as _, Type::TEXT_ARRAY),
+        (&in_hand.keys.2 as _, Type::INT8_ARRAY),
+    ];
+    let rows = link.rows_by_index("fetch", &link.queries().fetch, &params).await?;
+    Ok(rows.iter().map(fetched).collect())
+}
+
+/// The lowest open delivery of each key, and whether it may start now.
+///
+/// # Errors
+/// When the database cannot be asked.
+pub async fn heads(
+    link: &Link,
+    sink: &str,
+    keys: &[(String, String)],
+) -> Result<Vec<(Fetched, bool)>, StoreError> {
+    let (targets, keys): (Vec<&str>, Vec<&str>) =
+        keys.iter().map(|(target, key)| (target.as_str(), key.as_str())).unzip();
+    let params = [
+        (&sink as _, Type::TEXT),
+        (&targets as _, Type::TEXT_ARRAY),
+        (&keys as _, Type::TEXT_ARRAY),
+    ];
+    let rows = link.rows_by_index("find the heads of keys", &link.queries().heads, &params).await?;
+    Ok(rows.iter().map(|row| (fetched(row), row.get("startable"))).collect())
+}
+
+/// How many bytes a payload will take; none if the message is gone.
+///
+/// # Errors
+/// When the database cannot be asked.
+pub async fn payload_bytes(link: &Link, message_id: i64) -> Result<Option<u64>, StoreError> {
+    let params = [(&message_id as _, Type::INT8)];
+    let rows = link.rows("measure a payload", &link.queries().payload_bytes, &params).await?;
+    Ok(rows.first().and_then(|row| u64::try_from(row.get::<_, i64>("bytes")).ok()))
+}
+
+/// One payload; none if the message is gone.
+///
+/// # Errors
+/// When the database cannot be asked.
+pub async fn payload(link: &Link, message_id: i64) -> Result<Option<String>, StoreError> {
+    let params = [(&message_id as _, Type::INT8)];
+    let rows = link.rows("fetch a payload", &link.queries().payload, &params).await?;
+    Ok(rows.first().map(|row| row.get("payload")))
+}
+
+/// How long until the next delivery of a lane falls due; none if none waits for time.
+///
+/// # Errors
+/// When the database cannot be asked.
+pub async fn next_due(link: &Link, sink: &str, lane: i16) -> Result<Option<Duration>, StoreError> {
+    let params = [(&sink as _, Type::TEXT), (&lane as _, Type::INT2)];
+    let rows =
+        link.rows_by_index("look for the next due", &link.queries().next_due, &params).await?;
+    Ok(rows.first().map(|row| {
+        Duration::from_millis(u64::try_from(row.get::<_, i64>("ms")).unwrap_or_default())
+    }))
+}
+
+/// Which deliveries a settlement applied to.
+pub type Applied = Vec<(i64, String)>;
+
+fn applied(rows: &[Row]) -> Applied {
+    rows.iter().map(|row| (row.get("message_id"), row.get("target"))).collect()
+}
+
+/// Closes deliveries as delivered; answers those whose row was still open.
+///
+/// # Errors
+/// When the database cannot be asked. Safe to repeat: what was written is not written twice.
+pub async fn settle_delivered(
+    link: &Link,
+    sink: &str,
+    batch: &[DeliveredSettlement],
+) -> Result<Applied, StoreError> {
+    let ids: Vec<i64> = batch.iter().map(|s| s.message_id).collect();
+    let targets: Vec<&str> = batch.iter().map(|s| s.target.as_str()).collect();
+    let attempts: Vec<i32> = batch.iter().map(|s| s.attempt).collect();
+    let receipts: Vec<&str> = batch.iter().map(|s| s.receipt.as_str()).collect();
+    let params = [
+        (&sink as _, Type::TEXT),
+        (&ids as _, Type::INT8_ARRAY),
+        (&targets as _, Type::TEXT_ARRAY),
+        (&attempts as _, Type::INT4_ARRAY),
+        (&receipts as _, Type::TEXT_ARRAY),
+    ];
+    let rows = link.rows("settle as delivered", &link.queries().settle_delivered, &params).await?;
+    Ok(applied(&rows))
+}
+
+/// Closes deliveries as expired, under the fence.
+///
+/// # Errors
+/// When the database cannot be asked.
+pub async fn settle_expired(
+    link: &Link,
+    sink: &str,
+    epoch: i64,
+    batch: &[ExpiredSettlement],
+) -> Result<Applied, StoreError> {
+    let ids: Vec<i64> = batch.iter().map(|s| s.message_id).collect();
+    let targets: Vec<&str> = batch.iter().map(|s| s.target.as_str()).collect();
+    let revs: Vec<i32> = batch.iter().map(|s| s.rev).collect();
+    let params = [
+        (&sink as _, Type::TEXT),
+        (&epoch as _, Type::INT8),
+        (&ids as _, Type::INT8_ARRAY),
+        (&targets as _, Type::TEXT_ARRAY),
+        (&revs as _, Type::INT4_ARRAY),
+    ];
+    let rows = link.rows("settle as expired", &link.queries().settle_expired, &params).await?;
+    Ok(applied(&rows))
+}
+
+/// Records attempts that left their delivery open, under the fence.
+///
+/// # Errors
+/// When the database cannot be asked.
+pub async fn settle_open(
+    link: &Link,
+    sink: &str,
+    epoch: i64,
+    batch: &[OpenSettlement],
+) -> Result<Applied, StoreError> {
+    let ids: Vec<i64> = batch.iter().map(|s| s.message_id).collect();
+    let targets: Vec<&str> = batch.iter().map(|s| s.target.as_str()).collect();
+    let revs: Vec<i32> = batch.iter().map(|s| s.rev).collect();
+    let attempts: Vec<i32> = batch.iter().map(|s| s.attempt).collect();
+    let states: Vec<&str> = batch.iter().map(|s| if s.dead { "dead" } else { "pending" }).collect();
+    let delays: Vec<i64> =
+        batch.iter().map(|s| i64::try_from(s.delay.as_millis()).unwrap_or(i64::MAX)).collect();
+    let reasons: Vec<&str> = batch.iter().map(|s| s.reason.as_str()).collect();
+    let hashes: Vec<Option<&[u8]>> = batch.iter().map(|s| s.content_hash.as_deref()).collect();
+    let params = [
+        (&sink as _, Type::TEXT),
+        (&epoch as _, Type::INT8),
+        (&ids as _, Type::INT8_ARRAY),
+        (&targets as _, Type::TEXT_ARRAY),
+        (&revs as _, Type::INT4_ARRAY),
+        (&attempts as _, Type::INT4_ARRAY),
+        (&states as _, Type::TEXT_ARRAY),
+        (&delays as _, Type::INT8_ARRAY),
+        (&reasons as _, Type::TEXT_ARRAY),
+        (&hashes as _, Type::BYTEA_ARRAY),
+    ];
+    let rows = link.rows("settle", &link.queries().settle_open, &params).await?;
+    Ok(applied(&rows))
+}
+
+/// Writes what the owner of a sink is doing.
+///
+/// # Errors
+/// When the database cannot be asked.
+pub async fn write_flow(link: &Link, sink: &str, epoch: i64, flow: Flow) -> Result<(), StoreError> {
+    let params = [
+        (&sink as _, Type::TEXT),
+        (&epoch as _, Type::INT8),
+        (&flow.in_flight as _, Type::INT4),
+        (&flow.delivered_minute as _, Type::INT4),
+        (&flow.failed_minute as _, Type::INT4),
+        (&flow.hidden as _, Type::INT8),
+        (&flow.gone as _, Type::INT8),
+    ];
+    link.execute("write the flow", &link.queries().write_flow, &params).await.map(drop)
+}
