@@ -6,4 +6,5 @@ pub mod message;
 pub mod name;
 pub mod pattern;
 pub mod retry;
+pub mod sink;
 pub mod template;
