@@ -1,1 +1,4 @@
 //! The integration tests: one binary, one harness.
+
+mod harness;
+mod sink_contract;

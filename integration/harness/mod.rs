@@ -1,0 +1,4 @@
+//! The scripted outside world.
+
+pub mod http;
+pub mod smtp;
