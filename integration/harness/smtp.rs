@@ -1,5 +1,7 @@
 //! A scripted mail server: it records every mail and answers each step as it is told.
 
+#![allow(dead_code, reason = "each user scripts only what it needs")]
+
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
@@ -215,6 +217,29 @@ impl State {
             .or_else(|| lock(&self.always).get(&step).cloned())
             .unwrap_or_else(|| Say::text(usual))
     }
+
+    /// Keeps a mail that arrived; gives its place among them.
+    fn note(&self, mail: Arrived) -> Option<usize> {
+        let place = self.record.load(Ordering::SeqCst).then(|| {
+            let mut mails = lock(&self.mails);
+            mails.push(mail);
+            mails.len() - 1
+        });
+        self.changed.send_replace(());
+        place
+    }
+
+    /// Notes what is about to be answered to it.
+    fn settle(&self, place: Option<usize>, reply: &str) {
+        let fate = if reply.starts_with('2') { Fate::Accepted } else { Fate::Refused };
+        if let Some(at) = place {
+            lock(&self.mails)[at].fate = fate;
+        }
+        if fate == Fate::Accepted {
+            self.accepted.fetch_add(1, Ordering::SeqCst);
+        }
+        self.changed.send_replace(());
+    }
 }
 
 /// A connection that is counted as open as long as this lives.
@@ -293,10 +318,15 @@ impl Dialogue<'_> {
     /// Answers a step; gives the reply, or nothing if the connection is over.
     async fn say(&mut self, step: Step, usual: &str) -> io::Result<Option<String>> {
         let answer = self.state.answer(step, usual);
-        self.perform(answer).await
+        self.perform(answer, |_| ()).await
     }
 
-    async fn perform(&mut self, answer: Say) -> io::Result<Option<String>> {
+    /// Does what the answer says; `before` sees a reply before it is written.
+    async fn perform(
+        &mut self,
+        answer: Say,
+        before: impl FnOnce(&str),
+    ) -> io::Result<Option<String>> {
         let (mut answer, mut last) = (answer, false);
         loop {
             answer = match answer {
@@ -315,6 +345,7 @@ impl Dialogue<'_> {
                     return Ok(None);
                 }
                 Say::Text(text) => {
+                    before(&text);
                     self.write(&text).await?;
                     return Ok((!last).then_some(text));
                 }
@@ -405,9 +436,7 @@ impl Dialogue<'_> {
             offers.push(if settings.login_only { "AUTH LOGIN" } else { "AUTH PLAIN LOGIN" });
         }
         let last = offers.pop().unwrap_or_default();
-        let mut lines: String = offers.iter().map(|o| format!("250-{o}\r\n")).collect();
-        lines.push_str(&format!("250 {last}"));
-        lines
+        offers.iter().fold(String::new(), |lines, o| lines + "250-" + o + "\r\n") + "250 " + last
     }
 
     async fn start_tls(&mut self) -> io::Result<bool> {
@@ -429,19 +458,16 @@ impl Dialogue<'_> {
         let decode = |text: &str| {
             String::from_utf8_lossy(&STANDARD.decode(text).unwrap_or_default()).into_owned()
         };
-        let given = match line.strip_prefix("AUTH PLAIN ") {
-            Some(token) => {
-                let token = decode(token);
-                let mut parts = token.split('\0').skip(1).map(str::to_owned);
-                (parts.next().unwrap_or_default(), parts.next().unwrap_or_default())
-            }
-            None => {
-                self.write("334 VXNlcm5hbWU6").await?;
-                let Some(user) = self.line().await? else { return Ok(false) };
-                self.write("334 UGFzc3dvcmQ6").await?;
-                let Some(password) = self.line().await? else { return Ok(false) };
-                (decode(&user), decode(&password))
-            }
+        let given = if let Some(token) = line.strip_prefix("AUTH PLAIN ") {
+            let token = decode(token);
+            let mut parts = token.split('\0').skip(1).map(str::to_owned);
+            (parts.next().unwrap_or_default(), parts.next().unwrap_or_default())
+        } else {
+            self.write("334 VXNlcm5hbWU6").await?;
+            let Some(user) = self.line().await? else { return Ok(false) };
+            self.write("334 UGFzc3dvcmQ6").await?;
+            let Some(password) = self.line().await? else { return Ok(false) };
+            (decode(&user), decode(&password))
         };
         let right = self.state.settings.login.as_ref() == Some(&given);
         let usual = if right { "235 2.7.0 welcome" } else { "535 5.7.8 no" };
@@ -469,39 +495,10 @@ impl Dialogue<'_> {
             encrypted: self.encrypted,
         };
         // Noted before the answer, so that whoever has the answer finds the mail here.
-        let place = self.note(mail);
-        let answer = self.state.answer(Step::Dot, "250 2.0.0 Ok: queued as PEER1");
-        let fate = match &answer {
-            Say::Text(text) if text.starts_with('2') => Fate::Accepted,
-            Say::Text(_) => Fate::Refused,
-            _ => Fate::Unanswered,
-        };
-        self.settle(place, fate);
-        let said = self.perform(answer).await?;
-        if let Some(said) = said.as_ref().filter(|_| fate == Fate::Unanswered) {
-            let accepted = said.starts_with('2');
-            self.settle(place, if accepted { Fate::Accepted } else { Fate::Refused });
-        }
-        Ok(said.is_some())
-    }
-
-    fn note(&self, mail: Arrived) -> Option<usize> {
-        if !self.state.record.load(Ordering::SeqCst) {
-            return None;
-        }
-        let mut mails = lock(&self.state.mails);
-        mails.push(mail);
-        Some(mails.len() - 1)
-    }
-
-    fn settle(&self, place: Option<usize>, fate: Fate) {
-        if let Some(at) = place {
-            lock(&self.state.mails)[at].fate = fate;
-        }
-        if fate == Fate::Accepted {
-            self.state.accepted.fetch_add(1, Ordering::SeqCst);
-        }
-        self.state.changed.send_replace(());
+        let state = self.state;
+        let place = state.note(mail);
+        let answer = state.answer(Step::Dot, "250 2.0.0 Ok: queued as PEER1");
+        Ok(self.perform(answer, |text| state.settle(place, text)).await?.is_some())
     }
 }
 
