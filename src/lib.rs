@@ -6,5 +6,6 @@ pub mod message;
 pub mod name;
 pub mod pattern;
 pub mod retry;
+pub mod sink;
 pub mod store;
 pub mod template;

@@ -1,7 +1,9 @@
 //! What the tests stand on: a real PostgreSQL, a proxy that makes faults, and a way to wait.
 
+pub mod http;
 pub mod postgres;
 pub mod proxy;
+pub mod smtp;
 
 use std::panic::Location;
 use std::time::{Duration, Instant};

@@ -1,0 +1,1 @@
+//! What CSV files promise.

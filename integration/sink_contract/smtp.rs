@@ -1,0 +1,318 @@
+//! What mail promises beyond what all sinks do.
+
+use std::sync::Arc;
+
+use outboxd::config::{MailSecurity, Secret, Way};
+use outboxd::delivery::{Outcome, Phase};
+use outboxd::message::Message;
+use outboxd::sink::{Prepared, Sink};
+
+use super::{
+    Fate, LONG, SHORT, Say, Settings, SmtpPeer, Step, assert_delivered, assert_in_doubt,
+    assert_permanent, assert_transient, attempt, build, mail, message, prepare, smtp_to, soon,
+};
+use crate::harness::http::Gate;
+
+/// A certificate for a host, as a file to trust it by and as a server's config.
+pub fn certificate(host: &str) -> (tempfile::NamedTempFile, Arc<rustls::ServerConfig>) {
+    let made = rcgen::generate_simple_self_signed([host.to_owned()]).unwrap();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), made.cert.pem()).unwrap();
+    let key = rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key)
+        .unwrap();
+    (file, Arc::new(config))
+}
+
+fn to_bob(id: i64) -> Message {
+    message(id, r#"{"to": "bob@shop.example", "text": "hello"}"#)
+}
+
+async fn stage() -> (SmtpPeer, Sink, Prepared) {
+    let peer = SmtpPeer::start().await;
+    let sink = build(LONG, Way::Smtp(smtp_to(peer.address.port())));
+    let letter = prepare(&sink, &mail(), &to_bob(42));
+    (peer, sink, letter)
+}
+
+fn sent(letter: &Prepared) -> &[u8] {
+    let Prepared::Mail(mail) = letter else { panic!("no mail") };
+    mail.data()
+}
+
+#[tokio::test]
+async fn the_mail_arrives_byte_by_byte() {
+    let (peer, sink, _) = stage().await;
+    for text in [".", "..\n.x\n", "\n.\n", "\r.\r\n", "a\rb\n.\r\nc", "", "ä\n.ö"] {
+        let payload = serde_json::json!({ "to": "bob@shop.example", "text": text }).to_string();
+        let letter = prepare(&sink, &mail(), &message(1, &payload));
+        assert_delivered(&attempt(&sink, &letter, LONG).await, "250");
+        let arrived = peer.mails().pop().unwrap();
+        assert_eq!(arrived.data, sent(&letter), "{text:?}");
+        assert_eq!((arrived.from.as_str(), arrived.fate), ("shop@example.com", Fate::Accepted));
+        assert_eq!(arrived.to, ["bob@shop.example"]);
+    }
+    assert_eq!(peer.connections(), 1);
+}
+
+#[tokio::test]
+async fn a_large_mail_arrives_whole() {
+    let (peer, sink, _) = stage().await;
+    let text = ".line\n".repeat(200_000);
+    let payload = serde_json::json!({ "to": "bob@shop.example", "text": text }).to_string();
+    let letter = prepare(&sink, &mail(), &message(1, &payload));
+    assert_delivered(&attempt(&sink, &letter, LONG).await, "250");
+    assert_eq!(peer.mails().pop().unwrap().data, sent(&letter));
+}
+
+/// The fault this sink was built against: a library put the connection of an abandoned mail back,
+/// and the late 250 of the first mail was taken for the answer to the second, which was refused.
+#[tokio::test]
+async fn a_late_reply_never_counts_for_the_next_mail() {
+    let (peer, sink, letter) = stage().await;
+    let gate = Gate::new();
+    let late = Say::Gated(gate.clone(), Box::new(Say::text("250 2.0.0 late")));
+    peer.script(Step::Dot, [late, Say::text("550 5.7.1 second refused")]);
+    let outcome = attempt(&sink, &letter, SHORT).await;
+    assert_in_doubt(&outcome, "timed out after the message went out");
+    gate.open();
+    let second = prepare(&sink, &mail(), &to_bob(43));
+    assert_permanent(&attempt(&sink, &second, LONG).await, "550 5.7.1 second refused");
+    assert_eq!(peer.connections(), 2);
+}
+
+/// The same for an attempt dropped at every other step.
+#[tokio::test]
+async fn a_dialogue_dropped_anywhere_is_not_resumed() {
+    for step in [Step::Greeting, Step::Ehlo, Step::Mail, Step::Rcpt, Step::Data] {
+        let (peer, sink, letter) = stage().await;
+        peer.script(step, [Say::Hang]);
+        assert_transient(&attempt(&sink, &letter, SHORT).await, "before the message went out");
+        soon("closed", peer.until(|p| p.open_connections() == 0)).await;
+        peer.script(Step::Rcpt, [Say::text("550 5.1.1 second refused")]);
+        assert_permanent(&attempt(&sink, &letter, LONG).await, "second refused");
+        assert_eq!(peer.connections(), 2, "{step:?}");
+    }
+}
+
+#[tokio::test]
+async fn replies_mean_what_phase_and_code_say() {
+    let cases = [
+        (Step::Greeting, "554 5.3.2 no", "transient"),
+        (Step::Greeting, "421 4.3.2 no", "transient"),
+        (Step::Ehlo, "550 5.7.1 no", "transient"),
+        (Step::Mail, "451 4.3.0 no", "transient"),
+        (Step::Mail, "550 5.7.1 no", "transient"),
+        (Step::Rcpt, "450 4.2.0 no", "transient"),
+        (Step::Rcpt, "421 4.7.0 no", "transient"),
+        (Step::Rcpt, "550 5.1.1 no", "permanent"),
+        (Step::Data, "451 4.3.0 no", "transient"),
+        (Step::Data, "554 5.5.1 no", "permanent"),
+        (Step::Data, "250 what", "transient"),
+        (Step::Dot, "452 4.3.1 no", "transient"),
+        (Step::Dot, "421 4.3.0 no", "transient"),
+        (Step::Dot, "554 5.6.0 no", "permanent"),
+        (Step::Dot, "354 what", "in doubt"),
+        (Step::Dot, "what", "in doubt"),
+    ];
+    for (step, reply, expected) in cases {
+        let (peer, sink, letter) = stage().await;
+        peer.script(step, [Say::text(reply)]);
+        let outcome = attempt(&sink, &letter, LONG).await;
+        let class = match outcome {
+            Outcome::Delivered { .. } => "delivered",
+            Outcome::Transient { .. } => "transient",
+            Outcome::Permanent { .. } => "permanent",
+            Outcome::InDoubt { .. } => "in doubt",
+        };
+        assert_eq!(class, expected, "{step:?} {reply}");
+        let next = attempt(&sink, &letter, LONG).await;
+        assert_delivered(&next, "250");
+        // A refusal keeps the connection; what is not understood, or 421, does not.
+        let refused = !reply.starts_with("421") && reply.starts_with(['4', '5']);
+        let kept = refused && !matches!(step, Step::Greeting | Step::Ehlo);
+        assert_eq!(peer.connections(), if kept { 1 } else { 2 }, "{step:?} {reply}");
+    }
+}
+
+#[tokio::test]
+async fn one_refused_recipient_fails_the_mail_before_data() {
+    let (peer, sink, _) = stage().await;
+    let payload = r#"{"to": "a@x.example, b@x.example, c@x.example", "text": "t"}"#;
+    let letter = prepare(&sink, &mail(), &message(1, payload));
+    let (ok, later) = (Say::text("250 ok"), Say::text("451 4.7.1 <b@x.example> later"));
+    peer.script(Step::Rcpt, [ok.clone(), later.clone(), ok.clone()]);
+    let outcome = attempt(&sink, &letter, LONG).await;
+    assert_eq!(
+        outcome,
+        Outcome::Transient {
+            reason: "recipient refused: 451 4.7.1 <…> later".to_owned(),
+            wait: None
+        }
+    );
+    peer.script(Step::Rcpt, [ok, later, Say::text("550 5.1.1 c@x.example unknown")]);
+    assert_eq!(
+        attempt(&sink, &letter, LONG).await,
+        Outcome::Permanent { reason: "recipient refused: 550 5.1.1 … unknown".to_owned() }
+    );
+    assert!(!peer.commands().contains(&"DATA".to_owned()));
+    assert_delivered(&attempt(&sink, &letter, LONG).await, "250");
+    assert_eq!(peer.mails()[0].to.len(), 3);
+    assert_eq!(peer.connections(), 1);
+}
+
+/// It spends no attempt: the relay sees one delivered.
+#[tokio::test]
+async fn a_connection_the_server_closed_meanwhile_is_replaced() {
+    let (peer, sink, letter) = stage().await;
+    let endings = [
+        (Step::Dot, Say::ThenCut(Box::new(Say::text("250 2.0.0 and goodbye")))),
+        (Step::Mail, Say::text("421 4.3.2 too many mails")),
+        (Step::Mail, Say::Cut),
+    ];
+    for (round, (step, say)) in endings.into_iter().enumerate() {
+        if step == Step::Dot {
+            peer.script(step, [say]);
+            assert_delivered(&attempt(&sink, &letter, LONG).await, "goodbye");
+            soon("closed", peer.until(|p| p.open_connections() == 0)).await;
+        } else {
+            peer.script(step, [say]);
+        }
+        assert_delivered(&attempt(&sink, &letter, LONG).await, "PEER1");
+        assert_eq!(peer.connections(), round + 2);
+    }
+    assert_eq!(peer.accepted(), 4);
+}
+
+#[tokio::test]
+async fn a_fresh_connection_closed_at_mail_is_a_failed_attempt() {
+    let (peer, sink, letter) = stage().await;
+    peer.script(Step::Mail, [Say::Cut]);
+    assert_transient(&attempt(&sink, &letter, LONG).await, "MAIL: ");
+    assert_eq!(peer.connections(), 1);
+}
+
+#[tokio::test]
+async fn a_connection_serves_a_hundred_mails_and_parts_politely() {
+    let (peer, sink, letter) = stage().await;
+    for _ in 0..101 {
+        assert_delivered(&attempt(&sink, &letter, LONG).await, "250");
+    }
+    assert_eq!((peer.accepted(), peer.connections()), (101, 2));
+    soon("QUIT", peer.until(|p| p.commands().contains(&"QUIT".to_owned()))).await;
+    soon("closed", peer.until(|p| p.open_connections() == 1)).await;
+}
+
+fn secured(peer: &SmtpPeer, security: MailSecurity, ca: &std::path::Path) -> Sink {
+    let mut way = smtp_to(peer.address.port());
+    way.security = security;
+    way.ca_file = Some(ca.to_owned());
+    way.credentials = Some(("shop".to_owned(), Secret::new("pass wörd")));
+    build(LONG, Way::Smtp(way))
+}
+
+fn settings(tls: Option<Arc<rustls::ServerConfig>>) -> Settings {
+    let login = Some(("shop".to_owned(), "pass wörd".to_owned()));
+    Settings { tls, login, ..Settings::default() }
+}
+
+#[tokio::test]
+async fn encrypted_and_logged_in() {
+    let (ca, tls) = certificate("127.0.0.1");
+    for (security, implicit_tls, login_only) in [
+        (MailSecurity::StartTls, false, false),
+        (MailSecurity::StartTls, false, true),
+        (MailSecurity::Tls, true, false),
+    ] {
+        let settings = Settings { implicit_tls, login_only, ..settings(Some(Arc::clone(&tls))) };
+        let peer = SmtpPeer::start_with(settings).await;
+        let sink = secured(&peer, security, ca.path());
+        assert!(sink.probe().await.unwrap().contains("login is good"));
+        let letter = prepare(&sink, &mail(), &to_bob(1));
+        assert_delivered(&attempt(&sink, &letter, LONG).await, "250");
+        assert_delivered(&attempt(&sink, &letter, LONG).await, "250");
+        assert!(peer.mails().iter().all(|m| m.encrypted && m.data == sent(&letter)));
+        assert_eq!(peer.connections(), 2);
+    }
+}
+
+#[tokio::test]
+async fn wrong_credentials_are_the_sinks_trouble() {
+    let (ca, tls) = certificate("127.0.0.1");
+    let peer = SmtpPeer::start_with(settings(Some(tls))).await;
+    peer.script(Step::Auth, [Say::text("535 5.7.8 no"), Say::text("535 5.7.8 no")]);
+    let sink = secured(&peer, MailSecurity::StartTls, ca.path());
+    let letter = prepare(&sink, &mail(), &to_bob(1));
+    assert_transient(&attempt(&sink, &letter, LONG).await, "AUTH: 535 5.7.8 no");
+    assert!(sink.probe().await.unwrap_err().contains("AUTH: 535 5.7.8 no"));
+    assert!(peer.mails().is_empty());
+}
+
+#[tokio::test]
+async fn required_encryption_is_required() {
+    let (ca, tls) = certificate("127.0.0.1");
+    // Not offered, refused, a bad certificate: never in clear text.
+    let hiding = SmtpPeer::start_with(settings(None)).await;
+    let refusing = SmtpPeer::start_with(settings(Some(tls))).await;
+    refusing.always(Step::StartTls, Say::text("454 4.7.0 not now"));
+    let (_, stranger) = certificate("127.0.0.1");
+    let strange = SmtpPeer::start_with(settings(Some(stranger))).await;
+    for (peer, reason) in [
+        (&hiding, "offers no STARTTLS, which is required"),
+        (&refusing, "STARTTLS: 454"),
+        (&strange, "TLS: invalid peer certificate"),
+    ] {
+        let sink = secured(peer, MailSecurity::StartTls, ca.path());
+        let letter = prepare(&sink, &mail(), &to_bob(1));
+        assert_transient(&attempt(&sink, &letter, LONG).await, reason);
+        let commands = peer.commands();
+        assert!(!commands.iter().any(|c| c == "AUTH" || c == "MAIL"), "{commands:?}");
+    }
+}
+
+/// CVE-2021-38371 and its like: what was slipped in before the handshake must not count after it.
+#[tokio::test]
+async fn words_from_before_the_handshake_do_not_count() {
+    let (ca, tls) = certificate("127.0.0.1");
+    let peer = SmtpPeer::start_with(settings(Some(tls))).await;
+    peer.script(Step::StartTls, [Say::text("220 go on\r\n250-evil\r\n250 AUTH PLAIN")]);
+    let sink = secured(&peer, MailSecurity::StartTls, ca.path());
+    let letter = prepare(&sink, &mail(), &to_bob(1));
+    assert_transient(&attempt(&sink, &letter, LONG).await, "spoke before the TLS handshake");
+}
+
+#[tokio::test]
+async fn the_mark_is_set_just_before_the_mail_can_arrive() {
+    let (peer, sink, letter) = stage().await;
+    let (data, dot) = (Gate::new(), Gate::new());
+    let hold = |gate: &Gate, text| Say::Gated(gate.clone(), Box::new(Say::text(text)));
+    peer.script(Step::Data, [hold(&data, "354 go on")]);
+    peer.script(Step::Dot, [hold(&dot, "250 ok")]);
+    let phase = Phase::default();
+    let watch = async {
+        soon("DATA", peer.until(|p| p.commands().last().is_some_and(|c| c == "DATA"))).await;
+        assert!(!phase.may_have_arrived());
+        data.open();
+        soon("the mail", peer.until(|p| p.mails().len() == 1)).await;
+        assert!(phase.may_have_arrived());
+        dot.open();
+    };
+    let (outcome, ()) = tokio::join!(sink.deliver(&letter, &phase), watch);
+    assert_delivered(&outcome, "250 ok");
+}
+
+#[tokio::test]
+async fn there_are_never_more_connections_than_attempts() {
+    let (peer, sink, letter) = stage().await;
+    for _ in 0..10 {
+        let attempts = (0..4).map(|_| attempt(&sink, &letter, LONG));
+        futures_util::future::join_all(attempts).await;
+    }
+    assert_eq!(peer.accepted(), 40);
+    assert!(peer.peak_connections() <= 4, "{}", peer.peak_connections());
+}

@@ -1,0 +1,270 @@
+//! Mails: a message and its route's templates become the bytes that are sent.
+//!
+//! Nothing here looks at a clock or a random number: date and id derive from the row, so every
+//! attempt sends the same bytes. That is what a server's own search for repeats goes by.
+
+use lettre::Address;
+use lettre::message::header::{ContentType, HeaderName, HeaderValue};
+use lettre::message::{Mailbox, Mailboxes, SinglePart};
+
+use crate::config::Mail;
+use crate::message::{IdempotencyKey, Message};
+use crate::template::{Template, View};
+
+/// A mail ready to be sent: an envelope and bytes. Not printable, because it is all addresses.
+pub struct PreparedMail {
+    pub(super) from: Address,
+    pub(super) to: Vec<Address>,
+    pub(super) data: Vec<u8>,
+}
+
+impl PreparedMail {
+    /// The envelope's sender.
+    #[must_use]
+    pub fn from(&self) -> &str {
+        self.from.as_ref()
+    }
+
+    /// The envelope's recipients; at least one, none twice.
+    pub fn to(&self) -> impl Iterator<Item = &str> {
+        self.to.iter().map(AsRef::as_ref)
+    }
+
+    /// Headers and body, lines ended by CRLF, all ASCII, without the dots SMTP adds.
+    #[must_use]
+    pub fn data(&self) -> &[u8] {
+        &self.data
+    }
+
+    pub(super) fn hash(&self) -> [u8; 32] {
+        let addresses = std::iter::once(self.from()).chain(self.to());
+        super::hash_parts(addresses.map(str::as_bytes).chain([self.data()]))
+    }
+}
+
+/// Renders a mail.
+///
+/// # Errors
+/// Why no mail can be made of this message. The reason names the part of the mail, none of the
+/// message's values.
+pub(super) fn prepare(
+    from: &Mailbox,
+    content: &Mail,
+    message: &Message,
+    key: &IdempotencyKey,
+) -> Result<PreparedMail, String> {
+    let view = View::of(message)?;
+    let recipients = recipients(&content.to, &view)?;
+    let subject = content.subject.render(&view).map_err(|e| format!("subject: {e}"))?;
+    let subject = subject.trim();
+    if subject.chars().any(char::is_control) {
+        return Err("subject: it has a line break or another control character".to_owned());
+    }
+    let text = content.text.render(&view).map_err(|e| format!("text: {e}"))?;
+    let mut builder = lettre::Message::builder()
+        .from(from.clone())
+        .subject(subject)
+        .date(std::time::SystemTime::from(message.created_at))
+        .message_id(Some(format!("<{key}@{}>", from.email.domain())))
+        .raw_header(auto_submitted());
+    let mut to: Vec<Address> = Vec::new();
+    for mailbox in recipients {
+        if !to.contains(&mailbox.email) {
+            to.push(mailbox.email.clone());
+        }
+        builder = builder.to(mailbox);
+    }
+    let part = SinglePart::builder().header(ContentType::TEXT_PLAIN).body(with_crlf(&text));
+    let mail = builder.singlepart(part).map_err(|e| format!("the mail cannot be built: {e}"))?;
+    let mut data = mail.formatted();
+    if !data.ends_with(b"\r\n") {
+        data.extend_from_slice(b"\r\n");
+    }
+    Ok(PreparedMail { from: from.email.clone(), to, data })
+}
+
+/// Gives an address the form that every mail server takes: the domain in A-labels.
+///
+/// # Errors
+/// When the part before the `@` is not ASCII, or the domain is none.
+pub(super) fn to_ascii(mailbox: Mailbox) -> Result<Mailbox, String> {
+    let (user, domain) = (mailbox.email.user(), mailbox.email.domain());
+    if !user.is_ascii() {
+        return Err("an address has a non-ASCII character before the @".to_owned());
+    }
+    if domain.is_ascii() {
+        return Ok(mailbox);
+    }
+    let Ok(url::Host::Domain(domain)) = url::Host::parse(domain) else {
+        return Err("an address has no valid domain".to_owned());
+    };
+    let email = Address::new(user, domain).map_err(|_| "an address is not valid".to_owned())?;
+    Ok(Mailbox::new(mailbox.name, email))
+}
+
+fn recipients(templates: &[Template], view: &View) -> Result<Vec<Mailbox>, String> {
+    let mut all = Vec::new();
+    for template in templates {
+        let list = template.render(view).map_err(|e| format!("to: {e}"))?;
+        let list = list.trim();
+        if list.chars().any(char::is_control) {
+            return Err("to: it has a line break or another control character".to_owned());
+        }
+        if list.is_empty() {
+            continue;
+        }
+        let parsed: Mailboxes =
+            list.parse().map_err(|_| "to: not a list of mail addresses".to_owned())?;
+        for mailbox in parsed {
+            all.push(to_ascii(mailbox).map_err(|e| format!("to: {e}"))?);
+        }
+    }
+    if all.is_empty() {
+        return Err("to: it names nobody".to_owned());
+    }
+    Ok(all)
+}
+
+/// Tells responders (out of office and the like) not to answer (RFC 3834 section 5).
+fn auto_submitted() -> HeaderValue {
+    let name = HeaderName::new_from_ascii_str("Auto-Submitted");
+    HeaderValue::new(name, "auto-generated".to_owned())
+}
+
+/// Ends every line with CRLF: a bare CR or LF would be seen differently by each server.
+fn with_crlf(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + text.len() / 32);
+    let mut chars = text.chars().peekable();
+    while let Some(c) = chars.next() {
+        match c {
+            '\r' => {
+                chars.next_if_eq(&'\n');
+                out.push_str("\r\n");
+            }
+            '\n' => out.push_str("\r\n"),
+            other => out.push(other),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::name::Name;
+
+    fn mail(to: &[&str], subject: &str, text: &str) -> Mail {
+        let parse = |source: &str| Template::parse(source).unwrap();
+        Mail {
+            to: to.iter().map(|t| parse(t)).collect(),
+            subject: parse(subject),
+            text: parse(text),
+        }
+    }
+
+    fn prepare_from(from: &str, mail: &Mail, payload: &str) -> Result<PreparedMail, String> {
+        let message = Message {
+            id: 42,
+            message_type: "order.created".to_owned(),
+            payload: payload.to_owned(),
+            key: None,
+            headers: std::collections::BTreeMap::new(),
+            created_at: "2026-11-20T10:15:30.123456Z".parse().unwrap(),
+        };
+        let name = |text| Name::parse(text).unwrap();
+        let key = IdempotencyKey::new(&name("shop"), 42, &name("mail"), "");
+        prepare(&to_ascii(from.parse().unwrap())?, mail, &message, &key)
+    }
+
+    fn render(mail: &Mail, payload: &str) -> Result<PreparedMail, String> {
+        prepare_from("Shop <shop@example.com>", mail, payload)
+    }
+
+    fn text(prepared: &PreparedMail) -> &str {
+        str::from_utf8(prepared.data()).unwrap()
+    }
+
+    #[test]
+    fn the_bytes_derive_from_the_row_alone() {
+        let mail = mail(&["{{ payload.to }}"], "Order {{ id }}", "Dear {{ payload.to }}\nbye");
+        let payload = r#"{"to": "bob@shop.example"}"#;
+        let prepared = render(&mail, payload).unwrap();
+        let expected = "From: Shop <shop@example.com>\r\n\
+            Subject: Order 42\r\n\
+            Date: Fri, 20 Nov 2026 10:15:30 +0000\r\n\
+            Message-ID: <msg_shop_42_mail@example.com>\r\n\
+            Auto-Submitted: auto-generated\r\n\
+            To: bob@shop.example\r\n\
+            MIME-Version: 1.0\r\n\
+            Content-Type: text/plain; charset=utf-8\r\n\
+            Content-Transfer-Encoding: 7bit\r\n\
+            \r\n\
+            Dear bob@shop.example\r\nbye\r\n";
+        assert_eq!(text(&prepared), expected);
+        assert_eq!(prepared.hash(), render(&mail, payload).unwrap().hash());
+        let other = render(&mail, r#"{"to": "eve@shop.example"}"#).unwrap();
+        assert_ne!(prepared.hash(), other.hash());
+    }
+
+    #[test]
+    fn each_recipient_template_is_an_address_or_a_list() {
+        let mail = mail(&["a@x.example, B <b@x.example>", "a@x.example", ""], "s", "t");
+        let prepared = render(&mail, "{}").unwrap();
+        assert_eq!(prepared.to().collect::<Vec<_>>(), ["a@x.example", "b@x.example"]);
+        assert!(render(&self::mail(&["", " "], "s", "t"), "{}").err().unwrap().contains("nobody"));
+    }
+
+    #[test]
+    fn no_value_reaches_a_header_or_a_reason_by_force() {
+        let mail = mail(&["{{ payload.to }}"], "{{ payload.subject }}", "t");
+        let broken = [
+            ("a@x.example\\r\\nBcc: eve@x.example", "s"),
+            ("a@x.example\\u0000", "s"),
+            ("a@x.example>, <eve@x.example", "s"),
+            ("eve@x.example eve@y.example", "s"),
+            ("eve", "s"),
+            ("j\u{f6}eve@x.example", "s"),
+            ("a@x.example", "s\\r\\nBcc: eve@x.example"),
+            ("a@x.example", "s\\neve"),
+            ("a@x.example", "s\\u0000eve"),
+        ];
+        for (to, subject) in broken {
+            let payload = format!(r#"{{"to": "{to}", "subject": "{subject}"}}"#);
+            let reason = render(&mail, &payload).err().unwrap_or_else(|| panic!("{payload}"));
+            assert!(!reason.contains("eve") && !reason.contains("x.example"), "{reason}");
+        }
+    }
+
+    #[test]
+    fn addresses_get_the_form_every_server_takes() {
+        let mail = mail(&["J\u{f6}rg <j@ex\u{e4}mple.org>"], "Gr\u{fc}\u{df}e", "t");
+        let prepared = prepare_from("Shop <shop@b\u{fc}cher.example>", &mail, "{}").unwrap();
+        assert_eq!(prepared.from(), "shop@xn--bcher-kva.example");
+        assert_eq!(prepared.to().collect::<Vec<_>>(), ["j@xn--exmple-cua.org"]);
+        assert!(prepared.data().is_ascii());
+        assert!(text(&prepared).contains("Message-ID: <msg_shop_42_mail@xn--bcher-kva.example>"));
+    }
+
+    #[test]
+    fn bodies_are_crlf_ascii_and_short_lined() {
+        let long = "\u{e4}".repeat(10_000);
+        for body in ["\n.\n", "\n.\r\n", "\r.\r\n", "\r\n.x", "a\rb", "\u{e4}\r.\n", "", &long] {
+            let payload = serde_json::json!({ "body": body }).to_string();
+            let prepared = render(&mail(&["a@x.example"], "s", "{{ payload.body }}"), &payload);
+            let prepared = prepared.unwrap();
+            let text = text(&prepared);
+            assert!(text.is_ascii() && text.ends_with("\r\n"), "{body:?}");
+            let bare = text.replace("\r\n", "");
+            assert!(!bare.contains(['\r', '\n']), "{body:?}: {text:?}");
+            assert!(text.lines().all(|line| line.len() <= 998));
+        }
+    }
+
+    #[test]
+    fn a_missing_value_names_the_part() {
+        let reason = |mail: &Mail| render(mail, "{}").err().unwrap();
+        assert!(reason(&mail(&["{{ payload.a }}"], "s", "t")).starts_with("to: "));
+        assert!(reason(&mail(&["a@x.example"], "{{ payload.a }}", "t")).starts_with("subject: "));
+        assert!(reason(&mail(&["a@x.example"], "s", "{{ payload.a }}")).starts_with("text: "));
+    }
+}
