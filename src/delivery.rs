@@ -86,23 +86,42 @@ pub fn clean_text(text: &str) -> String {
         .to_owned()
 }
 
-/// How far an attempt has come: whether bytes have gone out that could deliver.
+/// How far an attempt has come: whether bytes have gone out that could deliver, and whether the
+/// relay may still let them go.
 ///
-/// The sink marks it immediately before the first such byte; whoever cancels the attempt reads it,
-/// to tell "certainly not sent" from "in doubt".
-#[derive(Debug, Default)]
-pub struct Phase(AtomicBool);
+/// The sink begins the phase immediately before the first such byte; whoever cancels the attempt
+/// reads it, to tell "certainly not sent" from "in doubt".
+#[derive(Default)]
+pub struct Phase {
+    begun: AtomicBool,
+    may_send: Option<Box<dyn Fn() -> bool + Send + Sync>>,
+}
 
 impl Phase {
-    /// From here on the message may arrive.
-    pub fn mark_may_arrive(&self) {
-        self.0.store(true, Ordering::SeqCst);
+    /// A phase that asks, at the last moment, whether the relay may still send: a process that was
+    /// suspended wakes up in the middle of an attempt with its lease gone.
+    #[must_use]
+    pub fn guarded(may_send: impl Fn() -> bool + Send + Sync + 'static) -> Phase {
+        Phase { begun: AtomicBool::new(false), may_send: Some(Box::new(may_send)) }
+    }
+
+    /// To be called immediately before the first byte that could deliver.
+    ///
+    /// # Errors
+    /// The outcome to answer at once, without sending, when the relay may no longer send.
+    pub fn begin(&self) -> Result<(), Outcome> {
+        if self.may_send.as_ref().is_some_and(|may_send| !may_send()) {
+            let reason = "the relay's lease ran out before the message went out".to_owned();
+            return Err(Outcome::Transient { reason, wait: None });
+        }
+        self.begun.store(true, Ordering::SeqCst);
+        Ok(())
     }
 
     /// Whether the message may have arrived.
     #[must_use]
     pub fn may_have_arrived(&self) -> bool {
-        self.0.load(Ordering::SeqCst)
+        self.begun.load(Ordering::SeqCst)
     }
 
     /// The outcome of an attempt that was cut short at this phase.
@@ -130,7 +149,14 @@ mod tests {
     fn an_attempt_cut_short_is_in_doubt_only_after_the_mark() {
         let phase = Phase::default();
         assert!(matches!(phase.cut_short("timed out"), Outcome::Transient { .. }));
-        phase.mark_may_arrive();
+        phase.begin().unwrap();
         assert!(matches!(phase.cut_short("timed out"), Outcome::InDoubt { .. }));
+    }
+
+    #[test]
+    fn nothing_begins_once_the_relay_may_not_send() {
+        let phase = Phase::guarded(|| false);
+        assert!(matches!(phase.begin(), Err(Outcome::Transient { .. })));
+        assert!(!phase.may_have_arrived());
     }
 }

@@ -125,7 +125,7 @@ impl Smtp {
     }
 
     /// Sends the mail itself. Until the final dot is on its way nothing can be delivered, so the
-    /// phase is marked before the last piece, which holds it.
+    /// phase begins before the last piece, which holds it.
     async fn hand_over(&self, mut session: Session, mail: &PreparedMail, phase: &Phase) -> Turn {
         let bytes = dot_stuffed(&mail.data);
         let (head, tail) = bytes.split_at(bytes.len().saturating_sub(TAIL));
@@ -134,7 +134,9 @@ impl Smtp {
         {
             return Turn::Ended(broken("mail data", &fault));
         }
-        phase.mark_may_arrive();
+        if let Err(outcome) = phase.begin() {
+            return Turn::Ended(outcome);
+        }
         let reply = match session.wire.send(tail).await {
             Ok(()) => session.wire.reply().await,
             Err(fault) => Err(fault),

@@ -104,7 +104,9 @@ impl Webhook {
         let mut post = reqwest::Request::new(reqwest::Method::POST, self.url.clone());
         *post.headers_mut() = self.sign(request, Timestamp::now().as_second());
         *post.body_mut() = Some(request.body.clone().into());
-        phase.mark_may_arrive();
+        if let Err(outcome) = phase.begin() {
+            return outcome;
+        }
         match self.client.execute(post).await {
             Ok(response) => {
                 let outcome = self.judge(response.status(), response.headers(), Timestamp::now());

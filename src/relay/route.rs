@@ -1,0 +1,118 @@
+//! Route: which of the config's routes a delivery belongs to. Pure.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use sha2::{Digest, Sha256};
+
+use crate::config::Route;
+use crate::store::routes::RouteRow;
+
+/// The config's routes, ready for look-up by delivery.
+#[derive(Debug)]
+pub struct Routes {
+    all: Vec<Route>,
+    /// For each sink and target, indexes into `all`, the most specific first.
+    by_way: BTreeMap<(String, String), Vec<usize>>,
+}
+
+impl Routes {
+    /// Sorts the routes of a config.
+    #[must_use]
+    pub fn new(routes: Vec<Route>) -> Routes {
+        let mut by_way: BTreeMap<(String, String), Vec<usize>> = BTreeMap::new();
+        for (index, route) in routes.iter().enumerate() {
+            let sink = route.sink.as_ref().map_or(String::new(), ToString::to_string);
+            by_way.entry((sink, route.target.clone())).or_default().push(index);
+        }
+        for indexes in by_way.values_mut() {
+            indexes.sort_by_key(|index| std::cmp::Reverse(routes[*index].pattern.specificity()));
+        }
+        Routes { all: routes, by_way }
+    }
+
+    /// The route of a delivery: the most specific one of its sink and target that takes the type.
+    /// None where another relay with another config routed it.
+    #[must_use]
+    pub fn of(&self, sink: &str, target: &str, message_type: &str) -> Option<&Route> {
+        let indexes = self.by_way.get(&(sink.to_owned(), target.to_owned()))?;
+        indexes.iter().map(|i| &self.all[*i]).find(|route| route.pattern.matches(message_type))
+    }
+
+    /// The routes as the trigger needs them, in a stable order.
+    #[must_use]
+    pub fn rows(&self) -> Vec<RouteRow> {
+        let mut rows: Vec<RouteRow> = self
+            .all
+            .iter()
+            .map(|route| RouteRow {
+                pattern: route.pattern.to_string(),
+                sink: route.sink.as_ref().map_or(String::new(), ToString::to_string),
+                target: route.target.clone(),
+                exact: route.pattern.is_exact(),
+                prefix: route.pattern.prefix(),
+                regex: route.pattern.regex(),
+                specificity: route.pattern.specificity(),
+            })
+            .collect();
+        rows.sort_by(|a, b| {
+            (&a.pattern, &a.sink, &a.target).cmp(&(&b.pattern, &b.sink, &b.target))
+        });
+        rows
+    }
+
+    /// A hash of what is mirrored: two configs that route alike have the same, whatever else
+    /// differs in them.
+    #[must_use]
+    pub fn hash(&self) -> String {
+        let mut digest = Sha256::new();
+        for row in self.rows() {
+            digest.update(format!("{}\t{}\t{}\n", row.pattern, row.sink, row.target));
+        }
+        digest.finalize().iter().fold(String::new(), |mut hex, byte| {
+            let _ = write!(hex, "{byte:02x}");
+            hex
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Content;
+    use crate::name::Name;
+    use crate::pattern::TypePattern;
+
+    fn route(pattern: &str, sink: &str, target: &str) -> Route {
+        Route {
+            pattern: TypePattern::parse(pattern).unwrap(),
+            sink: Some(Name::parse(sink).unwrap()),
+            target: target.to_owned(),
+            content: Content::Message,
+        }
+    }
+
+    #[test]
+    fn the_most_specific_route_of_the_same_sink_and_target_wins() {
+        let routes = Routes::new(vec![
+            route("*", "crm", ""),
+            route("order.*", "crm", ""),
+            route("order.created", "crm", "office"),
+        ]);
+        let found = |target, t| routes.of("crm", target, t).map(|r| r.pattern.to_string());
+        assert_eq!(found("", "order.created").unwrap(), "order.*");
+        assert_eq!(found("", "user.created").unwrap(), "*");
+        assert_eq!(found("office", "order.created").unwrap(), "order.created");
+        assert_eq!(found("office", "order.paid"), None);
+        assert!(routes.of("mail", "", "order.created").is_none());
+    }
+
+    #[test]
+    fn the_hash_depends_on_the_routes_and_not_on_their_order() {
+        let one = Routes::new(vec![route("a", "crm", ""), route("b", "crm", "")]);
+        let two = Routes::new(vec![route("b", "crm", ""), route("a", "crm", "")]);
+        let three = Routes::new(vec![route("b", "crm", "x"), route("a", "crm", "")]);
+        assert_eq!(one.hash(), two.hash());
+        assert_ne!(one.hash(), three.hash());
+    }
+}
