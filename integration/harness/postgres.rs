@@ -269,8 +269,9 @@ impl Database {
     pub async fn fresh() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(1);
         static TEMPLATE_FILLED: tokio::sync::OnceCell<()> = tokio::sync::OnceCell::const_new();
-        let cluster =
-            tokio::task::spawn_blocking(Cluster::shared).await.expect("start the cluster");
+        let cluster = tokio::task::spawn_blocking(Cluster::shared)
+            .await
+            .unwrap_or_else(|failed| std::panic::resume_unwind(failed.into_panic()));
         TEMPLATE_FILLED.get_or_init(|| create_template(cluster)).await;
         let name = format!("test_{}", NEXT.fetch_add(1, Ordering::Relaxed));
         cluster

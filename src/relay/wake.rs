@@ -24,6 +24,8 @@ const SLEEPY_AFTER: Duration = Duration::from_secs(1);
 /// Longest sleep with a bell, and longest pause without one.
 const SLEEP_MAX: Duration = Duration::from_secs(5);
 const DEAF_PAUSE_MAX: Duration = Duration::from_secs(1);
+/// How long a sink waits for its bell.
+const LOCK_LIMIT: Duration = Duration::from_secs(1);
 /// How often the LISTEN session is asked whether it still hears.
 const HEARTBEAT_EVERY: Duration = Duration::from_secs(10);
 
@@ -80,10 +82,12 @@ impl Bell {
     /// Takes the bell for sleeping; `false` if it cannot be had now.
     async fn lock(&self) -> bool {
         let (answer, answered) = oneshot::channel();
-        if self.bells.ask.send(Ask::Lock(self.bell, answer)).await.is_err() {
-            return false;
-        }
-        answered.await.unwrap_or(false)
+        let locked = async {
+            self.bells.ask.send(Ask::Lock(self.bell, answer)).await.is_ok()
+                && answered.await.unwrap_or(false)
+        };
+        // While the session reconnects nobody answers; the sink polls then.
+        tokio::time::timeout(LOCK_LIMIT, locked).await.unwrap_or(false)
     }
 
     fn unlock(&self) {

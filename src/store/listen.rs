@@ -22,6 +22,8 @@ pub struct Listener {
     client: Client,
     bell_class: i32,
     channels: BTreeSet<i32>,
+    /// Bells held now. Session locks are counted by the server, so each is taken once.
+    held: BTreeSet<i32>,
 }
 
 /// What comes out of the wire of a [`Listener`].
@@ -59,8 +61,8 @@ impl Listener {
                 })
             })
             .chain(stream::once(std::future::ready(Heard::End)));
-        let channels = BTreeSet::new();
-        let listener = Listener { target: Arc::clone(target), client, bell_class, channels };
+        let (channels, held) = (BTreeSet::new(), BTreeSet::new());
+        let listener = Listener { target: Arc::clone(target), client, bell_class, channels, held };
         Ok((listener, heard))
     }
 
@@ -91,19 +93,29 @@ impl Listener {
     ///
     /// # Errors
     /// When the session does not answer.
-    pub async fn lock_bell(&self, bell: i32) -> Result<bool, StoreError> {
+    pub async fn lock_bell(&mut self, bell: i32) -> Result<bool, StoreError> {
+        if self.held.contains(&bell) {
+            return Ok(true);
+        }
         let params: [super::link::Param<'_>; 2] =
             [(&self.bell_class, Type::INT4), (&bell, Type::INT4)];
         let sql = &self.target.queries.lock_bell;
         let row = answered(self.client.query_typed_one(sql, &params)).await?;
-        Ok(row.get("held"))
+        let held = row.get("held");
+        if held {
+            self.held.insert(bell);
+        }
+        Ok(held)
     }
 
     /// Gives the bell back: the sink is awake, producers need not ring.
     ///
     /// # Errors
     /// When the session does not answer.
-    pub async fn unlock_bell(&self, bell: i32) -> Result<(), StoreError> {
+    pub async fn unlock_bell(&mut self, bell: i32) -> Result<(), StoreError> {
+        if !self.held.remove(&bell) {
+            return Ok(());
+        }
         let params: [super::link::Param<'_>; 2] =
             [(&self.bell_class, Type::INT4), (&bell, Type::INT4)];
         let sql = &self.target.queries.unlock_bell;

@@ -1,0 +1,208 @@
+# What the tests and the demonstration need from the system, on Debian or Ubuntu with a Rust toolchain.
+#
+#   . integration/provision.sh
+#   provision postgres cc python smtp deny
+#
+# Sourced by bash. Installs what is missing and is quick when nothing is. Never creates, starts or
+# touches a PostgreSQL cluster or any other service: programs that come inside a service's package
+# are unpacked into a cache instead of installed. `provision` ends the shell with a line that names
+# the remedy where it cannot help itself.
+#
+# exports OUTBOXD_PYTHON      a python3 that has psycopg2
+#         OUTBOXD_SMTP_SINK   postfix's smtp-sink, a mail server that takes everything
+#         OUTBOXD_SMTP_SOURCE postfix's smtp-source, a client that sends plenty
+
+outboxd_tools=${XDG_CACHE_HOME:-${HOME:-/tmp}/.cache}/outboxd-tools
+
+provision() {
+    local what
+    for what in "$@"; do
+        "provision_$what"
+    done
+}
+
+# The server's programs. PostgreSQL's packages make and start a cluster unless told not to.
+provision_postgres() {
+    postgres_present && return
+    apt_lists
+    local package
+    package=$(apt-cache search --names-only '^postgresql-[0-9]+$' | awk '{print $1}' | sort -t- -k2 -n | tail -1)
+    [ -n "$package" ] || provision_fails "apt knows no postgresql package; install PostgreSQL 14 or newer and set OUTBOXD_PG_BIN"
+    local conf=/etc/postgresql-common/createcluster.conf extra=
+    if [ ! -e "$conf" ]; then
+        as_root mkdir -p "${conf%/*}"
+        echo 'create_main_cluster = false' | as_root tee "$conf" >/dev/null
+    elif grep -q "^include_dir '*/etc/postgresql-common/createcluster.d" "$conf"; then
+        # Somebody's machine: their setting comes back as soon as the package is in.
+        extra=/etc/postgresql-common/createcluster.d/outboxd-tests.conf
+        as_root mkdir -p "${extra%/*}"
+        echo 'create_main_cluster = false' | as_root tee "$extra" >/dev/null
+    elif ! grep -q '^create_main_cluster *= *false' "$conf"; then
+        provision_fails "$package would create a cluster here; set create_main_cluster = false in $conf, or install it yourself"
+    fi
+    local installed=yes
+    apt_install "$package" "${package/-/-client-}" || installed=no
+    [ -z "$extra" ] || as_root rm -f "$extra"
+    [ "$installed" = yes ] && postgres_present || provision_fails "could not install $package; install it, or set OUTBOXD_PG_BIN to a folder with initdb and postgres"
+}
+
+postgres_present() {
+    if [ -n "${OUTBOXD_PG_BIN:-}" ]; then
+        [ -x "$OUTBOXD_PG_BIN/initdb" ] || provision_fails "OUTBOXD_PG_BIN=$OUTBOXD_PG_BIN holds no initdb"
+        return 0
+    fi
+    command -v initdb >/dev/null && command -v postgres >/dev/null && return 0
+    local bin
+    for bin in /usr/lib/postgresql/*/bin; do
+        [ -x "$bin/initdb" ] && [ -x "$bin/postgres" ] && return 0
+    done
+    return 1
+}
+
+# Some crates compile a little C and assembler.
+provision_cc() {
+    command -v cc >/dev/null && return
+    apt_lists
+    apt_install gcc libc6-dev || provision_fails "no C compiler; install gcc and libc6-dev"
+}
+
+# The system's own Python, which is the one that the system's psycopg2 belongs to.
+provision_python() {
+    local python
+    for python in "${OUTBOXD_PYTHON:-}" /usr/bin/python3; do
+        has_psycopg "$python" && export OUTBOXD_PYTHON=$python && return
+    done
+    apt_lists
+    apt_install python3 python3-psycopg2 && has_psycopg /usr/bin/python3 ||
+        provision_fails "no python3 with psycopg2; install python3-psycopg2, or set OUTBOXD_PYTHON to one that has it"
+    export OUTBOXD_PYTHON=/usr/bin/python3
+}
+
+has_psycopg() {
+    [ -x "$1" ] && "$1" -c 'import psycopg2' 2>/dev/null
+}
+
+# Two programs out of postfix. Installed, postfix would be a running mail server.
+provision_smtp() {
+    local root=$outboxd_tools/smtp
+    [ -x "$root/smtp-sink" ] && [ -x "$root/smtp-source" ] || unpack_smtp "$root"
+    export OUTBOXD_SMTP_SINK=$root/smtp-sink OUTBOXD_SMTP_SOURCE=$root/smtp-source
+}
+
+unpack_smtp() {
+    local root=$1 work library name
+    provision_says "unpacking smtp-sink and smtp-source into $root"
+    mkdir -p "$outboxd_tools"
+    work=$(mktemp -d "$outboxd_tools/unpacking.XXXXXX")
+    mkdir "$work/root"
+    # Where postfix is a guest already, its own programs will do.
+    [ -x /usr/sbin/smtp-sink ] || download_postfix "$work"
+    library=$(cd "$work/root" && find . -name '*.so*' -printf '%h\n' | sort -u | sed "s|^\.|$root/root|" | paste -s -d:)
+    for name in smtp-sink smtp-source; do
+        {
+            echo '#!/bin/sh'
+            # It refuses to stay root.
+            [ "$name" = smtp-source ] || echo '[ "$(id -u)" != 0 ] || set -- -u nobody "$@"'
+            if [ -x "$work/root/usr/sbin/$name" ]; then
+                echo "LD_LIBRARY_PATH='$library' exec '$root/root/usr/sbin/$name' \"\$@\""
+            else
+                echo "exec /usr/sbin/$name \"\$@\""
+            fi
+        } >"$work/$name"
+        chmod +x "$work/$name"
+    done
+    rm -rf "$root"
+    mv "$work" "$root"
+    # Without arguments they print their usage; with a library missing they do not get so far.
+    for name in smtp-sink smtp-source; do
+        case $("$root/$name" 2>&1 || true) in
+        *usage:*) ;;
+        *)
+            "$root/$name" >&2 || true
+            rm -rf "$root"
+            provision_fails "$name does not start, as said above; install what is missing and try again"
+            ;;
+        esac
+    done
+}
+
+# postfix and those of its libraries that are not here yet. This needs no root while the package
+# lists are good enough.
+download_postfix() {
+    local work=$1 name
+    if ! download_with_libraries "$work" postfix 2>/dev/null; then
+        apt_lists
+        download_with_libraries "$work" postfix ||
+            provision_fails "could not download postfix; is the network there, and the distribution's main archive enabled?"
+    fi
+    for name in "$work"/*.deb; do
+        dpkg -x "$name" "$work/root" || provision_fails "could not unpack ${name##*/}"
+        rm "$name"
+    done
+}
+
+# What the resolver would install, libraries only. A line with an old version in brackets is an
+# upgrade, which is none of our business.
+download_with_libraries() {
+    local packages
+    packages=$(apt-get -s install --no-install-recommends "$2" 2>/dev/null |
+        awk -v wanted="$2" '$1 == "Inst" && $3 !~ /^\[/ && ($2 == wanted || $2 ~ /^lib/) {print $2}')
+    [ -n "$packages" ] || return 1
+    # shellcheck disable=SC2086 # names of packages, one word each
+    (cd "$1" && logged apt-get -q -q -o APT::Sandbox::User=root download $packages)
+}
+
+# Licences, banned crates, advisories.
+provision_deny() {
+    cargo deny --version >/dev/null 2>&1 && return
+    provision_says "installing cargo-deny, about three minutes"
+    cargo install -q cargo-deny --version 0.20.2 --locked ||
+        provision_fails "could not install cargo-deny; run: cargo install cargo-deny --version 0.20.2 --locked"
+}
+
+# Fresh lists once, and only when something is missing: old ones name packages that are gone.
+apt_lists() {
+    [ -z "${outboxd_apt_lists:-}" ] || return 0
+    command -v apt-get >/dev/null ||
+        provision_fails "this is not Debian or Ubuntu; install what integration/provision.sh names"
+    need_root
+    provision_says "updating the package lists"
+    logged as_root apt-get -q -q update || provision_fails "apt-get update failed; is the network there?"
+    outboxd_apt_lists=fresh
+}
+
+apt_install() {
+    need_root
+    provision_says "installing $*"
+    # Ubuntu's needrestart would restart services that use an upgraded library: only list them.
+    logged as_root env DEBIAN_FRONTEND=noninteractive NEEDRESTART_MODE=l \
+        apt-get -q -q -o Dpkg::Use-Pty=0 install -y --no-install-recommends "$@"
+}
+
+# Runs a talkative program; what it says matters when it fails.
+logged() {
+    local log status=0
+    log=$(mktemp)
+    "$@" >"$log" 2>&1 || status=$?
+    [ "$status" = 0 ] || cat "$log" >&2
+    rm -f "$log"
+    return "$status"
+}
+
+need_root() {
+    [ "$(id -u)" = 0 ] || command -v sudo >/dev/null ||
+        provision_fails "something is missing, and installing it needs root or sudo"
+}
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi
+}
+
+provision_says() {
+    echo "provision: $*" >&2
+}
+
+provision_fails() {
+    echo "provision: FAILED: $*" >&2
+    exit 1
+}

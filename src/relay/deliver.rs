@@ -1,0 +1,175 @@
+//! Deliver: one attempt, bounded in time and memory, fenced against panics.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::FutureExt;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+
+use super::lease::Lease;
+use super::route::Routes;
+use super::settle::{Decided, decide};
+use crate::config::{Route, SinkConfig};
+use crate::delivery::{Outcome, Phase, Settlement};
+use crate::message::{IdempotencyKey, Message};
+use crate::name::Name;
+use crate::sink::{Prepared, Sink};
+use crate::store::work::{self, Fetched};
+use crate::store::{Link, StoreError};
+
+/// Payload bytes in memory over all sinks of a relay.
+pub const MEMORY_MAX: usize = 64 * 1024 * 1024;
+/// What one permit of the memory stands for.
+const MEMORY_UNIT: usize = 1024;
+/// How long a row rests that this relay's config has no route for.
+const UNKNOWN_ROUTE_PAUSE: Duration = Duration::from_secs(60);
+/// How long a row rests after its payload could not be read.
+const UNREAD_PAUSE: Duration = Duration::from_secs(1);
+
+/// What the attempts of one sink share.
+pub struct Deliverer {
+    /// The sink.
+    pub sink: Arc<Sink>,
+    /// Its config.
+    pub config: Arc<SinkConfig>,
+    /// The config's routes.
+    pub routes: Arc<Routes>,
+    /// Part of every idempotency key.
+    pub installation: Name,
+    /// For payloads that are fetched alone.
+    pub link: Arc<Link>,
+    /// Bounds the payload bytes in memory.
+    pub memory: Arc<Semaphore>,
+    /// Whether the relay may still send.
+    pub lease: Arc<Lease>,
+    /// Cuts open attempts short.
+    pub cut: CancellationToken,
+}
+
+/// A semaphore that bounds payload bytes to [`MEMORY_MAX`].
+#[must_use]
+pub fn memory() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(MEMORY_MAX / MEMORY_UNIT))
+}
+
+/// How an attempt ended, before the policy is asked.
+enum End {
+    Outcome(Outcome),
+    /// No attempt was made.
+    Settled(Settlement),
+}
+
+impl Deliverer {
+    /// Makes one attempt and decides what is to be recorded. Never panics and never hangs: the
+    /// sink's timeout, or `cut`, ends it, and its phase tells what is known then.
+    pub async fn attempt(self: Arc<Self>, row: Fetched) -> (Decided, Duration) {
+        let begun = Instant::now();
+        let phase = Arc::new(self.phase());
+        let mut content_hash = None;
+        let attempt = AssertUnwindSafe(self.try_once(&row, &phase, &mut content_hash));
+        let end = tokio::select! {
+            biased;
+            end = attempt.catch_unwind() => end.unwrap_or_else(|_| {
+                End::Outcome(phase.cut_short("outboxd failed inside (a panic, see the log)"))
+            }),
+            () = self.cut.cancelled() => self.cut_off(&phase),
+        };
+        let settlement = match end {
+            End::Settled(settlement) => settlement,
+            End::Outcome(outcome) => {
+                let number = u32::try_from(row.attempt).unwrap_or_default() + 1;
+                decide(outcome, &self.config.retry, number, fastrand::f64())
+            }
+        };
+        (Decided { row, settlement, content_hash }, begun.elapsed())
+    }
+
+    fn phase(&self) -> Phase {
+        let (lease, cut) = (Arc::clone(&self.lease), self.cut.clone());
+        Phase::guarded(move || lease.holds() && !cut.is_cancelled())
+    }
+
+    /// The relay stops or lost the sink: what was not sent spends no attempt.
+    fn cut_off(&self, phase: &Phase) -> End {
+        if phase.may_have_arrived() {
+            return End::Outcome(phase.cut_short("cut short by the relay's stop"));
+        }
+        let reason = "the relay stopped before the message went out".to_owned();
+        End::Settled(Settlement::Release { delay: Duration::ZERO, reason })
+    }
+
+    async fn try_once(
+        &self,
+        row: &Fetched,
+        phase: &Phase,
+        content_hash: &mut Option<[u8; 32]>,
+    ) -> End {
+        if row.expired {
+            return End::Settled(Settlement::Expired);
+        }
+        let (message, route, _memory) = match self.load(row).await {
+            Ok(loaded) => loaded,
+            Err(end) => return end,
+        };
+        let key =
+            IdempotencyKey::new(&self.installation, message.id, &self.config.name, &row.target);
+        let prepared: Prepared = match self.sink.prepare(&message, &route.content, &key) {
+            Ok(prepared) => prepared,
+            Err(reason) => return End::Outcome(Outcome::Permanent { reason }),
+        };
+        *content_hash = Some(prepared.hash());
+        drop(message);
+        // Waiting for memory or the database is not the receiver's time.
+        let limit = self.config.timeout;
+        let sent = tokio::time::timeout(limit, self.sink.deliver(&prepared, phase)).await;
+        End::Outcome(sent.unwrap_or_else(|_| phase.cut_short(&format!("timed out after {limit:?}"))))
+    }
+
+    /// The message with its payload, its route, and the memory it takes.
+    async fn load(&self, row: &Fetched) -> Result<(Message, &Route, OwnedSemaphorePermit), End> {
+        let dead = |reason: &str| {
+            End::Outcome(Outcome::Permanent { reason: reason.to_owned() })
+        };
+        let gone = || dead("its message is gone: somebody deleted the row");
+        let Some(fetched) = &row.message else { return Err(gone()) };
+        let Some(route) = self.routes.of(self.config.name.as_str(), &row.target, &fetched.message_type)
+        else {
+            let reason = "this relay's config has no such route; another config routed it".to_owned();
+            return Err(End::Settled(Settlement::Release { delay: UNKNOWN_ROUTE_PAUSE, reason }));
+        };
+        let unread = |error: StoreError| {
+            let reason = format!("the payload could not be read: {error}");
+            End::Settled(Settlement::Release { delay: UNREAD_PAUSE, reason })
+        };
+        let (payload, memory) = match &fetched.payload {
+            Some(payload) => (payload.clone(), self.reserve(payload.len()).await),
+            None => {
+                // Room is made for its size before it is fetched.
+                let bytes = work::payload_bytes(&self.link, row.message_id).await.map_err(unread)?;
+                let bytes = usize::try_from(bytes.ok_or_else(gone)?).unwrap_or(usize::MAX);
+                let memory = self.reserve(bytes).await;
+                let payload = work::payload(&self.link, row.message_id).await.map_err(unread)?;
+                (payload.ok_or_else(gone)?, memory)
+            }
+        };
+        let message = Message {
+            id: row.message_id,
+            message_type: fetched.message_type.clone(),
+            payload,
+            key: row.key.clone(),
+            headers: fetched.headers.clone(),
+            created_at: fetched.created_at,
+        };
+        Ok((message, route, memory))
+    }
+
+    /// Waits for room; a payload larger than all of it waits until it is alone.
+    async fn reserve(&self, bytes: usize) -> OwnedSemaphorePermit {
+        let units = bytes.div_ceil(MEMORY_UNIT).clamp(1, MEMORY_MAX / MEMORY_UNIT);
+        let units = u32::try_from(units).expect("the memory has fewer units than that");
+        let memory = Arc::clone(&self.memory).acquire_many_owned(units).await;
+        memory.expect("the memory is never closed")
+    }
+}

@@ -1,0 +1,305 @@
+//! Settle: what is recorded at the end of an attempt, and recording it, in batches.
+//!
+//! [`decide`] is the whole policy, and pure. The [`Settler`] writes what was decided until it is
+//! written: what a sink is known to have accepted is never sent again because the bookkeeping
+//! failed, only the write is repeated.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::fetch::Place;
+use crate::delivery::{Outcome, Settlement};
+use crate::retry::RetryPolicy;
+use crate::store::work::{
+    self, Applied, DeliveredSettlement, ExpiredSettlement, Fetched, OpenSettlement,
+};
+use crate::store::{Link, StoreError, own};
+
+/// Most settlements in one statement.
+const BATCH_MAX: usize = 500;
+/// How long the first settlement of a batch waits for others.
+const LINGER: Duration = Duration::from_millis(20);
+/// Settlements that may wait to be written; beyond it no attempt is started.
+pub const BACKLOG_MAX: usize = 5_000;
+/// First and longest pause after a write that failed.
+const PAUSE_MIN: Duration = Duration::from_millis(100);
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// What is to be recorded after an attempt: outcome × policy × attempt → settlement.
+///
+/// `attempt` counts from 1 and includes this one; `random` is drawn from 0 to 1. In doubt under
+/// at-least-once means again: the receiver sees the same idempotency key.
+#[must_use]
+pub fn decide(outcome: Outcome, policy: &RetryPolicy, attempt: u32, random: f64) -> Settlement {
+    let (reason, wait) = match outcome {
+        Outcome::Delivered { receipt } => return Settlement::Done { receipt },
+        Outcome::Permanent { reason } => return Settlement::Dead { reason },
+        Outcome::Transient { reason, wait } => (reason, wait),
+        Outcome::InDoubt { reason } => (format!("in doubt: {reason}"), None),
+    };
+    match policy.delay_after(attempt, wait, random) {
+        Some(delay) => Settlement::Retry { delay, reason },
+        None => Settlement::Dead { reason: format!("{reason}; gave up after {attempt} attempts") },
+    }
+}
+
+/// One decided end, on its way to the database.
+#[derive(Debug)]
+pub struct Decided {
+    /// The row as fetched.
+    pub row: Fetched,
+    /// What is to be recorded.
+    pub settlement: Settlement,
+    /// Hash of what was sent.
+    pub content_hash: Option<[u8; 32]>,
+}
+
+/// One settlement that is committed.
+#[derive(Debug)]
+pub struct Written {
+    /// Of the delivery.
+    pub place: Place,
+    /// Its key.
+    pub key: Option<String>,
+    /// Whether the delivery is closed now.
+    pub closed: bool,
+    /// Whether the row was still as fetched; if not, somebody else closed or changed it.
+    pub applied: bool,
+}
+
+/// Writes the settlements of one sink.
+pub struct Settler {
+    link: Arc<Link>,
+    sink: String,
+    epoch: i64,
+    /// Gives up writing: the process must end.
+    give_up: CancellationToken,
+}
+
+impl Settler {
+    /// Starts the task that writes; it ends when the sender is dropped and all is written.
+    #[must_use]
+    pub fn start(
+        link: Arc<Link>,
+        sink: String,
+        epoch: i64,
+        give_up: CancellationToken,
+    ) -> (mpsc::Sender<Decided>, mpsc::Receiver<Vec<Written>>) {
+        let (decided, incoming) = mpsc::channel(BACKLOG_MAX);
+        let (outgoing, written) = mpsc::channel(64);
+        let settler = Settler { link, sink, epoch, give_up };
+        tokio::spawn(settler.run(incoming, outgoing));
+        (decided, written)
+    }
+
+    async fn run(
+        self,
+        mut incoming: mpsc::Receiver<Decided>,
+        outgoing: mpsc::Sender<Vec<Written>>,
+    ) {
+        let mut batch = Vec::with_capacity(BATCH_MAX);
+        while gather(&mut incoming, &mut batch).await {
+            let mut pause = PAUSE_MIN;
+            let written = loop {
+                match self.write(&batch).await {
+                    Ok(written) => break written,
+                    Err(error) => {
+                        warn!(sink = self.sink, count = batch.len(), %error, retry_in = ?pause,
+                            "cannot record outcomes yet; nothing is sent again, only the record is repeated");
+                        self.cure(&error).await;
+                    }
+                }
+                tokio::select! {
+                    () = tokio::time::sleep(pause) => pause = (pause * 2).min(PAUSE_MAX),
+                    () = self.give_up.cancelled() => {
+                        warn!(sink = self.sink, count = batch.len(),
+                            "stopping with outcomes that could not be recorded; these deliveries will be repeated");
+                        return;
+                    }
+                }
+            };
+            batch.clear();
+            if outgoing.send(written).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn cure(&self, error: &StoreError) {
+        if error.is_missing_partition()
+            && let Err(error) = own::extend_ledger(&self.link).await
+        {
+            warn!(%error, "cannot make ledger partitions");
+        }
+    }
+
+    /// Writes a batch, in up to three statements; each is safe to repeat.
+    async fn write(&self, batch: &[Decided]) -> Result<Vec<Written>, StoreError> {
+        let (mut delivered, mut expired, mut open) = (Vec::new(), Vec::new(), Vec::new());
+        for decided in batch {
+            sort(decided, &mut delivered, &mut expired, &mut open);
+        }
+        let (link, sink) = (&self.link, self.sink.as_str());
+        let mut applied = Applied::new();
+        if !delivered.is_empty() {
+            applied.extend(work::settle_delivered(link, sink, &delivered).await?);
+        }
+        if !expired.is_empty() {
+            applied.extend(work::settle_expired(link, sink, self.epoch, &expired).await?);
+        }
+        if !open.is_empty() {
+            applied.extend(work::settle_open(link, sink, self.epoch, &open).await?);
+        }
+        let applied: std::collections::HashSet<Place> = applied.into_iter().collect();
+        Ok(batch
+            .iter()
+            .map(|decided| {
+                let place = (decided.row.message_id, decided.row.target.clone());
+                Written {
+                    key: decided.row.key.clone(),
+                    closed: matches!(
+                        decided.settlement,
+                        Settlement::Done { .. } | Settlement::Expired
+                    ),
+                    applied: applied.contains(&place),
+                    place,
+                }
+            })
+            .collect())
+    }
+}
+
+/// Waits for settlements: a batch is full, or its first one has lingered, or one is keyed, for
+/// whose follower a wait is a wait.
+async fn gather(incoming: &mut mpsc::Receiver<Decided>, batch: &mut Vec<Decided>) -> bool {
+    if incoming.recv_many(batch, BATCH_MAX).await == 0 {
+        return false;
+    }
+    let until = tokio::time::Instant::now() + LINGER;
+    while batch.len() < BATCH_MAX && batch.iter().all(|decided| decided.row.key.is_none()) {
+        let room = BATCH_MAX - batch.len();
+        match tokio::time::timeout_at(until, incoming.recv_many(batch, room)).await {
+            Ok(0) | Err(_) => break,
+            Ok(_) => {}
+        }
+    }
+    true
+}
+
+fn sort(
+    decided: &Decided,
+    delivered: &mut Vec<DeliveredSettlement>,
+    expired: &mut Vec<ExpiredSettlement>,
+    open: &mut Vec<OpenSettlement>,
+) {
+    let row = &decided.row;
+    let (message_id, target, rev) = (row.message_id, row.target.clone(), row.rev);
+    let content_hash = decided.content_hash.map(Vec::from);
+    let still_open = |attempt, dead, delay, reason: &str| OpenSettlement {
+        message_id,
+        target: row.target.clone(),
+        rev,
+        attempt,
+        dead,
+        delay,
+        reason: reason.to_owned(),
+        content_hash: content_hash.clone(),
+    };
+    match &decided.settlement {
+        Settlement::Done { receipt } => delivered.push(DeliveredSettlement {
+            message_id,
+            target,
+            attempt: row.attempt + 1,
+            receipt: receipt.clone(),
+        }),
+        Settlement::Expired => expired.push(ExpiredSettlement { message_id, target, rev }),
+        Settlement::Retry { delay, reason } => {
+            open.push(still_open(row.attempt + 1, false, *delay, reason));
+        }
+        Settlement::Dead { reason } => {
+            open.push(still_open(row.attempt + 1, true, Duration::ZERO, reason));
+        }
+        Settlement::Release { delay, reason } => {
+            open.push(still_open(row.attempt, false, *delay, reason));
+        }
+    }
+}
+
+/// One wide line for an attempt: what, which message, which sink, what happens next. No payload,
+/// no address.
+pub fn report(sink: &str, decided: &Decided, took: Duration) {
+    let row = &decided.row;
+    let message_type = row.message.as_ref().map_or("?", |m| m.message_type.as_str());
+    let (message, target, attempt) = (row.message_id, row.target.as_str(), row.attempt + 1);
+    match &decided.settlement {
+        Settlement::Done { receipt } => {
+            info!(message, r#type = message_type, sink, target, attempt, outcome = "delivered",
+                receipt, ?took, "attempt");
+        }
+        Settlement::Expired => {
+            warn!(message, r#type = message_type, sink, target, outcome = "expired",
+                "not sent: expires_at has passed; closed");
+        }
+        Settlement::Retry { delay, reason } => {
+            warn!(message, r#type = message_type, sink, target, attempt, outcome = "retry", reason,
+                ?took, next_in = ?delay, "attempt");
+        }
+        Settlement::Dead { reason } => {
+            warn!(message, r#type = message_type, sink, target, attempt, outcome = "dead", reason,
+                ?took, "attempt; given up, mend the cause and run: outboxd retry {message}/{sink}");
+        }
+        Settlement::Release { delay, reason } => {
+            warn!(message, r#type = message_type, sink, target, outcome = "released", reason,
+                next_in = ?delay, "put back without an attempt");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every outcome, at the first, a middle, the last allowed and a later attempt.
+    #[test]
+    fn decide_is_a_table() {
+        let seconds = |s| Duration::from_secs(s);
+        let policy = RetryPolicy { delays: vec![seconds(10), seconds(20)], jitter: 0.5 };
+        let reason = || "no".to_owned();
+        let retry = |s, reason: &str| Settlement::Retry { delay: seconds(s), reason: reason.into() };
+        let dead = |n| Settlement::Dead { reason: format!("no; gave up after {n} attempts") };
+        let doubt = |n| Settlement::Dead {
+            reason: format!("in doubt: no; gave up after {n} attempts"),
+        };
+        let done = || Settlement::Done { receipt: "HTTP 200".to_owned() };
+        let delivered = || Outcome::Delivered { receipt: "HTTP 200".to_owned() };
+        let transient = |wait| Outcome::Transient { reason: reason(), wait };
+        let permanent = || Outcome::Permanent { reason: reason() };
+        let in_doubt = || Outcome::InDoubt { reason: reason() };
+        let given_up = || Settlement::Dead { reason: reason() };
+        for (outcome, attempt, random, expected) in [
+            (delivered(), 1, 0.0, done()),
+            (delivered(), 9, 0.0, done()),
+            (permanent(), 1, 0.0, given_up()),
+            (permanent(), 9, 0.0, given_up()),
+            (transient(None), 1, 0.0, retry(10, "no")),
+            (transient(None), 1, 1.0, retry(15, "no")),
+            (transient(None), 2, 0.0, retry(20, "no")),
+            (transient(None), 3, 0.0, dead(3)),
+            (transient(None), 9, 0.0, dead(9)),
+            (transient(Some(seconds(60))), 1, 0.0, retry(60, "no")),
+            (transient(Some(seconds(60))), 1, 1.0, retry(90, "no")),
+            (transient(Some(seconds(1))), 1, 0.0, retry(10, "no")),
+            (transient(Some(seconds(60))), 3, 0.0, dead(3)),
+            (in_doubt(), 1, 0.0, retry(10, "in doubt: no")),
+            (in_doubt(), 2, 1.0, retry(30, "in doubt: no")),
+            (in_doubt(), 3, 0.0, doubt(3)),
+        ] {
+            let label = format!("{outcome:?} at attempt {attempt}");
+            assert_eq!(decide(outcome, &policy, attempt, random), expected, "{label}");
+        }
+    }
+}
