@@ -1,0 +1,76 @@
+//! Keep: the chores that no single sink does. Every relay does them; each is bounded, and doing
+//! one twice is harmless.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing::{info, warn};
+
+use crate::store::routes::{route_existing, sweep, unrouted};
+use crate::store::{Link, StoreError, own};
+
+/// How often unrouted messages are looked at, and how many at a time.
+const UNROUTED_EVERY: Duration = Duration::from_secs(2);
+const UNROUTED_PAGE: i64 = 1_000;
+/// How often a step of the completeness sweep is taken, and over how many messages.
+const SWEEP_EVERY: Duration = Duration::from_secs(2);
+const SWEEP_STEP: i64 = 5_000;
+/// How often the ledger's partitions are seen to.
+const LEDGER_EVERY: Duration = Duration::from_secs(3600);
+
+/// Does the chores until dropped.
+pub async fn keep(link: Arc<Link>) {
+    let mut chores = Chores { link, unrouted_after: 0, swept_to: 0 };
+    let mut routes = tokio::time::interval(UNROUTED_EVERY);
+    let mut sweeps = tokio::time::interval(SWEEP_EVERY);
+    let mut ledger = tokio::time::interval(LEDGER_EVERY);
+    for interval in [&mut routes, &mut sweeps, &mut ledger] {
+        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    }
+    loop {
+        let (chore, result) = tokio::select! {
+            _ = routes.tick() => ("route waiting messages", chores.route_waiting().await),
+            _ = sweeps.tick() => ("sweep", chores.sweep().await),
+            _ = ledger.tick() => ("make ledger partitions", own::extend_ledger(&chores.link).await),
+        };
+        if let Err(error) = result {
+            warn!(chore, %error, "a chore failed; trying again");
+        }
+    }
+}
+
+struct Chores {
+    link: Arc<Link>,
+    /// Where the last page of unrouted messages ended.
+    unrouted_after: i64,
+    /// Where the last step of the sweep ended.
+    swept_to: i64,
+}
+
+impl Chores {
+    /// Routes unrouted messages for whose type a route has come; page by page, round and round.
+    async fn route_waiting(&mut self) -> Result<(), StoreError> {
+        let page = unrouted(&self.link, self.unrouted_after, UNROUTED_PAGE).await?;
+        self.unrouted_after = page.last().map_or(0, |(id, _)| *id);
+        let ids: Vec<i64> = page.iter().filter(|(_, routed)| *routed).map(|(id, _)| *id).collect();
+        if !ids.is_empty() {
+            let routed = route_existing(&self.link, &ids).await?;
+            info!(routed, "messages that waited for a route have one now");
+        }
+        Ok(())
+    }
+
+    /// One step of the completeness sweep; from the end it begins again.
+    async fn sweep(&mut self) -> Result<(), StoreError> {
+        let (reached, found) = sweep(&self.link, self.swept_to, SWEEP_STEP).await?;
+        self.swept_to = reached.unwrap_or(0);
+        if found > 0 {
+            warn!(
+                found,
+                "unseen messages: written past the routing trigger (disabled trigger, replica-mode \
+                 load, logical apply); run: outboxd route unseen"
+            );
+        }
+        Ok(())
+    }
+}

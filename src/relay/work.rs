@@ -1,0 +1,228 @@
+//! Working a sink: wake, fetch, deliver, settle, over and over, until told to stop.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, warn};
+
+use super::deliver::Deliverer;
+use super::fetch::{self, Hand};
+use super::settle::{BACKLOG_MAX, Decided, Settler, Written, report};
+use super::wake::Wake;
+use crate::delivery::Settlement;
+use crate::store::Link;
+use crate::store::work::{self as store, Flow};
+
+/// How often the flow row is brought up to date, if anything changed.
+const FLOW_EVERY: Duration = Duration::from_secs(1);
+/// A fetch for few free slots waits so long for more of them.
+const FEW_SLOTS_PAUSE: Duration = Duration::from_millis(3);
+
+/// What it takes to work one sink.
+pub struct Worker {
+    /// How attempts are made.
+    pub deliverer: Arc<Deliverer>,
+    /// The epoch this relay took the sink with.
+    pub epoch: i64,
+    /// When to look.
+    pub wake: Wake,
+    /// For fetches.
+    pub fetch: Arc<Link>,
+    /// For settlements.
+    pub settle: Arc<Link>,
+    /// Take no more, finish what is open, and end.
+    pub drain: CancellationToken,
+    /// Stop writing settlements: the process must end.
+    pub give_up: CancellationToken,
+}
+
+/// The state of a sink while it is worked.
+struct Desk {
+    hand: Hand,
+    attempts: JoinSet<(Decided, Duration)>,
+    /// Settlements handed to the settler and not known to be committed.
+    unsettled: usize,
+    fetched_at: Instant,
+    minute: Minute,
+    gone: i64,
+    shown: Option<Flow>,
+}
+
+impl Worker {
+    fn sink(&self) -> &str {
+        self.deliverer.config.name.as_str()
+    }
+
+    /// Works until drained, or cut: then open attempts end at once and are settled as what the
+    /// sink knows of them. Answers when all that was decided is written.
+    pub async fn run(mut self) {
+        let sink = self.sink().to_owned();
+        let (decided, mut written) =
+            Settler::start(Arc::clone(&self.settle), sink, self.epoch, self.give_up.clone());
+        let mut desk = Desk::new();
+        let mut flow = tokio::time::interval(FLOW_EVERY);
+        flow.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let stopping = self.drain.is_cancelled() || self.deliverer.cut.is_cancelled();
+            if stopping && desk.attempts.is_empty() && desk.unsettled == 0 {
+                break;
+            }
+            if !stopping && self.has_room(&desk) && self.wake.is_time() {
+                self.look(&mut desk).await;
+            }
+            let room = !stopping && self.has_room(&desk);
+            tokio::select! {
+                Some(end) = desk.attempts.join_next() => self.ended(&mut desk, end, &decided).await,
+                batch = written.recv() => match batch {
+                    Some(batch) => self.settled(&mut desk, batch),
+                    None => break,
+                },
+                () = self.wake.ready(), if room => {}
+                () = self.drain.cancelled(), if !stopping => {}
+                () = self.deliverer.cut.cancelled(), if !stopping => {}
+                () = tokio::time::sleep(FEW_SLOTS_PAUSE), if !stopping && !room => {}
+                _ = flow.tick() => self.show(&mut desk).await,
+            }
+        }
+        self.show(&mut desk).await;
+    }
+
+    /// A fetch pays for a quarter of the slots, or after a short pause for any.
+    fn has_room(&self, desk: &Desk) -> bool {
+        let slots = self.deliverer.config.concurrency.get();
+        let free = slots - desk.attempts.len().min(slots);
+        let worth_it = free * 4 >= slots || desk.fetched_at.elapsed() >= FEW_SLOTS_PAUSE;
+        free > 0 && worth_it && desk.hand.held() < BACKLOG_MAX
+    }
+
+    /// Fetches what may start now, and starts it.
+    async fn look(&mut self, desk: &mut Desk) {
+        let slots = self.deliverer.config.concurrency.get();
+        let free = slots - desk.attempts.len().min(slots);
+        let batch = fetch::fetch(&self.fetch, self.sink(), &mut desk.hand, free).await;
+        desk.fetched_at = Instant::now();
+        let batch = match batch {
+            Ok(batch) => batch,
+            Err(error) => {
+                warn!(sink = self.sink(), %error, "cannot fetch; trying again");
+                desk.hand.reset_floor();
+                self.wake.failed();
+                return;
+            }
+        };
+        if batch.start.is_empty() && !batch.more {
+            let (link, sink) = (Arc::clone(&self.fetch), self.sink().to_owned());
+            // Rows that were just settled pass the next fetch only: look again before sleeping.
+            if desk.hand.held() > desk.attempts.len() + desk.unsettled {
+                self.wake.worked(false);
+            } else if let Err(error) = self.wake.idled(store::next_due(&link, &sink, 0)).await {
+                warn!(sink, %error, "cannot look for the next due; trying again");
+                self.wake.failed();
+            }
+            return;
+        }
+        self.wake.worked(batch.more);
+        for row in batch.start {
+            desk.attempts.spawn(Arc::clone(&self.deliverer).attempt(row));
+        }
+    }
+
+    /// An attempt ended: hands its settlement over.
+    async fn ended(
+        &mut self,
+        desk: &mut Desk,
+        end: Result<(Decided, Duration), tokio::task::JoinError>,
+        decided: &mpsc::Sender<Decided>,
+    ) {
+        match end {
+            Ok((end, took)) => {
+                report(self.sink(), &end, took);
+                desk.minute.count(matches!(end.settlement, Settlement::Done { .. }));
+                desk.unsettled += 1;
+                if decided.send(end).await.is_err() {
+                    error!(sink = self.sink(), "outcomes can no longer be recorded");
+                }
+            }
+            // Attempts are fenced against panics and are never aborted.
+            Err(error) => error!(sink = self.sink(), %error, "an attempt was lost; it is made again after a restart"),
+        }
+    }
+
+    /// Settlements are committed.
+    fn settled(&mut self, desk: &mut Desk, batch: Vec<Written>) {
+        for written in batch {
+            desk.unsettled -= 1;
+            desk.gone += i64::from(!written.applied);
+            desk.hand.settled(&written.place, written.key.as_deref(), written.closed);
+            if written.key.is_some() && written.closed {
+                self.wake.soon();
+            }
+        }
+    }
+
+    /// Writes the flow row, if it changed.
+    async fn show(&mut self, desk: &mut Desk) {
+        let (delivered_minute, failed_minute) = desk.minute.sums();
+        let flow = Flow {
+            in_flight: i32::try_from(desk.attempts.len()).unwrap_or(i32::MAX),
+            delivered_minute,
+            failed_minute,
+            hidden: i64::try_from(desk.hand.hidden()).unwrap_or(i64::MAX),
+            gone: desk.gone,
+        };
+        if desk.shown == Some(flow) {
+            return;
+        }
+        if store::write_flow(&self.settle, self.sink(), self.epoch, flow).await.is_ok() {
+            desk.shown = Some(flow);
+        }
+    }
+}
+
+impl Desk {
+    fn new() -> Desk {
+        Desk {
+            hand: Hand::new(),
+            attempts: JoinSet::new(),
+            unsettled: 0,
+            fetched_at: Instant::now(),
+            minute: Minute::default(),
+            gone: 0,
+            shown: None,
+        }
+    }
+}
+
+/// Attempts of the last minute, by the second.
+#[derive(Debug, Default)]
+struct Minute {
+    /// Begin of the second, delivered, failed.
+    seconds: VecDeque<(Instant, i32, i32)>,
+}
+
+impl Minute {
+    fn count(&mut self, delivered: bool) {
+        let now = Instant::now();
+        match self.seconds.back_mut() {
+            Some(last) if now - last.0 < Duration::from_secs(1) => {
+                last.1 += i32::from(delivered);
+                last.2 += i32::from(!delivered);
+            }
+            _ => self.seconds.push_back((now, i32::from(delivered), i32::from(!delivered))),
+        }
+        while self.seconds.len() > 61 {
+            self.seconds.pop_front();
+        }
+    }
+
+    fn sums(&mut self) -> (i32, i32) {
+        while self.seconds.front().is_some_and(|s| s.0.elapsed() > Duration::from_secs(60)) {
+            self.seconds.pop_front();
+        }
+        self.seconds.iter().fold((0, 0), |sum, second| (sum.0 + second.1, sum.1 + second.2))
+    }
+}
