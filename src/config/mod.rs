@@ -3,19 +3,33 @@
 //! [`Config::load`] is offline: it reads the file, the files it names and the environment, and
 //! touches nothing else. Every fault is reported at once, each with file, line, key and remedy.
 
+mod csv;
+mod database;
+mod dsn;
+mod fault;
+mod load;
+mod read;
+mod retry;
+mod route;
 mod secret;
+mod sink;
+mod words;
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use fault::{ConfigError, Fault};
 pub use secret::Secret;
 
 use crate::name::Name;
 use crate::pattern::TypePattern;
 use crate::retry::RetryPolicy;
 use crate::template::Template;
+
+/// What a name may be, as a remedy.
+const NAME_FORM: &str = "use a lower-case letter, then up to 39 of a-z, 0-9 and -";
 
 /// The whole config, ready to use.
 #[derive(Debug)]

@@ -1,0 +1,393 @@
+//! `[[routes]]`: which message goes where, and what is made of it.
+
+use std::collections::BTreeSet;
+
+use lettre::message::Mailboxes;
+
+use super::fault::Wrong;
+use super::read::{Item, Section, quote};
+use super::sink::{Kind, Kinds};
+use super::{Content, Mail, Route, words};
+use crate::name::Name;
+use crate::pattern::TypePattern;
+use crate::template::Template;
+
+/// Keys that make a mail.
+const MAIL_KEYS: [&str; 4] = ["to", "subject", "text", "text_template"];
+/// Addresses or templates for addresses one route may list.
+const TO_MAX: usize = 100;
+const JINJA: &str = "templates are written in Jinja, e.g. {{ payload.order_id }}";
+
+/// A route with its place, for comparing it with the others.
+struct Placed {
+    line: usize,
+    path: String,
+    route: Route,
+}
+
+/// Reads all routes, one for each sink a block names.
+pub(super) fn read(root: &mut Section, kinds: &Kinds) -> Vec<Route> {
+    let Some(item) = root.get("routes") else { return Vec::new() };
+    if item.is_table() {
+        item.fault("is a table", "write [[routes]] with two brackets");
+        return Vec::new();
+    }
+    let blocks = item.list().unwrap_or_default();
+    let placed: Vec<Placed> = blocks.iter().flat_map(|block| routes(block, kinds)).collect();
+    for (index, later) in placed.iter().enumerate() {
+        if let Some(earlier) = placed[..index].iter().find(|earlier| rivals(earlier, later)) {
+            report(root, earlier, later);
+        }
+    }
+    placed.into_iter().map(|placed| placed.route).collect()
+}
+
+/// Whether some message would not know which of two routes to take.
+fn rivals(one: &Placed, other: &Placed) -> bool {
+    let (one, other) = (&one.route, &other.route);
+    one.sink.is_some()
+        && one.sink == other.sink
+        && one.target == other.target
+        && one.pattern.specificity() == other.pattern.specificity()
+        && one.pattern.overlaps(&other.pattern)
+}
+
+fn report(root: &Section, earlier: &Placed, later: &Placed) {
+    let sink = later.route.sink.as_ref().map_or("", Name::as_str);
+    let problem = format!(
+        "{} and {} on line {} are equally specific and share types for sink {sink}",
+        quote(&later.route.pattern.to_string()),
+        quote(&earlier.route.pattern.to_string()),
+        earlier.line
+    );
+    let remedy = "give one of them a name, to deliver both, or a narrower type";
+    let key = format!("{}.type", later.path);
+    root.source.fault(later.line, &key, Wrong::new(problem, remedy));
+}
+
+fn routes(block: &Item, kinds: &Kinds) -> Vec<Placed> {
+    let Some(mut section) = block.section() else { return Vec::new() };
+    section.not_yet(&["priority", "rerender", "guarantee", "html"]);
+    let pattern = section.need("type", "write type = \"order.created\" or \"order.*\"");
+    let line = pattern.as_ref().map_or(section.line, |item| item.line);
+    let pattern = pattern.and_then(|item| {
+        let pattern = TypePattern::parse(&item.text()?);
+        pattern.map_err(|problem| item.fault(problem, "")).ok()
+    });
+    let target = section.get("name").and_then(|item| {
+        let name = Name::parse(&item.text()?);
+        name.map_err(|_| item.fault(format!("{} is no name", item.shown()), super::NAME_FORM)).ok()
+    });
+    let target = target.map_or_else(String::new, |name| name.as_str().to_owned());
+    let sinks = section
+        .need("sink", "write sink = \"NAME\", or sink = [] for nowhere")
+        .and_then(|item| sinks(item, kinds));
+    let contents = contents(&mut section, sinks.as_deref());
+    section.close();
+    let (Some(pattern), Some(sinks), Some(contents)) = (pattern, sinks, contents) else {
+        return Vec::new();
+    };
+    let nowhere = sinks.is_empty().then_some((None, Content::Message));
+    let somewhere = sinks.into_iter().map(|(name, _)| Some(name)).zip(contents);
+    let place = |(sink, content)| {
+        let route = Route { pattern: pattern.clone(), sink, target: target.clone(), content };
+        Placed { line, path: block.path.clone(), route }
+    };
+    somewhere.chain(nowhere).map(place).collect()
+}
+
+/// The sinks a route names, each declared, none twice.
+fn sinks(item: Item, kinds: &Kinds) -> Option<Vec<(Name, Option<Kind>)>> {
+    let mut seen = BTreeSet::new();
+    let mut sinks = Vec::new();
+    let items = item.one_or_many()?;
+    for item in &items {
+        let Some(text) = item.text() else { continue };
+        let Some(kind) = kinds.get(&text) else {
+            // Faults of syntax may hide a table that is there.
+            if item.source.broken && item.source.text.contains(&format!("[sinks.{text}]")) {
+                continue;
+            }
+            let near = words::nearest(&text, kinds.keys().map(String::as_str));
+            let remedy = near.map_or_else(
+                || "write a table [sinks.NAME] for it".to_owned(),
+                |near| format!("did you mean \"{near}\"?"),
+            );
+            item.fault(format!("there is no sink {}", item.shown()), remedy);
+            continue;
+        };
+        if !seen.insert(text.clone()) {
+            item.fault(format!("{} is there twice", item.shown()), "keep one of the two");
+            continue;
+        }
+        // A sink with a bad name has its fault already.
+        sinks.push((Name::parse(&text).ok()?, *kind));
+    }
+    (sinks.len() == items.len()).then_some(sinks)
+}
+
+/// What each sink gets. The keys of a mail must be there for a mail server and fit nothing else.
+fn contents(section: &mut Section, sinks: Option<&[(Name, Option<Kind>)]>) -> Option<Vec<Content>> {
+    let mails = sinks.map(|sinks| sinks.iter().any(|(_, kind)| *kind == Some(Kind::Smtp)));
+    let unsure = sinks.is_none_or(|sinks| sinks.iter().any(|(_, kind)| kind.is_none()));
+    if mails == Some(true) {
+        let one = |(_, kind): &(Name, Option<Kind>)| match kind {
+            Some(Kind::Smtp) => mail(section).map(|mail| Content::Mail(Box::new(mail))),
+            Some(Kind::Webhook | Kind::Csv) | None => Some(Content::Message),
+        };
+        return sinks?.iter().map(one).collect();
+    }
+    if unsure {
+        section.knows(&MAIL_KEYS);
+        return None;
+    }
+    for key in MAIL_KEYS {
+        let remedy = "remove it, or name a sink of kind \"smtp\"";
+        section.refuse(key, "only a mail has this", remedy);
+    }
+    Some(sinks?.iter().map(|_| Content::Message).collect())
+}
+
+fn mail(section: &mut Section) -> Option<Mail> {
+    let to = section.need("to", "write to = \"{{ payload.email }}\"").and_then(recipients);
+    let subject = section.need("subject", "write subject = \"Your order\"").and_then(|item| {
+        let text = item.text()?;
+        if text.contains(['\r', '\n']) {
+            item.fault("has more than one line", "a subject is one line");
+        }
+        template(&item, &text)
+    });
+    let text = text(section);
+    Some(Mail { to: to?, subject: subject?, text: text? })
+}
+
+/// The body: `text`, or the file that `text_template` names.
+fn text(section: &mut Section) -> Option<Template> {
+    match (section.get("text"), section.get("text_template")) {
+        (Some(_), Some(file)) => {
+            file.fault("text is there too", "keep one of the two");
+            None
+        }
+        (Some(text), None) => template(&text, &text.text()?),
+        (None, Some(file)) => template(&file, &file.file()?),
+        (None, None) => {
+            section.missing("text", "write text = \"…\" or text_template = \"FILE\"");
+            None
+        }
+    }
+}
+
+fn recipients(item: Item) -> Option<Vec<Template>> {
+    let (line, path, source) = (item.line, item.path.clone(), item.source);
+    let items = item.one_or_many()?;
+    if items.is_empty() || items.len() > TO_MAX {
+        let (problem, remedy) =
+            (format!("has {} addresses", items.len()), format!("1 to {TO_MAX}"));
+        source.fault(line, &path, Wrong::new(problem, remedy));
+        return None;
+    }
+    let one = |item: &Item| {
+        let text = item.text()?;
+        // Without a placeholder the address is known now, and so is what is wrong with it.
+        if !text.contains("{{") && !text.contains("{%") && text.parse::<Mailboxes>().is_err() {
+            let remedy = "write office@example.com or {{ payload.email }}";
+            item.fault(format!("{} is no mail address", item.shown()), remedy);
+        }
+        template(item, &text)
+    };
+    let templates: Vec<Option<Template>> = items.iter().map(one).collect();
+    templates.into_iter().collect()
+}
+
+fn template(item: &Item, text: &str) -> Option<Template> {
+    Template::parse(text).map_err(|problem| item.fault(problem, JINJA)).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::config::load::tests::{SINKS, parse, parse_in, refuses};
+
+    const MAIL: &str = "to = \"a@b.example\"\nsubject = \"S\"\ntext = \"T\"\n";
+
+    fn with(routes: &str) -> Config {
+        parse(&format!("{SINKS}{routes}")).unwrap()
+    }
+
+    /// The routes start on line 13, behind the sinks.
+    fn check(routes: &str, fault: &str) {
+        refuses(&format!("{SINKS}{routes}"), &[&format!("outboxd.toml:{fault}")]);
+    }
+
+    #[test]
+    fn a_block_becomes_a_route_for_each_sink() {
+        let block =
+            "[[routes]]\ntype = \"order.*\"\nsink = [\"crm\", \"mail\"]\nname = \"office\"\n";
+        let config = with(&format!("{block}{MAIL}[[routes]]\ntype = \"noise\"\nsink = []\n"));
+        let routes: Vec<(&str, &str, bool)> = config
+            .routes
+            .iter()
+            .map(|route| {
+                let sink = route.sink.as_ref().map_or("-", Name::as_str);
+                (sink, &*route.target, matches!(route.content, Content::Mail(_)))
+            })
+            .collect();
+        assert_eq!(routes, [("crm", "office", false), ("mail", "office", true), ("-", "", false)]);
+    }
+
+    #[test]
+    fn a_template_may_stand_in_a_file() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("a.txt"), "{{ payload.a }} ${NOT_EXPANDED}").unwrap();
+        std::fs::write(directory.path().join("bad.txt"), "\n{{ payload.").unwrap();
+        let route = |file: &str| {
+            let mail = MAIL.replace("text = \"T\"", &format!("text_template = \"{file}\""));
+            let text = format!("{SINKS}[[routes]]\ntype = \"a\"\nsink = \"mail\"\n{mail}");
+            parse_in(directory.path(), &text)
+        };
+        assert_eq!(route("a.txt").unwrap().routes.len(), 1);
+        let fault = route("bad.txt").unwrap_err().faults.remove(0);
+        assert_eq!((fault.line, &*fault.key), (18, "routes[0].text_template"));
+        assert!(fault.problem.ends_with("(template line 2)"), "{fault}");
+    }
+
+    #[test]
+    fn routes_that_differ_in_name_sink_or_width_live_together() {
+        let crm = |pattern: &str, more: &str| {
+            format!("[[routes]]\ntype = \"{pattern}\"\nsink = \"crm\"\n{more}")
+        };
+        for pair in [
+            [crm("order.*", ""), crm("order.created", "")],
+            [crm("order.*", ""), crm("order.*", "name = \"b\"\n")],
+            [crm("order.*", ""), crm("payment.*", "")],
+            [crm("a", ""), "[[routes]]\ntype = \"a\"\nsink = \"file\"\n".to_owned()],
+        ] {
+            assert_eq!(with(&pair.concat()).routes.len(), 2, "{pair:?}");
+        }
+        check(
+            &format!("{}{}", crm("order.*", ""), crm("*.created", "")),
+            "17: routes[1].type: \"*.created\" and \"order.*\" on line 14 are equally specific and \
+             share types for sink crm; give one of them a name, to deliver both, or a narrower type",
+        );
+    }
+
+    #[test]
+    fn faults_of_any_route() {
+        let any = "type = \"a\"\nsink = \"crm\"\n";
+        for (text, fault) in [
+            (
+                "sink = \"crm\"",
+                "13: routes[0].type: is missing; write type = \"order.created\" or \"order.*\"",
+            ),
+            (
+                "type = \"a*\"\nsink = \"crm\"",
+                "14: routes[0].type: \"a*\" mixes * with text; * stands alone between dots",
+            ),
+            (
+                "type = \"a\"",
+                "13: routes[0].sink: is missing; write sink = \"NAME\", or sink = [] for nowhere",
+            ),
+            (
+                "type = \"a\"\nsink = \"cmr\"",
+                "15: routes[0].sink: there is no sink \"cmr\"; did you mean \"crm\"?",
+            ),
+            (
+                "type = \"a\"\nsink = [\"crm\", \"kafka\"]",
+                "15: routes[0].sink[1]: there is no sink \"kafka\"; \
+                 write a table [sinks.NAME] for it",
+            ),
+            (
+                "type = \"a\"\nsink = [\"crm\", \"crm\"]",
+                "15: routes[0].sink[1]: \"crm\" is there twice; keep one of the two",
+            ),
+            (
+                "type = \"a\"\nsink = true",
+                "15: routes[0].sink: is a boolean; write a string or a list of strings",
+            ),
+            (
+                "type = \"a\"\nsink = []\ntext = \"x\"",
+                "16: routes[0].text: only a mail has this; \
+                 remove it, or name a sink of kind \"smtp\"",
+            ),
+        ] {
+            check(&format!("[[routes]]\n{text}\n"), fault);
+        }
+        for (text, fault) in [
+            (
+                "name = \"B\"",
+                "name: \"B\" is no name; use a lower-case letter, then up to 39 of a-z, 0-9 and -",
+            ),
+            ("to = \"x\"", "to: only a mail has this; remove it, or name a sink of kind \"smtp\""),
+            ("nmae = \"x\"", "nmae: is unknown; did you mean name?"),
+            ("priority = 1", "priority: is not there yet; remove it"),
+            ("rerender = true", "rerender: is not there yet; remove it"),
+            ("guarantee = \"x\"", "guarantee: is not there yet; remove it"),
+            ("html = \"x\"", "html: is not there yet; remove it"),
+        ] {
+            check(&format!("[[routes]]\n{any}{text}\n"), &format!("16: routes[0].{fault}"));
+        }
+        check("[routes]\n", "13: routes: is a table; write [[routes]] with two brackets");
+        refuses("routes = 3", &["outboxd.toml:1: routes: is an integer; write a list: [ … ]"]);
+        refuses("routes = [3]", &["outboxd.toml:1: routes[0]: is an integer; write a table"]);
+    }
+
+    #[test]
+    fn a_route_to_a_sink_with_faults_has_none_of_its_own() {
+        let text = format!("[sinks.m]\n[[routes]]\ntype = \"a\"\nsink = \"m\"\n{MAIL}");
+        let fault = "outboxd.toml:1: sinks.m.kind: is missing; \
+                     write kind = \"webhook\", \"smtp\" or \"csv\"";
+        refuses(&text, &[fault]);
+    }
+
+    #[test]
+    fn faults_of_mails() {
+        let many = format!("to = [{}]", "\"a@b.example\",".repeat(101));
+        let jinja = |problem: &str| {
+            format!("syntax error: unexpected {problem} (template line 1); {JINJA}")
+        };
+        for (line, fault) in [
+            ("to", "13: to: is missing; write to = \"{{ payload.email }}\""),
+            ("subject", "13: subject: is missing; write subject = \"Your order\""),
+            ("text", "13: text: is missing; write text = \"…\" or text_template = \"FILE\""),
+            ("to = []", "18: to: has 0 addresses; 1 to 100"),
+            (&many, "18: to: has 101 addresses; 1 to 100"),
+            ("to = 1", "18: to: is an integer; write a string or a list of strings"),
+            ("to = [1]", "18: to[0]: is an integer; write a string"),
+            (
+                "to = \"office\"",
+                "18: to: \"office\" is no mail address; \
+                 write office@example.com or {{ payload.email }}",
+            ),
+            ("subject = \"a\\nb\"", "18: subject: has more than one line; a subject is one line"),
+            (
+                "subject = \"{% if %}\"",
+                &format!("18: subject: {}", jinja("end of block")),
+            ),
+            ("text = \"{{\"", &format!("18: text: {}", jinja("end of input, expected expression"))),
+            (
+                "to = [\"{{ }}\"]",
+                &format!("18: to[0]: {}", jinja("end of variable block")),
+            ),
+            (
+                "text_template = \"none.txt\"",
+                "18: text_template: \"none.txt\" does not exist; \
+                 paths start at the config file's directory",
+            ),
+            (
+                "text = \"x\"\ntext_template = \"x\"",
+                "19: text_template: text is there too; keep one of the two",
+            ),
+        ] {
+            let key = line.split(" =").next().unwrap();
+            let replaced = if key == "text_template" { "text" } else { key };
+            let kept = MAIL.lines().filter(|l| l.split(" =").next() != Some(replaced));
+            let mut lines: Vec<&str> = kept.collect();
+            lines.extend(line.contains('=').then_some(line));
+            check(
+                &format!("[[routes]]\ntype = \"a\"\nsink = \"mail\"\n{}\n", lines.join("\n")),
+                &fault.replacen(": ", ": routes[0].", 1),
+            );
+        }
+    }
+}
