@@ -5,7 +5,8 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::read::{Item, Section, quote};
+use super::item::{Item, quote};
+use super::read::Section;
 use super::{Column, ColumnForm, CsvConfig, Cut, ValuePath};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -179,7 +180,7 @@ fn span(item: &Item) -> Option<Duration> {
 mod tests {
     use super::*;
     use crate::config::Way;
-    use crate::config::load::tests::{parse_in, refuses};
+    use crate::config::testing::{parse_in, refuses, refuses_each};
 
     const HEAD: &str = "kind = \"csv\"\npath = \"out/f-{{ period }}.csv\"\n\
                         columns = [{ name = \"id\", value = \"id\" }]\nevery = \"1h\"\n";
@@ -244,19 +245,8 @@ mod tests {
         );
     }
 
-    /// Each line replaces the line of the same key in a good sink, or is added.
-    fn check(cases: &[(&str, &str)]) {
-        for (line, fault) in cases {
-            let key = line.split(" =").next().unwrap();
-            let kept = HEAD.lines().filter(|l| l.split(" =").next() != Some(key));
-            let mut lines: Vec<&str> = kept.collect();
-            lines.extend(line.contains('=').then_some(*line));
-            let fault = fault.replacen(": ", ": sinks.a.", 1);
-            refuses(
-                &format!("[sinks.a]\n{}\n", lines.join("\n")),
-                &[&format!("outboxd.toml:{fault}")],
-            );
-        }
+    fn check(changes: &[(&str, &str)]) {
+        refuses_each("[sinks.a]\n", "sinks.a", HEAD, changes);
     }
 
     #[test]

@@ -7,7 +7,8 @@ use std::time::Duration;
 use toml::de::{DeTable, Error};
 
 use super::fault::{ConfigError, Fault, Wrong};
-use super::read::{Section, Source, quote, read_file};
+use super::item::{quote, read_file};
+use super::read::{Section, Source};
 use super::{Config, Relay, database, route, sink};
 
 impl Config {
@@ -109,44 +110,9 @@ fn syntax_fault(source: &Source, error: &Error) -> Fault {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use super::*;
-
-    /// Parses with a database in the environment, so that a test may leave `[database]` out.
-    pub(in crate::config) fn parse(text: &str) -> Result<Config, ConfigError> {
-        parse_in(Path::new(""), text)
-    }
-
-    /// The same, with the config file in a directory.
-    pub(in crate::config) fn parse_in(directory: &Path, text: &str) -> Result<Config, ConfigError> {
-        let env = |name: &str| match name {
-            "DATABASE_URL" => Some("postgres://shop@localhost/shop".to_owned()),
-            "SESAME" => Some("open-sesame".to_owned()),
-            _ => None,
-        };
-        Config::parse(text, &directory.join("outboxd.toml"), &env)
-    }
-
-    /// A sink of each kind, eleven lines that end where a test's own begin.
-    pub(in crate::config) const SINKS: &str = r#"[sinks.crm]
-kind = "webhook"
-url = "https://crm.example/hooks"
-[sinks.mail]
-kind = "smtp"
-url = "smtps://mail.example"
-from = "shop@example.com"
-[sinks.file]
-kind = "csv"
-path = "f-{{ period }}.csv"
-columns = [{ name = "id", value = "id" }]
-every = "1h"
-"#;
-
-    /// Asserts that a text has exactly these faults, in this order.
-    pub(in crate::config) fn refuses(text: &str, faults: &[&str]) {
-        let error = parse(text).expect_err(text).to_string();
-        assert_eq!(error.lines().collect::<Vec<_>>(), faults, "{text}");
-    }
+    use crate::config::testing::{parse, refuses};
 
     #[test]
     fn the_relay_has_defaults_and_bounds() {
@@ -262,5 +228,22 @@ lease =
         let config = parse(Config::INIT).unwrap();
         assert_eq!(config.sinks.len(), 1);
         assert!(config.routes[0].pattern.matches("order.created"));
+    }
+
+    #[test]
+    fn the_example_shows_every_kind() {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/outboxd.toml");
+        let text = std::fs::read_to_string(&file).unwrap();
+        let config = Config::parse(&text, &file, &|name| match name {
+            "DATABASE_URL" => Some("postgres://shop@localhost/shop".to_owned()),
+            "CRM_WEBHOOK_SECRET" => Some("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw".to_owned()),
+            "SMTP_PASSWORD" => Some("open-sesame".to_owned()),
+            _ => None,
+        });
+        let config = config.unwrap_or_else(|error| panic!("{error}"));
+        let sinks: Vec<&str> = config.sinks.keys().map(crate::name::Name::as_str).collect();
+        assert_eq!(sinks, ["audit", "crm", "mail", "orders", "thumbnails"]);
+        assert_eq!(config.routes.len(), 7);
+        assert!(!format!("{config:?}").contains("open-sesame"));
     }
 }

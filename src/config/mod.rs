@@ -3,16 +3,23 @@
 //! [`Config::load`] is offline: it reads the file, the files it names and the environment, and
 //! touches nothing else. Every fault is reported at once, each with file, line, key and remedy.
 
+mod connect;
 mod csv;
 mod database;
 mod dsn;
 mod fault;
+mod item;
 mod load;
+mod mail;
 mod read;
 mod retry;
 mod route;
 mod secret;
 mod sink;
+mod smtp;
+#[cfg(test)]
+mod testing;
+mod webhook;
 mod words;
 
 use std::collections::BTreeMap;

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::read::{Item, Section};
+use super::item::Item;
+use super::read::Section;
 use super::words;
 use crate::retry::RetryPolicy;
 
@@ -77,7 +78,7 @@ fn grow(section: &mut Section) -> Option<Vec<Duration>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::load::tests::{parse, refuses};
+    use crate::config::testing::{parse, refuses};
 
     fn policy(retry: &str) -> RetryPolicy {
         let text = format!(
