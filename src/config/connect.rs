@@ -68,7 +68,6 @@ const IGNORED: &[&str] = &[
     // libpq
     "client_encoding",
     "fallback_application_name",
-    "gssencmode",
     "krbsrvname",
     "sslcompression",
     "sslsni",
@@ -132,14 +131,6 @@ fn tls(parameters: &mut Parameters, directory: &Path) -> Result<DatabaseTls, Wro
     let root = parameters.remove("sslrootcert");
     let system = root.as_deref() == Some("system");
     let root = root.filter(|_| !system).map(|path| directory.join(path));
-    if let Some(path) = root.as_ref() {
-        let remedy = "name a PEM file; paths start at the config file's directory";
-        let text = read_file(path)
-            .map_err(|problem| Wrong::new(format!("the file of sslrootcert {problem}"), remedy))?;
-        if !text.contains(PEM_CERTIFICATE) {
-            return Err(Wrong::new("the file of sslrootcert holds no certificate", remedy));
-        }
-    }
     let default = if system { "verify-full" } else { "prefer" };
     let tls = match mode.as_deref().unwrap_or(default) {
         "disable" => DatabaseTls::Disable,
@@ -156,7 +147,22 @@ fn tls(parameters: &mut Parameters, directory: &Path) -> Result<DatabaseTls, Wro
     };
     let hosts = parameters.get("host").map_or("", String::as_str);
     let sockets = !parameters.contains_key("hostaddr") && hosts.split(',').all(is_socket);
-    Ok(if sockets { DatabaseTls::Disable } else { tls })
+    if sockets {
+        return Ok(DatabaseTls::Disable);
+    }
+    if let DatabaseTls::Verify { root: Some(path), .. } = &tls {
+        check_root(path)?;
+    }
+    Ok(tls)
+}
+
+fn check_root(path: &Path) -> Result<(), Wrong> {
+    let remedy = "name a PEM file; paths start at the config file's directory";
+    let wrong = |problem| Wrong::new(format!("the file of sslrootcert {problem}"), remedy);
+    if read_file(path).map_err(wrong)?.contains(PEM_CERTIFICATE) {
+        return Ok(());
+    }
+    Err(wrong("holds no certificate".to_owned()))
 }
 
 fn is_socket(host: &str) -> bool {
@@ -230,6 +236,8 @@ fn apply_choice(connect: &mut Connect, key: &str, value: &str) -> Result<(), Wro
         ("load_balance_hosts", "random") => connect.load_balance_hosts(LoadBalanceHosts::Random),
         ("sslnegotiation", "postgres") => connect.ssl_negotiation(SslNegotiation::Postgres),
         ("sslnegotiation", "direct") => connect.ssl_negotiation(SslNegotiation::Direct),
+        // There is no GSS encryption here; only `require` would be broken by that.
+        ("gssencmode", "disable" | "prefer") => connect,
         _ if IGNORED.contains(&key) => connect,
         _ => return Err(refused(key)),
     };
@@ -242,6 +250,7 @@ fn refused(key: &str) -> Wrong {
         "channel_binding" => "use disable, prefer or require",
         "load_balance_hosts" => "use disable or random",
         "sslnegotiation" => "use postgres or direct",
+        "gssencmode" => "use disable or prefer: GSS encryption is not there",
         _ => "remove it",
     };
     Wrong::new(format!("{key} is unknown"), remedy)
@@ -300,10 +309,17 @@ mod tests {
             ("channel_binding=x", "channel_binding is unknown; use disable, prefer or require"),
             ("load_balance_hosts=x", "load_balance_hosts is unknown; use disable or random"),
             ("sslnegotiation=x", "sslnegotiation is unknown; use postgres or direct"),
-            ("sslcert=sesame", "sslcert is unknown; remove it"),
-            ("sslrootcert=sesame.pem", &format!("the file of sslrootcert does not exist; {file}")),
             (
-                "sslrootcert=Cargo.toml",
+                "gssencmode=require",
+                "gssencmode is unknown; use disable or prefer: GSS encryption is not there",
+            ),
+            ("sslcert=sesame", "sslcert is unknown; remove it"),
+            (
+                "sslmode=require&sslrootcert=sesame.pem",
+                &format!("the file of sslrootcert does not exist; {file}"),
+            ),
+            (
+                "sslmode=verify-ca&sslrootcert=Cargo.toml",
                 &format!("the file of sslrootcert holds no certificate; {file}"),
             ),
         ] {

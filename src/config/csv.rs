@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use super::item::{Item, quote};
@@ -25,7 +25,8 @@ impl CsvConfig {
     /// Directory and file name with the period left open: equal for sinks that would write the
     /// same files.
     pub(super) fn path(&self) -> PathBuf {
-        self.directory.join(format!("{}{PERIOD}{}", self.name_head, self.name_tail))
+        let path = self.directory.join(format!("{}{PERIOD}{}", self.name_head, self.name_tail));
+        path.components().filter(|step| *step != Component::CurDir).collect()
     }
 }
 
@@ -237,7 +238,7 @@ mod tests {
 
     #[test]
     fn two_sinks_never_write_the_same_files() {
-        let other = HEAD.replace("{{ period }}", "{{period}}");
+        let other = HEAD.replace("out/f-{{ period }}", "./out/f-{{period}}");
         refuses(
             &format!("[sinks.b]\n{HEAD}[sinks.a]\n{other}"),
             &["outboxd.toml:8: sinks.a.path: sinks.b writes the same files; \

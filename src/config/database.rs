@@ -35,18 +35,18 @@ pub(super) fn read(mut section: Section) -> Option<Database> {
 /// PGHOST or PGDATABASE set it may be empty.
 fn url(section: &mut Section) -> Option<(usize, String, String)> {
     if let Some((item, text)) = section.secret("url", "url_file") {
-        if text.is_empty() {
+        if text.trim().is_empty() {
             item.fault("is empty", "write postgres://user:password@host:5432/database");
             return None;
         }
-        return Some((item.line, item.path, text));
+        return Some((item.line, item.path, text.trim().to_owned()));
     }
     if section.has("url") || section.has("url_file") {
         return None;
     }
-    let env = |name| (section.source.env)(name).filter(|value| !value.is_empty());
+    let env = |name| (section.source.env)(name).filter(|value| !value.trim().is_empty());
     if let Some(text) = env("DATABASE_URL") {
-        return Some((section.line, "DATABASE_URL".to_owned(), text));
+        return Some((section.line, "DATABASE_URL".to_owned(), text.trim().to_owned()));
     }
     if env("PGHOST").or_else(|| env("PGDATABASE")).is_some() {
         return Some((section.line, "database".to_owned(), String::new()));

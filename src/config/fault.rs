@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 /// Everything that is wrong with a config file, in the order of its lines.
 ///
-/// It prints one fault a line and never a value that came from the environment, from a secret's
-/// key or from a secret's file.
+/// It prints one fault a line, and never the value of a secret: database URL, password, signing
+/// secret, webhook URL. What `${VAR}` stands for is not shown where a value is quoted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigError {
     /// The config file.

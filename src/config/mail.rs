@@ -54,7 +54,7 @@ fn recipients(item: Item) -> Option<Vec<Template>> {
     let one = |item: &Item| {
         let text = item.text()?;
         // Without a placeholder the address is known now, and so is what is wrong with it.
-        if !text.contains("{{") && !text.contains("{%") && text.parse::<Mailboxes>().is_err() {
+        if !text.contains("{{") && !text.contains("{%") && !is_addresses(&text) {
             let remedy = "write office@example.com or {{ payload.email }}";
             item.fault(format!("{} is no mail address", item.shown()), remedy);
         }
@@ -62,6 +62,10 @@ fn recipients(item: Item) -> Option<Vec<Template>> {
     };
     let templates: Vec<Option<Template>> = items.iter().map(one).collect();
     templates.into_iter().collect()
+}
+
+fn is_addresses(text: &str) -> bool {
+    text.parse::<Mailboxes>().is_ok_and(|list| list.iter().next().is_some())
 }
 
 fn template(item: &Item, text: &str) -> Option<Template> {
@@ -110,6 +114,10 @@ mod tests {
                 "to = \"office\"",
                 "18: to: \"office\" is no mail address; \
                  write office@example.com or {{ payload.email }}",
+            ),
+            (
+                "to = \"\"",
+                "18: to: \"\" is no mail address; write office@example.com or {{ payload.email }}",
             ),
             ("subject = \"a\\nb\"", "18: subject: has more than one line; a subject is one line"),
             ("subject = \"{% if %}\"", &format!("18: subject: {}", jinja("end of block"))),

@@ -138,7 +138,7 @@ impl<'a> Section<'a> {
         })
     }
 
-    /// Whether one of the keys is there; asking for it this way does not make it known.
+    /// Whether a key is there; asking for it this way does not make it known.
     pub fn has(&self, key: &str) -> bool {
         self.table.contains_key(key)
     }

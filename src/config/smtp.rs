@@ -74,7 +74,12 @@ fn credentials(section: &mut Section, server: Option<&Server>) -> Option<(String
         section.missing("password", "a username needs one, or password_file");
     }
     let name = username.text()?;
-    let (_, password) = password?;
+    let (place, password) = password?;
+    for (item, text) in [(&username, &name), (&place, &password)] {
+        if text.is_empty() {
+            item.fault("is empty", "write one, or leave out username and password");
+        }
+    }
     if let Some((host, _, MailSecurity::Plain)) = server
         && !is_loopback(host)
     {
@@ -178,6 +183,10 @@ mod tests {
                 (
                     "username = \"u\"",
                     "1: password: is missing; a username needs one, or password_file",
+                ),
+                (
+                    "username = \"u\"\npassword = \"\"\nurl = \"smtps://m\"",
+                    "5: password: is empty; write one, or leave out username and password",
                 ),
                 ("password = \"sesame\"", "1: username: is missing; a password needs one"),
                 ("username = \"u\"\npassword = 5", "6: password: is an integer; write a string"),

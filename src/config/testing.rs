@@ -37,6 +37,7 @@ every = "1h"
 /// Asserts that a text has exactly these faults, in this order.
 pub(super) fn refuses(text: &str, faults: &[&str]) {
     let error = parse(text).expect_err(text).to_string();
+    assert!(!error.contains("sesame"), "secrets in a test are sesame: {error}");
     assert_eq!(error.lines().collect::<Vec<_>>(), faults, "{text}");
 }
 

@@ -58,9 +58,13 @@ fn secrets(section: &mut Section) -> Vec<WebhookSecret> {
             items.into_iter().filter_map(|item| item.text().map(|text| (item, text))).collect()
         }
         (None, Some(file)) => {
-            let text = file.file().unwrap_or_default();
+            let Some(text) = file.file() else { return Vec::new() };
             let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-            lines.map(|line| (file.clone(), line.to_owned())).collect()
+            let texts: Vec<_> = lines.map(|line| (file.clone(), line.to_owned())).collect();
+            if texts.is_empty() {
+                file.fault("gives no secret", "write one on each line of the file");
+            }
+            texts
         }
         (None, None) => return Vec::new(),
     };
@@ -108,6 +112,10 @@ mod tests {
         let Way::Webhook(webhook) = way else { panic!("not a webhook") };
         assert_eq!(webhook.secrets.len(), 2);
         assert_eq!(webhook.ca_file, Some(directory.path().join("ca.pem")));
+        write("hooks", "\n");
+        let error = parse_in(directory.path(), &text).unwrap_err().to_string();
+        let fault = "4: sinks.a.secrets_file: gives no secret; write one on each line of the file";
+        assert!(error.ends_with(fault), "{error}");
     }
 
     #[test]
