@@ -12,10 +12,7 @@ pub(super) fn read(mut section: Section) -> Option<Database> {
         let schema = Schema::parse(&item.text()?);
         schema.map_err(|remedy| item.fault(format!("{} is no schema", item.shown()), remedy)).ok()
     });
-    let installation = section.get("installation").and_then(|item| {
-        let name = Name::parse(&item.text()?);
-        name.map_err(|_| item.fault(format!("{} is no name", item.shown()), super::NAME_FORM)).ok()
-    });
+    let installation = section.get("installation").and_then(|item| item.name());
     let url = url(&mut section);
     section.close();
     let (line, key, text) = url?;
@@ -57,9 +54,9 @@ fn url(section: &mut Section) -> Option<(usize, String, String)> {
 
 #[cfg(test)]
 mod tests {
-    use tokio_postgres::config::Host;
-
     use std::path::Path;
+
+    use tokio_postgres::config::Host;
 
     use super::*;
     use crate::config::{self, DatabaseTls};

@@ -12,7 +12,10 @@ use toml::de::DeValue;
 use super::fault::Wrong;
 use super::read::{Section, Source};
 use super::words;
+use crate::name::Name;
 
+/// What a name may be, as a remedy.
+pub(super) const NAME_FORM: &str = "use a lower-case letter, then up to 39 of a-z, 0-9 and -";
 /// Largest file that is read: the config and what it names, in bytes.
 const FILE_MAX: u64 = 1024 * 1024;
 
@@ -66,6 +69,12 @@ impl<'a> Item<'a> {
                 None
             }
         }
+    }
+
+    /// A name.
+    pub fn name(&self) -> Option<Name> {
+        let name = Name::parse(&self.text()?);
+        name.map_err(|_| self.fault(format!("{} is no name", self.shown()), NAME_FORM)).ok()
     }
 
     /// One of a few words.

@@ -11,6 +11,9 @@ use super::item::{quote, read_file};
 use super::read::{Section, Source};
 use super::{Config, Relay, database, route, sink};
 
+/// Lines on which the parser would stop that are told at once.
+const STOPS_MAX: usize = 20;
+
 impl Config {
     /// What `outboxd init` writes: short, commented, and working once `DATABASE_URL` is set.
     pub const INIT: &str = include_str!("init.toml");
@@ -38,7 +41,9 @@ impl Config {
         file: &Path,
         env: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Config, ConfigError> {
-        let (table, syntax) = DeTable::parse_recoverable(text);
+        let (mended, mut syntax) = mend(text);
+        let (table, more) = DeTable::parse_recoverable(&mended);
+        syntax.extend(more);
         let source = Source {
             text,
             directory: file.parent().unwrap_or(Path::new("")),
@@ -87,6 +92,26 @@ fn relay(mut section: Section) -> Relay {
     relay
 }
 
+/// The text with blanks for the lines on which the parser would stop, and the faults of those: a
+/// key without `=` ends its reading, and would hide the faults of all lines behind it.
+fn mend(text: &str) -> (String, Vec<Error>) {
+    let mut mended = text.to_owned();
+    let mut found = Vec::new();
+    while found.len() < STOPS_MAX {
+        let (_, errors) = DeTable::parse_recoverable(&mended);
+        let mut stops = errors.into_iter().filter(|e| e.message().starts_with("key with no value"));
+        let Some((stop, span)) = stops.next().and_then(|stop| stop.span().map(|span| (stop, span)))
+        else {
+            break;
+        };
+        let start = mended[..span.start].rfind('\n').map_or(0, |at| at + 1);
+        let end = mended[span.start..].find('\n').map_or(mended.len(), |at| span.start + at);
+        mended.replace_range(start..end, &" ".repeat(end - start));
+        found.push(stop);
+    }
+    (mended, found)
+}
+
 /// All faults by line. Where a line's syntax is broken, what its rest seemed to mean is not told.
 fn in_order(source: &Source, syntax: &[Error]) -> Vec<Fault> {
     let mut faults: Vec<Fault> = syntax.iter().map(|error| syntax_fault(source, error)).collect();
@@ -100,11 +125,16 @@ fn in_order(source: &Source, syntax: &[Error]) -> Vec<Fault> {
 fn syntax_fault(source: &Source, error: &Error) -> Fault {
     let span = error.span().unwrap_or(source.text.len()..source.text.len());
     let line = source.line_of(span.start);
-    let wrong = if error.message() == "duplicate key" {
-        let key = source.text.get(span).unwrap_or_default();
-        Wrong::new(format!("{} is written twice", quote(key)), "keep one of the two")
-    } else {
-        Wrong::new(format!("is not TOML: {}", error.message()), "")
+    let wrong = match error.message() {
+        "duplicate key" => {
+            let key = source.text.get(span).unwrap_or_default();
+            Wrong::new(format!("{} is written twice", quote(key)), "keep one of the two")
+        }
+        // The parser's words for nothing at all behind the `=`.
+        "string values must be quoted, expected literal string" if span.is_empty() => {
+            Wrong::new("is not TOML: a key without a value", "write it behind the =")
+        }
+        message => Wrong::new(format!("is not TOML: {message}"), ""),
     };
     Fault { line, key: String::new(), problem: wrong.problem, remedy: wrong.remedy }
 }
@@ -186,7 +216,7 @@ lease =
                 "outboxd.toml:10: sinks.crm.retry.delays[1]: \"1x\" is no duration; write it like \"500ms\", \"15s\", \"1h30m\" or \"7d\"",
                 "outboxd.toml:12: \"timeout\" is written twice; keep one of the two",
                 "outboxd.toml:14: relay.grace: \"1d\" is out of range; 0s to 1h",
-                "outboxd.toml:15: is not TOML: string values must be quoted, expected literal string",
+                "outboxd.toml:15: is not TOML: a key without a value; write it behind the =",
             ],
         );
     }
@@ -195,10 +225,12 @@ lease =
     fn what_broken_syntax_hides_is_not_called_missing() {
         refuses(
             "[[routes]]\ntype = \"a\"\nsink = \"crm\"\n[sinks.mail]\nkind = \"smtp\"\n\
-             timeout = 5\nurl \"smtps://mail.example\"\n[sinks.crm]\n",
+             timeout = 5\nurl \"smtps://sesame\"\nfrom \"sesame\"\n[sinks.crm\n",
             &[
                 "outboxd.toml:6: sinks.mail.timeout: is an integer; write a duration, e.g. \"15s\"",
                 "outboxd.toml:7: is not TOML: key with no value, expected `=`",
+                "outboxd.toml:8: is not TOML: key with no value, expected `=`",
+                "outboxd.toml:9: is not TOML: unclosed table, expected `]`",
             ],
         );
     }

@@ -35,9 +35,6 @@ use crate::pattern::TypePattern;
 use crate::retry::RetryPolicy;
 use crate::template::Template;
 
-/// What a name may be, as a remedy.
-const NAME_FORM: &str = "use a lower-case letter, then up to 39 of a-z, 0-9 and -";
-
 /// The whole config, ready to use.
 #[derive(Debug)]
 pub struct Config {

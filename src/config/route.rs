@@ -13,12 +13,18 @@ use crate::pattern::TypePattern;
 /// Keys that make a mail.
 const MAIL_KEYS: [&str; 4] = ["to", "subject", "text", "text_template"];
 
-/// A route with its place, for comparing it with the others.
+/// A route with its place, for comparing it with the others; without content if that has faults.
 struct Placed {
     line: usize,
     path: String,
-    route: Route,
+    pattern: TypePattern,
+    sink: Option<Name>,
+    target: String,
+    content: Option<Content>,
 }
+
+/// A sink a route names; without its kind if that has faults.
+type Named = (Name, Option<Kind>);
 
 /// Reads all routes, one for each sink a block names.
 pub(super) fn read(root: &mut Section, kinds: &Kinds) -> Vec<Route> {
@@ -34,12 +40,15 @@ pub(super) fn read(root: &mut Section, kinds: &Kinds) -> Vec<Route> {
             report(root, earlier, later);
         }
     }
-    placed.into_iter().map(|placed| placed.route).collect()
+    let route = |placed: Placed| {
+        let Placed { pattern, sink, target, content, .. } = placed;
+        Some(Route { pattern, sink, target, content: content? })
+    };
+    placed.into_iter().filter_map(route).collect()
 }
 
 /// Whether some message would not know which of two routes to take.
 fn rivals(one: &Placed, other: &Placed) -> bool {
-    let (one, other) = (&one.route, &other.route);
     one.sink.is_some()
         && one.sink == other.sink
         && one.target == other.target
@@ -48,11 +57,11 @@ fn rivals(one: &Placed, other: &Placed) -> bool {
 }
 
 fn report(root: &Section, earlier: &Placed, later: &Placed) {
-    let sink = later.route.sink.as_ref().map_or("", Name::as_str);
+    let sink = later.sink.as_ref().map_or("", Name::as_str);
     let problem = format!(
         "{} and {} on line {} are equally specific and share types for sink {sink}",
-        quote(&later.route.pattern.to_string()),
-        quote(&earlier.route.pattern.to_string()),
+        quote(&later.pattern.to_string()),
+        quote(&earlier.pattern.to_string()),
         earlier.line
     );
     let remedy = "give one of them a name, to deliver both, or a narrower type";
@@ -69,30 +78,29 @@ fn routes(block: &Item, kinds: &Kinds) -> Vec<Placed> {
         let pattern = TypePattern::parse(&item.text()?);
         pattern.map_err(|problem| item.fault(problem, "")).ok()
     });
-    let target = section.get("name").and_then(|item| {
-        let name = Name::parse(&item.text()?);
-        name.map_err(|_| item.fault(format!("{} is no name", item.shown()), super::NAME_FORM)).ok()
+    let target = section.get("name").map_or(Some(String::new()), |item| {
+        let name = item.name()?;
+        Some(name.as_str().to_owned())
     });
-    let target = target.map_or_else(String::new, |name| name.as_str().to_owned());
     let sinks = section
         .need("sink", "write sink = \"NAME\", or sink = [] for nowhere")
         .and_then(|item| sinks(item, kinds));
     let contents = contents(&mut section, sinks.as_deref());
     section.close();
-    let (Some(pattern), Some(sinks), Some(contents)) = (pattern, sinks, contents) else {
+    let (Some(pattern), Some(target), Some(sinks)) = (pattern, target, sinks) else {
         return Vec::new();
     };
-    let nowhere = sinks.is_empty().then_some((None, Content::Message));
+    let nowhere = sinks.is_empty().then_some((None, Some(Content::Message)));
     let somewhere = sinks.into_iter().map(|(name, _)| Some(name)).zip(contents);
     let place = |(sink, content)| {
-        let route = Route { pattern: pattern.clone(), sink, target: target.clone(), content };
-        Placed { line, path: block.path.clone(), route }
+        let (pattern, target) = (pattern.clone(), target.clone());
+        Placed { line, path: block.path.clone(), pattern, sink, target, content }
     };
     somewhere.chain(nowhere).map(place).collect()
 }
 
 /// The sinks a route names, each declared, none twice.
-fn sinks(item: Item, kinds: &Kinds) -> Option<Vec<(Name, Option<Kind>)>> {
+fn sinks(item: Item, kinds: &Kinds) -> Option<Vec<Named>> {
     let mut seen = BTreeSet::new();
     let mut sinks = Vec::new();
     let items = item.one_or_many()?;
@@ -100,7 +108,7 @@ fn sinks(item: Item, kinds: &Kinds) -> Option<Vec<(Name, Option<Kind>)>> {
         let Some(text) = item.text() else { continue };
         let Some(kind) = kinds.get(&text) else {
             // Faults of syntax may hide a table that is there.
-            if item.source.broken && item.source.text.contains(&format!("[sinks.{text}]")) {
+            if item.source.broken && item.source.text.contains(&format!("[sinks.{text}")) {
                 continue;
             }
             let near = words::nearest(&text, kinds.keys().map(String::as_str));
@@ -121,33 +129,35 @@ fn sinks(item: Item, kinds: &Kinds) -> Option<Vec<(Name, Option<Kind>)>> {
     (sinks.len() == items.len()).then_some(sinks)
 }
 
-/// What each sink gets. The keys of a mail must be there for a mail server and fit nothing else.
-fn contents(section: &mut Section, sinks: Option<&[(Name, Option<Kind>)]>) -> Option<Vec<Content>> {
-    let mails = sinks.map(|sinks| sinks.iter().any(|(_, kind)| *kind == Some(Kind::Smtp)));
-    let unsure = sinks.is_none_or(|sinks| sinks.iter().any(|(_, kind)| kind.is_none()));
-    if mails == Some(true) {
-        let one = |(_, kind): &(Name, Option<Kind>)| match kind {
-            Some(Kind::Smtp) => mail::read(section).map(|mail| Content::Mail(Box::new(mail))),
-            Some(Kind::Webhook | Kind::Csv) | None => Some(Content::Message),
-        };
-        return sinks?.iter().map(one).collect();
-    }
-    if unsure {
+/// What each sink gets, or nothing where that has faults. The keys of a mail must be there for a
+/// mail server and fit nothing else.
+fn contents(section: &mut Section, sinks: Option<&[Named]>) -> Vec<Option<Content>> {
+    let Some(sinks) = sinks else {
         section.knows(&MAIL_KEYS);
-        return None;
+        return Vec::new();
+    };
+    let has = |wanted| sinks.iter().any(|(_, kind)| *kind == wanted);
+    if has(Some(Kind::Smtp)) || has(None) {
+        section.knows(&MAIL_KEYS);
+    } else {
+        for key in MAIL_KEYS {
+            let remedy = "remove it, or name a sink of kind \"smtp\"";
+            section.refuse(key, "only a mail has this", remedy);
+        }
     }
-    for key in MAIL_KEYS {
-        let remedy = "remove it, or name a sink of kind \"smtp\"";
-        section.refuse(key, "only a mail has this", remedy);
-    }
-    Some(sinks?.iter().map(|_| Content::Message).collect())
+    let content = |(_, kind): &Named| match kind {
+        Some(Kind::Smtp) => mail::read(section).map(|mail| Content::Mail(Box::new(mail))),
+        Some(Kind::Webhook | Kind::Csv) => Some(Content::Message),
+        None => None,
+    };
+    sinks.iter().map(content).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::config::Config;
-    use crate::config::testing::{SINKS, parse, refuses};
+    use crate::config::testing::{SINKS, parse, refusal, refuses};
 
     const MAIL: &str = "to = \"a@b.example\"\nsubject = \"S\"\ntext = \"T\"\n";
 
@@ -194,6 +204,10 @@ mod tests {
             "17: routes[1].type: \"*.created\" and \"order.*\" on line 14 are equally specific and \
              share types for sink crm; give one of them a name, to deliver both, or a narrower type",
         );
+        let mail = "[[routes]]\ntype = \"a\"\nsink = \"mail\"\n";
+        let fault = refusal(&format!("{SINKS}{mail}{MAIL}{mail}subject = \"S\"\ntext = \"T\"\n"));
+        assert!(fault.contains(":19: routes[1].to: is missing"), "{fault}");
+        assert!(fault.contains(":20: routes[1].type: \"a\" and \"a\" on line 14 are"), "{fault}");
     }
 
     #[test]

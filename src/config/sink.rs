@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::item::Item;
+use super::item::{Item, NAME_FORM};
 use super::read::Section;
 use super::{SinkConfig, Way, csv, retry, smtp, webhook};
 use crate::name::Name;
@@ -60,7 +60,7 @@ fn sink(name: &str, item: &Item) -> (Option<Kind>, Option<SinkConfig>) {
     let Some(mut section) = item.section() else { return (None, None) };
     let name = Name::parse(name);
     if name.is_err() {
-        section.fault("is no name", super::NAME_FORM);
+        section.fault("is no name", NAME_FORM);
     }
     let remedy = "write kind = \"webhook\", \"smtp\" or \"csv\"";
     let kind = section.need("kind", remedy).and_then(|item| item.choice(&KINDS));

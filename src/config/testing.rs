@@ -34,11 +34,16 @@ columns = [{ name = "id", value = "id" }]
 every = "1h"
 "#;
 
+/// What a text with faults is told. Secrets in a test are called sesame and are never told.
+pub(super) fn refusal(text: &str) -> String {
+    let error = parse(text).expect_err(text).to_string();
+    assert!(!error.contains("sesame"), "{error}");
+    error
+}
+
 /// Asserts that a text has exactly these faults, in this order.
 pub(super) fn refuses(text: &str, faults: &[&str]) {
-    let error = parse(text).expect_err(text).to_string();
-    assert!(!error.contains("sesame"), "secrets in a test are sesame: {error}");
-    assert_eq!(error.lines().collect::<Vec<_>>(), faults, "{text}");
+    assert_eq!(refusal(text).lines().collect::<Vec<_>>(), faults, "{text}");
 }
 
 /// Reads one sink, written without its header.
