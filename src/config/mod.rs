@@ -3,13 +3,31 @@
 //! [`Config::load`] is offline: it reads the file, the files it names and the environment, and
 //! touches nothing else. Every fault is reported at once, each with file, line, key and remedy.
 
+mod connect;
+mod csv;
+mod database;
+mod dsn;
+mod fault;
+mod item;
+mod load;
+mod mail;
+mod read;
+mod retry;
+mod route;
 mod secret;
+mod sink;
+mod smtp;
+#[cfg(test)]
+mod testing;
+mod webhook;
+mod words;
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use fault::{ConfigError, Fault};
 pub use secret::Secret;
 
 use crate::name::Name;
@@ -54,7 +72,7 @@ pub struct Schema(String);
 pub enum DatabaseTls {
     /// `disable`, and every Unix socket.
     Disable,
-    /// `prefer` (the default): TLS if the server offers it, certificate unchecked.
+    /// `prefer` (the default) and `allow`: TLS if the server offers it, certificate unchecked.
     Prefer,
     /// `require`: TLS or nothing, certificate unchecked.
     Require,
@@ -81,11 +99,12 @@ pub struct Relay {
 pub struct SinkConfig {
     /// From the table's name.
     pub name: Name,
-    /// Attempts at the same time. Default 16 for webhooks, 4 for mail, up to 1,000.
+    /// Attempts at the same time. Default 16 for webhooks, 4 for mail, up to 1,000; always 1 for
+    /// csv, where the key is refused, as are `timeout` and `retry`.
     pub concurrency: NonZeroUsize,
-    /// Limit for one whole attempt. Default 15 s for webhooks, 15 min for mail.
+    /// Limit for one whole attempt. Default 15 s for webhooks, 15 min for mail; 100 ms to 1 h.
     pub timeout: Duration,
-    /// When to try again.
+    /// When to try again. Default [`RetryPolicy::default`].
     pub retry: RetryPolicy,
     /// The kind.
     pub way: Way,
@@ -107,7 +126,7 @@ pub enum Way {
 pub struct WebhookConfig {
     /// `http` or `https`, with a host; no user name inside.
     pub url: url::Url,
-    /// Standard Webhooks secrets, newest first; every one of them signs. May be empty: unsigned.
+    /// Standard Webhooks secrets, newest first, up to 10; every one signs. None: unsigned.
     pub secrets: Vec<WebhookSecret>,
     /// What is sent.
     pub body: BodyForm,
@@ -165,7 +184,7 @@ pub struct CsvConfig {
     pub name_head: String,
     /// File name after `{{ period }}`.
     pub name_tail: String,
-    /// At least one; names differ.
+    /// 1 to 1,000; names differ.
     pub columns: Vec<Column>,
     /// When the file is cut.
     pub cut: Cut,
@@ -217,7 +236,7 @@ pub enum ColumnForm {
 pub struct Cut {
     /// `every = "1m"`: spans counted from midnight UTC, so a whole divisor of a day; 1 s to 24 h.
     pub every: Option<Duration>,
-    /// `max_rows`: as soon as so many rows wait.
+    /// `max_rows`: as soon as so many rows wait; up to 10,000,000.
     pub max_rows: Option<NonZeroUsize>,
 }
 
@@ -246,7 +265,7 @@ pub enum Content {
 /// The mail a route makes.
 #[derive(Debug)]
 pub struct Mail {
-    /// Each renders to one address or a comma-separated list.
+    /// 1 to 100; each renders to one address or a comma-separated list.
     pub to: Vec<Template>,
     /// The subject, one line.
     pub subject: Template,
