@@ -1,1 +1,0 @@
-//! What CSV files promise.

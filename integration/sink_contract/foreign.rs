@@ -1,0 +1,248 @@
+//! What others make of our mails and files: Postfix's `smtp-sink`, Python's `email` and `csv`, and
+//! the `csv` crate. `OUTBOXD_SMTP_SINK` names the first where it is not on the path; without it or
+//! `python3` the tests that need them say so and end.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use outboxd::config::{Column, ColumnForm, CsvConfig, Cut, ValuePath, Way};
+use outboxd::sink::csv::{CsvFile, encode_header, encode_row};
+use outboxd::sink::{Prepared, Sink};
+use tokio::process::{Child, Command};
+
+use super::{
+    LONG, assert_delivered, assert_in_doubt, assert_permanent, attempt, build, mail, message,
+    prepare, smtp_to, soon,
+};
+
+/// A program named by an environment variable or on the path.
+fn program(variable: &str, name: &str) -> Option<PathBuf> {
+    let named = std::env::var_os(variable).map(PathBuf::from);
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let on_path = || std::env::split_paths(&path).map(|p| p.join(name)).find(|p| p.is_file());
+    let found = named
+        .or_else(on_path)
+        .or_else(|| Some(Path::new("/usr/sbin").join(name)).filter(|p| p.is_file()));
+    if found.is_none() {
+        eprintln!("not run: there is no {name} on the path and {variable} is not set");
+    }
+    found
+}
+
+/// Starts smtp-sink with further arguments; gives it, its port and its dump.
+async fn smtp_sink(program: &Path, arguments: &[&str]) -> (Child, u16, tempfile::TempDir) {
+    let directory = tempfile::tempdir().unwrap();
+    // It cannot choose a port by itself.
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = free.local_addr().unwrap().port();
+    drop(free);
+    let mut command = Command::new(program);
+    if rustix::process::getuid().is_root() {
+        command.args(["-u", "root"]);
+    }
+    command.arg("-D").arg(directory.path().join("dump")).args(arguments);
+    command.arg(format!("127.0.0.1:{port}")).arg("100");
+    let child = command.stdout(Stdio::null()).kill_on_drop(true).spawn().unwrap();
+    soon("smtp-sink", async {
+        while tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    (child, port, directory)
+}
+
+/// The mails of a dump, without what smtp-sink puts before each, lines ended by LF.
+fn dumped(directory: &tempfile::TempDir) -> Vec<String> {
+    let text = std::fs::read_to_string(directory.path().join("dump")).unwrap_or_default();
+    let mails = text.split("X-Client-Addr: ").skip(1);
+    mails
+        .map(|mail| {
+            let (_, mail) = mail.split_once(" (UTC)\n").unwrap();
+            mail.strip_suffix('\n').unwrap().to_owned()
+        })
+        .collect()
+}
+
+fn letter(sink: &Sink, id: i64, text: &str) -> Prepared {
+    let payload = serde_json::json!({ "to": "bob@shop.example", "text": text }).to_string();
+    prepare(sink, &mail(), &message(id, &payload))
+}
+
+fn sent(letter: &Prepared) -> String {
+    let Prepared::Mail(mail) = letter else { panic!("no mail") };
+    String::from_utf8(mail.data().to_vec()).unwrap().replace("\r\n", "\n")
+}
+
+#[tokio::test]
+async fn smtp_sink_gets_the_bytes_we_sent() {
+    let Some(program) = program("OUTBOXD_SMTP_SINK", "smtp-sink") else { return };
+    let (_sink, port, dump) = smtp_sink(&program, &[]).await;
+    let sink = build(LONG, Way::Smtp(smtp_to(port)));
+    let texts = [".", "..\n.x\nfrom\n\n.\n", "Grüße\r.\rende", &"long ".repeat(4000), ""];
+    let letters: Vec<Prepared> =
+        texts.iter().zip(1..).map(|(text, id)| letter(&sink, id, text)).collect();
+    for letter in &letters {
+        assert_delivered(&attempt(&sink, letter, LONG).await, "250 2.0.0 Ok");
+    }
+    assert_eq!(dumped(&dump), letters.iter().map(sent).collect::<Vec<_>>());
+}
+
+/// It stores the mail and hangs up without a reply: whoever calls that failed sends it twice.
+#[tokio::test]
+async fn smtp_sink_that_stores_and_hangs_up_leaves_doubt() {
+    let Some(program) = program("OUTBOXD_SMTP_SINK", "smtp-sink") else { return };
+    let (_sink, port, dump) = smtp_sink(&program, &["-q", "."]).await;
+    let sink = build(LONG, Way::Smtp(smtp_to(port)));
+    let letter = letter(&sink, 1, "hello");
+    let outcome = attempt(&sink, &letter, LONG).await;
+    assert_in_doubt(&outcome, "no answer to the mail: the server closed the connection");
+    assert_eq!(dumped(&dump), [sent(&letter)]);
+}
+
+#[tokio::test]
+async fn smtp_sink_that_refuses_is_understood() {
+    let Some(program) = program("OUTBOXD_SMTP_SINK", "smtp-sink") else { return };
+    for (arguments, reason) in
+        [(["-f", "RCPT"], "recipient refused: 500 5.3.0"), (["-f", "."], "mail refused: 500 5.3.0")]
+    {
+        let (_sink, port, _dump) = smtp_sink(&program, &arguments).await;
+        let sink = build(LONG, Way::Smtp(smtp_to(port)));
+        assert_permanent(&attempt(&sink, &letter(&sink, 1, "x"), LONG).await, reason);
+    }
+}
+
+/// More mails than one connection serves: none is lost or doubled where one follows the other.
+#[tokio::test]
+async fn smtp_sink_gets_each_mail_once_over_several_connections() {
+    let Some(program) = program("OUTBOXD_SMTP_SINK", "smtp-sink") else { return };
+    let (_sink, port, dump) = smtp_sink(&program, &[]).await;
+    let sink = build(LONG, Way::Smtp(smtp_to(port)));
+    let letters: Vec<Prepared> = (1..=250).map(|id| letter(&sink, id, "x")).collect();
+    for letter in &letters {
+        assert_delivered(&attempt(&sink, letter, LONG).await, "250");
+    }
+    assert_eq!(dumped(&dump), letters.iter().map(sent).collect::<Vec<_>>());
+}
+
+/// Runs a Python program on a file; gives the JSON it prints.
+async fn python(program: &Path, source: &str, file: &Path) -> serde_json::Value {
+    let output = Command::new(program).args(["-c", source]).arg(file).output().await.unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[tokio::test]
+async fn python_reads_the_mail_as_it_was_meant() {
+    let Some(python3) = program("OUTBOXD_PYTHON", "python3") else { return };
+    let sink = build(LONG, Way::Smtp(smtp_to(25)));
+    let to = "Jörg Müller <joerg@exämple.org>, \"Doe, Jane\" <jane@shop.example>";
+    for text in ["plain", "Grüße, 3 € = teuer\n.\n  eingerückt \n", &"ä".repeat(3000)] {
+        let payload = serde_json::json!({ "to": to, "text": text }).to_string();
+        let Prepared::Mail(mail) = prepare(&sink, &mail(), &message(7, &payload)) else {
+            panic!("no mail")
+        };
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), mail.data()).unwrap();
+        let source = "
+import email, email.policy, json, sys
+mail = email.message_from_binary_file(open(sys.argv[1], 'rb'), policy=email.policy.default)
+print(json.dumps({
+    'names': [a.display_name for a in mail['to'].addresses],
+    'addresses': [a.addr_spec for a in mail['to'].addresses],
+    'from': mail['from'], 'subject': mail['subject'], 'id': mail['message-id'],
+    'date': mail['date'].datetime.isoformat(), 'headers': mail.keys(),
+    'defects': [str(d) for d in mail.defects], 'type': mail.get_content_type(),
+    'text': mail.get_content(),
+}))";
+        let read = python(&python3, source, file.path()).await;
+        let expected = serde_json::json!({
+            "names": ["Jörg Müller", "Doe, Jane"],
+            "addresses": ["joerg@xn--exmple-cua.org", "jane@shop.example"],
+            "from": "Shop <shop@example.com>", "subject": "Order 7",
+            "id": "<msg_shop_7_out@example.com>", "date": "2026-11-20T10:15:30+00:00",
+            "headers": ["From", "Subject", "Date", "Message-ID", "Auto-Submitted", "To",
+                "MIME-Version", "Content-Type", "Content-Transfer-Encoding"],
+            "defects": [], "type": "text/plain", "text": read["text"],
+        });
+        assert_eq!(read, expected);
+        let read = read["text"].as_str().unwrap().replace("\r\n", "\n");
+        assert_eq!(read.trim_end_matches('\n'), text.trim_end_matches('\n'));
+    }
+}
+
+const CELLS: [&str; 12] = [
+    "plain",
+    "a,b",
+    "say \"hi\"",
+    "two\nlines",
+    "cr\rhere",
+    " edges ",
+    "",
+    "ä€😀",
+    "\\.",
+    "semi;colon",
+    "tab\tin",
+    "'",
+];
+
+/// A file with the cells above, a number beside each.
+fn csv_file(directory: &Path) -> PathBuf {
+    let payload = |path: &str| ValuePath::Payload(vec![path.to_owned()]);
+    let column = |name: &str, value, form| Column { name: name.to_owned(), value, form };
+    let columns = vec![
+        column("id", ValuePath::Id, ColumnForm::Integer),
+        column("cell, text", payload("cell"), ColumnForm::Text),
+        column("total", payload("total"), ColumnForm::Decimal),
+        column("none", payload("none"), ColumnForm::Text),
+    ];
+    let config = CsvConfig {
+        directory: directory.to_owned(),
+        name_head: "orders-".to_owned(),
+        name_tail: ".csv".to_owned(),
+        columns,
+        cut: Cut { every: None, max_rows: None },
+    };
+    let mut file = CsvFile::begin(&config, "2026-11-20", 1).unwrap();
+    file.append(&encode_header(&config.columns)).unwrap();
+    for (cell, id) in CELLS.iter().zip(1..) {
+        let cell = serde_json::Value::from(*cell);
+        let payload = format!(r#"{{"cell": {cell}, "total": 12345678901234567890.10}}"#);
+        file.append(&encode_row(&config.columns, &message(id, &payload)).unwrap()).unwrap();
+    }
+    file.publish().unwrap().path
+}
+
+fn expected_rows() -> Vec<Vec<String>> {
+    let header = ["id", "cell, text", "total", "none"].map(str::to_owned).to_vec();
+    let row = |(cell, id): (&&str, i32)| {
+        vec![
+            id.to_string(),
+            (*cell).to_owned(),
+            "12345678901234567890.10".to_owned(),
+            String::new(),
+        ]
+    };
+    std::iter::once(header).chain(CELLS.iter().zip(1..).map(row)).collect()
+}
+
+#[tokio::test]
+async fn python_reads_the_file_as_it_was_meant() {
+    let Some(python3) = program("OUTBOXD_PYTHON", "python3") else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let source = "
+import csv, json, sys
+print(json.dumps(list(csv.reader(open(sys.argv[1], newline='', encoding='utf-8'), strict=True))))";
+    let read = python(&python3, source, &csv_file(directory.path())).await;
+    assert_eq!(read, serde_json::json!(expected_rows()));
+}
+
+#[test]
+fn the_csv_crate_reads_the_file_as_it_was_meant() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = csv_file(directory.path());
+    let mut reader = csv::ReaderBuilder::new().has_headers(false).from_path(path).unwrap();
+    let read = reader.records().map(|r| r.unwrap().iter().map(str::to_owned).collect());
+    assert_eq!(read.collect::<Vec<Vec<String>>>(), expected_rows());
+}
