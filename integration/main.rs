@@ -2,5 +2,6 @@
 
 mod harness;
 mod harness_test;
+mod main_job;
 mod sink_contract;
 mod tidy;

@@ -5,6 +5,8 @@ pub mod delivery;
 pub mod message;
 pub mod name;
 pub mod pattern;
+pub mod period;
+pub mod relay;
 pub mod retry;
 pub mod sink;
 pub mod store;

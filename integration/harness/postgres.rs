@@ -265,19 +265,32 @@ pub struct Database {
 }
 
 impl Database {
-    /// Copies the template.
+    /// An empty database.
     pub async fn fresh() -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(1);
+        Self::create(Self::shared_cluster().await, "template1").await
+    }
+
+    /// A database with the outbox in it, copied from a template that is made once.
+    pub async fn migrated() -> Self {
         static TEMPLATE_FILLED: tokio::sync::OnceCell<()> = tokio::sync::OnceCell::const_new();
-        let cluster = tokio::task::spawn_blocking(Cluster::shared)
-            .await
-            .unwrap_or_else(|failed| std::panic::resume_unwind(failed.into_panic()));
+        let cluster = Self::shared_cluster().await;
         TEMPLATE_FILLED.get_or_init(|| create_template(cluster)).await;
+        Self::create(cluster, TEMPLATE).await
+    }
+
+    async fn shared_cluster() -> &'static Cluster {
+        tokio::task::spawn_blocking(Cluster::shared)
+            .await
+            .unwrap_or_else(|failed| std::panic::resume_unwind(failed.into_panic()))
+    }
+
+    async fn create(cluster: &Cluster, template: &str) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(1);
         let name = format!("test_{}", NEXT.fetch_add(1, Ordering::Relaxed));
         cluster
             .connect("postgres")
             .await
-            .batch_execute(&format!("CREATE DATABASE {name} TEMPLATE {TEMPLATE}"))
+            .batch_execute(&format!("CREATE DATABASE {name} TEMPLATE {template}"))
             .await
             .expect("copy the template");
         Self { name }
@@ -344,10 +357,13 @@ async fn create_template(cluster: &Cluster) {
         .expect("close the template");
 }
 
-/// PLUG HERE: what every test's database starts with, outboxd's own migration.
-/// Until there is one, the template stays empty.
+/// What a migrated database holds: outboxd's own migration, run as a user would.
 async fn fill_template(cluster: &Cluster, db: &str) {
-    cluster.connect(db).await.batch_execute("").await.expect("reach the template");
+    let toml = format!("[database]\nurl = \"{}\"\ninstallation = \"shop\"\n", cluster.url(db));
+    let config = outboxd::config::Config::parse(&toml, Path::new("test.toml"), &|_| None)
+        .expect("the template's config parses");
+    let target = outboxd::store::Target::new(&config.database);
+    outboxd::store::migrate::migrate(&target, &config.database).await.expect("migrate");
 }
 
 /// Opens a session and drives it in the background until the client is dropped.

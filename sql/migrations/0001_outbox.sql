@@ -225,7 +225,7 @@ CREATE TABLE outbox.export (
   row_count    bigint      NOT NULL DEFAULT 0,
   first_id     bigint,
   last_id      bigint,
-  file         text        NOT NULL,
+  file         text,
   bytes        bigint,
   sha256       text,
   opened_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
@@ -236,7 +236,8 @@ CREATE TABLE outbox.export (
   CONSTRAINT export_state_known CHECK (state IN ('open', 'closed', 'published')),
   CONSTRAINT export_closed_has_time CHECK ((state = 'open') = (closed_at IS NULL)),
   CONSTRAINT export_published_has_hash CHECK (
-    (state = 'published') = (published_at IS NOT NULL AND sha256 IS NOT NULL AND bytes IS NOT NULL))
+    (state = 'published') =
+      (published_at IS NOT NULL AND file IS NOT NULL AND sha256 IS NOT NULL AND bytes IS NOT NULL))
 );
 COMMENT ON TABLE outbox.export IS
   'One row a file: open while its set is gathered, closed once the set is fixed, published once the file stands.';

@@ -124,19 +124,21 @@ impl Deliverer {
         // Waiting for memory or the database is not the receiver's time.
         let limit = self.config.timeout;
         let sent = tokio::time::timeout(limit, self.sink.deliver(&prepared, phase)).await;
-        End::Outcome(sent.unwrap_or_else(|_| phase.cut_short(&format!("timed out after {limit:?}"))))
+        End::Outcome(
+            sent.unwrap_or_else(|_| phase.cut_short(&format!("timed out after {limit:?}"))),
+        )
     }
 
     /// The message with its payload, its route, and the memory it takes.
     async fn load(&self, row: &Fetched) -> Result<(Message, &Route, OwnedSemaphorePermit), End> {
-        let dead = |reason: &str| {
-            End::Outcome(Outcome::Permanent { reason: reason.to_owned() })
-        };
+        let dead = |reason: &str| End::Outcome(Outcome::Permanent { reason: reason.to_owned() });
         let gone = || dead("its message is gone: somebody deleted the row");
         let Some(fetched) = &row.message else { return Err(gone()) };
-        let Some(route) = self.routes.of(self.config.name.as_str(), &row.target, &fetched.message_type)
+        let Some(route) =
+            self.routes.of(self.config.name.as_str(), &row.target, &fetched.message_type)
         else {
-            let reason = "this relay's config has no such route; another config routed it".to_owned();
+            let reason =
+                "this relay's config has no such route; another config routed it".to_owned();
             return Err(End::Settled(Settlement::Release { delay: UNKNOWN_ROUTE_PAUSE, reason }));
         };
         let unread = |error: StoreError| {
@@ -147,7 +149,8 @@ impl Deliverer {
             Some(payload) => (payload.clone(), self.reserve(payload.len()).await),
             None => {
                 // Room is made for its size before it is fetched.
-                let bytes = work::payload_bytes(&self.link, row.message_id).await.map_err(unread)?;
+                let bytes =
+                    work::payload_bytes(&self.link, row.message_id).await.map_err(unread)?;
                 let bytes = usize::try_from(bytes.ok_or_else(gone)?).unwrap_or(usize::MAX);
                 let memory = self.reserve(bytes).await;
                 let payload = work::payload(&self.link, row.message_id).await.map_err(unread)?;

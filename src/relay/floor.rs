@@ -18,6 +18,9 @@ const FULL_EVERY: Duration = Duration::from_secs(1);
 /// A full poll may take one part in so many of the time.
 const FULL_SHARE: u32 = 50;
 
+/// Below every due time there can be: a row is never due before the moment it is written.
+const LOWEST: Timestamp = Timestamp::UNIX_EPOCH;
+
 /// The floor of one lane.
 #[derive(Debug)]
 pub struct Floor {
@@ -41,14 +44,14 @@ impl Floor {
     /// Nothing is known: the first fetch is a full poll.
     #[must_use]
     pub fn new() -> Floor {
-        Floor { at: Timestamp::MIN, trail: TRAIL, next_full: Instant::now(), hidden: 0 }
+        Floor { at: LOWEST, trail: TRAIL, next_full: Instant::now(), hidden: 0 }
     }
 
     /// Where the fetch that begins `now` starts.
     #[must_use]
     pub fn start(&self, now: Instant) -> Start {
         if now >= self.next_full {
-            return Start { from: Timestamp::MIN, full: true };
+            return Start { from: LOWEST, full: true };
         }
         Start { from: self.at, full: false }
     }
@@ -60,14 +63,15 @@ impl Floor {
             let hidden: Vec<&Timestamp> = due.iter().filter(|due| **due < self.at).collect();
             self.hidden += hidden.len() as u64;
             if let Some(lowest) = hidden.into_iter().min() {
-                let behind = Duration::try_from(self.at.duration_since(*lowest)).unwrap_or(TRAIL_MAX);
+                let behind =
+                    Duration::try_from(self.at.duration_since(*lowest)).unwrap_or(TRAIL_MAX);
                 self.trail = (self.trail + behind).min(TRAIL_MAX);
-                self.at = (*lowest).saturating_sub(self.trail).unwrap_or(Timestamp::MIN);
+                self.at = (*lowest).saturating_sub(self.trail).unwrap_or(LOWEST);
                 return;
             }
         }
         if let Some(highest) = due.iter().max() {
-            let below = highest.saturating_sub(self.trail).unwrap_or(Timestamp::MIN);
+            let below = highest.saturating_sub(self.trail).unwrap_or(LOWEST);
             self.at = self.at.max(below);
         }
     }
@@ -117,7 +121,7 @@ mod tests {
         floor.learn(floor.start(later), &[at(90), at(101)], Duration::ZERO, later);
         assert_eq!(floor.hidden(), 1);
         assert_eq!(floor.start(later).from, at(80), "9 s behind, and 1 s of trail, below 90");
-        let full = Start { from: Timestamp::MIN, full: true };
+        let full = Start { from: LOWEST, full: true };
         floor.learn(full, &[at(200)], Duration::ZERO, later);
         assert_eq!(floor.start(later).from, at(190));
     }

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -20,8 +22,8 @@ struct Owned {
     work: JoinHandle<()>,
 }
 
-/// How a sink's work is begun: a sink that was taken, its two stop signals, and the task.
-pub type Begin = dyn Fn(Taken) -> JoinHandle<()> + Send + Sync;
+/// How a sink's work is begun: answers the work, which ends when it is drained or cut.
+pub type Begin = dyn Fn(Taken) -> BoxFuture<'static, ()> + Send + Sync;
 
 /// A sink that was just taken over.
 pub struct Taken {
@@ -44,13 +46,16 @@ pub struct Owner {
     entry: RelayEntry,
     begin: Box<Begin>,
     owned: BTreeMap<String, Owned>,
+    /// Told whenever the work of a sink has ended.
+    ended: Arc<Notify>,
 }
 
 impl Owner {
     /// An owner that is not entered yet and owns nothing.
     #[must_use]
     pub fn new(link: Arc<Link>, lease: Arc<Lease>, entry: RelayEntry, begin: Box<Begin>) -> Owner {
-        Owner { link, lease, entry, begin, owned: BTreeMap::new() }
+        let (owned, ended) = (BTreeMap::new(), Arc::default());
+        Owner { link, lease, entry, begin, owned, ended }
     }
 
     /// Beats until `stop`, then drains: sinks that finish within `grace` are handed over one by
@@ -62,7 +67,9 @@ impl Owner {
             let result = if entered { self.beat(false).await } else { self.enter().await };
             match result {
                 Ok(alive) => entered = alive,
-                Err(error) => warn!(%error, retry_in = ?beat, "cannot renew the lease; trying again"),
+                Err(error) => {
+                    warn!(%error, retry_in = ?beat, "cannot renew the lease; trying again")
+                }
             }
             if !self.lease.holds() {
                 if entered {
@@ -152,7 +159,11 @@ impl Owner {
             drain: drain.clone(),
             cut: cut.clone(),
         };
-        let work = (self.begin)(taken);
+        let (work, ended) = ((self.begin)(taken), Arc::clone(&self.ended));
+        let work = tokio::spawn(async move {
+            work.await;
+            ended.notify_one();
+        });
         self.owned.insert(row.name, Owned { epoch, drain, cut, work });
         Ok(())
     }
@@ -189,17 +200,22 @@ impl Owner {
             if !self.lease.holds() {
                 break;
             }
-            self.until_any_finished(beat.min(end - tokio::time::Instant::now())).await;
+            let wait = beat.min(end.saturating_duration_since(tokio::time::Instant::now()));
+            let _ = tokio::time::timeout(wait, self.ended.notified()).await;
         }
         self.hand_over_finished().await;
         if !self.owned.is_empty() {
-            warn!(sinks = self.owned.len(), "the grace period is over; cutting open attempts short");
+            warn!(
+                sinks = self.owned.len(),
+                "the grace period is over; cutting open attempts short"
+            );
             for owned in self.owned.values() {
                 owned.cut.cancel();
             }
             let cut_off_limit = tokio::time::Instant::now() + super::CUT_LIMIT;
             while !self.owned.is_empty() && tokio::time::Instant::now() < cut_off_limit {
-                self.until_any_finished(Duration::from_millis(100)).await;
+                let wait = Duration::from_millis(100);
+                let _ = tokio::time::timeout(wait, self.ended.notified()).await;
                 self.hand_over_finished().await;
             }
         }
@@ -208,23 +224,6 @@ impl Owner {
             Ok(()) => info!("left"),
             Err(error) => {
                 warn!(%error, "could not leave; others take over when the lease has run out");
-            }
-        }
-    }
-
-    async fn until_any_finished(&mut self, limit: Duration) {
-        let works: Vec<_> = self.owned.values_mut().map(|owned| &mut owned.work).collect();
-        if !works.is_empty() {
-            let any = futures_util::future::select_all(works);
-            if let Ok((result, index, _)) = tokio::time::timeout(limit, any).await {
-                if result.is_err() {
-                    error!("the work of a sink ended in a panic");
-                }
-                // A finished handle must not be polled again.
-                if let Some(owned) = self.owned.values_mut().nth(index) {
-                    owned.work = tokio::spawn(async {});
-                    tokio::task::yield_now().await;
-                }
             }
         }
     }

@@ -237,20 +237,44 @@ pub fn report(sink: &str, decided: &Decided, took: Duration) {
     let (message, target, attempt) = (row.message_id, row.target.as_str(), row.attempt + 1);
     match &decided.settlement {
         Settlement::Done { receipt } => {
-            info!(message, r#type = message_type, sink, target, attempt, outcome = "delivered",
-                receipt, ?took, "attempt");
+            info!(
+                message,
+                r#type = message_type,
+                sink,
+                target,
+                attempt,
+                outcome = "delivered",
+                receipt,
+                ?took,
+                "attempt"
+            );
         }
         Settlement::Expired => {
-            warn!(message, r#type = message_type, sink, target, outcome = "expired",
-                "not sent: expires_at has passed; closed");
+            warn!(
+                message,
+                r#type = message_type,
+                sink,
+                target,
+                outcome = "expired",
+                "not sent: expires_at has passed; closed"
+            );
         }
         Settlement::Retry { delay, reason } => {
             warn!(message, r#type = message_type, sink, target, attempt, outcome = "retry", reason,
                 ?took, next_in = ?delay, "attempt");
         }
         Settlement::Dead { reason } => {
-            warn!(message, r#type = message_type, sink, target, attempt, outcome = "dead", reason,
-                ?took, "attempt; given up, mend the cause and run: outboxd retry {message}/{sink}");
+            warn!(
+                message,
+                r#type = message_type,
+                sink,
+                target,
+                attempt,
+                outcome = "dead",
+                reason,
+                ?took,
+                "attempt; given up, mend the cause and run: outboxd retry {message}/{sink}"
+            );
         }
         Settlement::Release { delay, reason } => {
             warn!(message, r#type = message_type, sink, target, outcome = "released", reason,
@@ -269,11 +293,11 @@ mod tests {
         let seconds = |s| Duration::from_secs(s);
         let policy = RetryPolicy { delays: vec![seconds(10), seconds(20)], jitter: 0.5 };
         let reason = || "no".to_owned();
-        let retry = |s, reason: &str| Settlement::Retry { delay: seconds(s), reason: reason.into() };
+        let retry =
+            |s, reason: &str| Settlement::Retry { delay: seconds(s), reason: reason.into() };
         let dead = |n| Settlement::Dead { reason: format!("no; gave up after {n} attempts") };
-        let doubt = |n| Settlement::Dead {
-            reason: format!("in doubt: no; gave up after {n} attempts"),
-        };
+        let doubt =
+            |n| Settlement::Dead { reason: format!("in doubt: no; gave up after {n} attempts") };
         let done = || Settlement::Done { receipt: "HTTP 200".to_owned() };
         let delivered = || Outcome::Delivered { receipt: "HTTP 200".to_owned() };
         let transient = |wait| Outcome::Transient { reason: reason(), wait };

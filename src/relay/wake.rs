@@ -31,8 +31,8 @@ const HEARTBEAT_EVERY: Duration = Duration::from_secs(10);
 
 /// What a sink asks of the LISTEN session.
 enum Ask {
-    Listen(i32),
-    Unlisten(i32),
+    /// Bells came or went.
+    Listen,
     Lock(i32, oneshot::Sender<bool>),
     Unlock(i32),
 }
@@ -63,10 +63,8 @@ impl Bells {
     /// The bell of a sink this relay works from now on.
     pub async fn take(&self, bell: i32) -> Bell {
         let ring = Arc::new(Notify::new());
-        let mut rings = self.rings.lock().unwrap_or_else(PoisonError::into_inner);
-        rings.insert(bell, Arc::clone(&ring));
-        drop(rings);
-        let _ = self.ask.send(Ask::Listen(bell)).await;
+        self.rings.lock().unwrap_or_else(PoisonError::into_inner).insert(bell, Arc::clone(&ring));
+        let _ = self.ask.send(Ask::Listen).await;
         Bell { bells: self.clone(), bell, ring }
     }
 }
@@ -99,7 +97,8 @@ impl Bell {
 impl Drop for Bell {
     fn drop(&mut self) {
         self.bells.rings.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.bell);
-        let _ = self.bells.ask.try_send(Ask::Unlisten(self.bell));
+        let _ = self.bells.ask.try_send(Ask::Unlock(self.bell));
+        let _ = self.bells.ask.try_send(Ask::Listen);
     }
 }
 
@@ -188,7 +187,7 @@ async fn listen(
                 None => break,
             },
             ask = asked.recv() => match ask {
-                Some(Ask::Listen(_) | Ask::Unlisten(_)) => listener.listen(&wanted(rings)).await,
+                Some(Ask::Listen) => listener.listen(&wanted(rings)).await,
                 Some(Ask::Lock(bell, answer)) => listener.lock_bell(bell).await.map(|held| {
                     let _ = answer.send(held);
                 }),

@@ -148,7 +148,9 @@ impl Worker {
                 }
             }
             // Attempts are fenced against panics and are never aborted.
-            Err(error) => error!(sink = self.sink(), %error, "an attempt was lost; it is made again after a restart"),
+            Err(error) => {
+                error!(sink = self.sink(), %error, "an attempt was lost; it is made again after a restart")
+            }
         }
     }
 

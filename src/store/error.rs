@@ -27,7 +27,7 @@ impl StoreError {
         StoreError { doing, kind: Kind::Postgres(source) }
     }
 
-    pub(super) fn silent(doing: &'static str, limit: std::time::Duration) -> StoreError {
+    pub(crate) fn silent(doing: &'static str, limit: std::time::Duration) -> StoreError {
         StoreError { doing, kind: Kind::Silent(limit) }
     }
 

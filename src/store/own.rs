@@ -65,15 +65,23 @@ pub async fn installation(link: &Link) -> Result<Installation, StoreError> {
     })
 }
 
-/// Enters a relay, and a row for each sink its config knows.
+/// A row for each sink of a config, by name and kind.
+///
+/// # Errors
+/// When the database cannot be asked.
+pub async fn add_sinks(link: &Link, sinks: &[(String, String)]) -> Result<(), StoreError> {
+    let (names, kinds): (Vec<&str>, Vec<&str>) =
+        sinks.iter().map(|(name, kind)| (name.as_str(), kind.as_str())).unzip();
+    let params = [(&names as _, Type::TEXT_ARRAY), (&kinds as _, Type::TEXT_ARRAY)];
+    link.execute("enter the sinks", &link.queries().add_sinks, &params).await.map(drop)
+}
+
+/// Enters a relay.
 ///
 /// # Errors
 /// When the database cannot be asked.
 pub async fn register(link: &Link, relay: &RelayEntry) -> Result<(), StoreError> {
-    let (names, kinds): (Vec<&str>, Vec<&str>) =
-        relay.sinks.iter().map(|(name, kind)| (name.as_str(), kind.as_str())).unzip();
-    let sinks = [(&names as _, Type::TEXT_ARRAY), (&kinds as _, Type::TEXT_ARRAY)];
-    link.execute("enter the sinks", &link.queries().add_sinks, &sinks).await?;
+    let names: Vec<&str> = relay.sinks.iter().map(|(name, _)| name.as_str()).collect();
     let lease = i64::try_from(relay.lease.as_millis()).unwrap_or(i64::MAX);
     let entry = [
         (&relay.id as _, Type::TEXT),

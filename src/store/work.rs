@@ -119,7 +119,7 @@ pub struct Flow {
     pub gone: i64,
 }
 
-fn fetched(row: &Row) -> Fetched {
+pub(super) fn fetched(row: &Row) -> Fetched {
     let message = row.get::<_, Option<String>>("type").map(|message_type| FetchedMessage {
         message_type,
         created_at: row.get("created_at"),
@@ -139,7 +139,7 @@ fn fetched(row: &Row) -> Fetched {
 }
 
 /// The constraint on the column lets only an object of strings in.
-fn headers(text: Option<&str>) -> BTreeMap<String, String> {
+pub(super) fn headers(text: Option<&str>) -> BTreeMap<String, String> {
     text.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
 }
 

@@ -1,0 +1,90 @@
+//! A relay in this process, and the configs the tests write for it.
+
+use std::path::Path;
+use std::time::Duration;
+
+use outboxd::config::Config;
+use outboxd::relay::{self, RunError};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// Reads a config for a database; `rest` is everything but `[database]` and `[relay]`. The lease
+/// is short, so that take-overs are.
+pub fn config(url: &str, rest: &str) -> Config {
+    config_with(url, "lease = \"2s\"\ngrace = \"10s\"", rest)
+}
+
+/// The same with a `[relay]` table of one's own.
+pub fn config_with(url: &str, relay: &str, rest: &str) -> Config {
+    let toml = toml(url, relay, rest);
+    match Config::parse(&toml, Path::new("test.toml"), &|_| None) {
+        Ok(config) => config,
+        Err(error) => panic!("{error}\n{toml}"),
+    }
+}
+
+/// The text of such a config, for the real binary.
+pub fn toml(url: &str, relay: &str, rest: &str) -> String {
+    format!("[database]\nurl = \"{url}\"\ninstallation = \"shop\"\n[relay]\n{relay}\n{rest}")
+}
+
+/// A webhook sink named `crm` that takes everything, with one short retry delay after another.
+pub fn crm(url: &str, more: &str) -> String {
+    format!(
+        "[sinks.crm]\nkind = \"webhook\"\nurl = \"{url}\"\n\
+         retry = {{ delays = [\"100ms\", \"100ms\", \"100ms\"] }}\n{more}\n\
+         [[routes]]\ntype = \"*\"\nsink = \"crm\"\n"
+    )
+}
+
+/// A relay that runs in this process.
+pub struct Relay {
+    stop: CancellationToken,
+    now: CancellationToken,
+    task: JoinHandle<Result<(), RunError>>,
+}
+
+impl Relay {
+    /// Starts one.
+    pub fn start(config: Config) -> Relay {
+        log();
+        let (stop, now) = (CancellationToken::new(), CancellationToken::new());
+        let task = tokio::spawn(relay::run(config, stop.clone(), now.clone()));
+        Relay { stop, now, task }
+    }
+
+    /// Stops it as SIGTERM would, and waits for the end of its drain.
+    pub async fn stop(self) {
+        self.stop.cancel();
+        let ended = tokio::time::timeout(Duration::from_secs(60), self.task).await;
+        ended.expect("the relay drains").expect("the relay does not panic").expect("it ran");
+    }
+
+    /// Asks it to stop and does not wait.
+    pub fn ask_to_stop(&self) {
+        self.stop.cancel();
+    }
+
+    /// Ends it at once, as a second signal would.
+    pub async fn stop_now(self) {
+        self.stop.cancel();
+        self.now.cancel();
+        let _ = self.task.await;
+    }
+
+    /// How it ended, if it did not start.
+    pub async fn outcome(self) -> Result<(), RunError> {
+        let ended = tokio::time::timeout(Duration::from_secs(60), self.task).await;
+        ended.expect("the relay ends").expect("the relay does not panic")
+    }
+}
+
+/// Shows the relays' log of a test that fails; `OUTBOXD_LOG` widens or narrows it.
+fn log() {
+    let wanted = std::env::var("OUTBOXD_LOG").unwrap_or_else(|_| "warn,outboxd=info".to_owned());
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::new(wanted))
+        .with_test_writer()
+        .with_ansi(false)
+        .try_init();
+}

@@ -1,0 +1,12 @@
+-- What waits for a CSV sink's next cut: the database's time, the oldest due, and how many are due,
+-- counted to a limit.
+-- $1 sink, $2 limit
+SELECT statement_timestamp() AS now,
+       (SELECT d.due_at FROM outbox.delivery d
+         WHERE d.sink = $1 AND d.lane = 0 AND d.due_at <= statement_timestamp()
+         ORDER BY d.due_at LIMIT 1) AS oldest,
+       (SELECT count(*) FROM (
+          SELECT FROM outbox.delivery d
+           WHERE d.sink = $1 AND d.lane = 0 AND d.due_at <= statement_timestamp()
+           LIMIT $2) b) AS waiting,
+       (SELECT max(e.due_before) FROM outbox.export e WHERE e.sink = $1) AS cut_before

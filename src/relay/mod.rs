@@ -1,0 +1,270 @@
+//! The relay: it alone knows the order of the steps.
+//!
+//! The path of a message: [`wake`] says when to look, [`fetch`] what may start, [`route`] what to
+//! make of it, [`deliver`] makes one attempt, [`settle`] records how it ended. [`work`] walks a
+//! sink through these, [`own`] decides which sinks this relay works and holds the lease, [`cut`]
+//! makes the files of CSV sinks, [`keep`] does the chores.
+
+mod cut;
+mod deliver;
+mod fetch;
+mod floor;
+mod keep;
+mod lease;
+mod own;
+pub mod route;
+mod settle;
+mod wake;
+mod work;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use backon::{ExponentialBuilder, Retryable};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::config::{Config, SinkConfig, Way};
+use crate::name::Name;
+use crate::sink::{BuildError, Sink};
+use crate::store::migrate::{self, SchemaState};
+use crate::store::own::{Installation, RelayEntry, installation};
+use crate::store::routes::{Mirrored, mirror};
+use crate::store::{Link, StoreError, Target};
+use cut::Cutter;
+use deliver::Deliverer;
+use lease::Lease;
+use own::{Owner, Taken};
+use route::Routes;
+use wake::{Bells, Wake};
+use work::Worker;
+
+/// How long cut attempts may take to be settled once the grace period is over.
+const CUT_LIMIT: Duration = Duration::from_secs(5);
+
+/// Why the relay did not start. Once it runs, it ends only when told to.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The database refuses, in a way that waiting does not cure.
+    #[error("{0}")]
+    Store(#[from] StoreError),
+    /// The schema does not fit this binary; the remedy is in the text.
+    #[error("{0}")]
+    Schema(String),
+    /// The config belongs to another installation.
+    #[error(
+        "this database belongs to installation \"{found}\", the config says \"{wanted}\"; nothing \
+         is worked. Correct [database] installation, or connect to the right database"
+    )]
+    Installation {
+        /// As `migrate` stored it.
+        found: String,
+        /// As configured.
+        wanted: String,
+    },
+    /// A sink cannot be built.
+    #[error("sink {0}: {1}")]
+    Sink(Name, #[source] BuildError),
+}
+
+/// Runs until `stop` is cancelled and everything in hand is settled; `now` ends it at once.
+///
+/// Waits for a database that is away, at the start and later, for as long as it takes.
+///
+/// # Errors
+/// When it cannot start for a reason that waiting does not cure.
+pub async fn run(
+    config: Config,
+    stop: CancellationToken,
+    now: CancellationToken,
+) -> Result<(), RunError> {
+    let target = Target::new(&config.database);
+    let found = tokio::select! {
+        found = wait_for_schema(&target, &config) => found?,
+        () = stop.cancelled() => return Ok(()),
+    };
+    let lease = config.relay.lease;
+    let grace = config.relay.grace;
+    let shared = Arc::new(Shared::build(config, &target, found, &now)?);
+    let entry = shared.entry(lease);
+    shared.mirror_routes(&entry.id).await?;
+
+    let chores = tokio::spawn(keep::keep(Arc::clone(&shared.own)));
+    let begin = Arc::clone(&shared);
+    let begin = Box::new(move |taken| begin.begin(taken));
+    let owner = Owner::new(Arc::clone(&shared.own), Arc::clone(&shared.lease), entry, begin);
+    tokio::select! {
+        () = owner.run(stop, grace) => {}
+        () = now.cancelled() => warn!("stopping at once; what was in flight is repeated"),
+    }
+    chores.abort();
+    now.cancel();
+    Ok(())
+}
+
+/// An id that no other relay ever had.
+fn random_id() -> String {
+    format!("{:016x}", fastrand::u64(..))
+}
+
+/// Waits until the database answers, then looks whether this binary and config may work it.
+async fn wait_for_schema(target: &Arc<Target>, config: &Config) -> Result<Installation, RunError> {
+    let look = || async {
+        let state = migrate::state(target).await?;
+        if state != SchemaState::Current {
+            return Ok(Err(state));
+        }
+        installation(&Link::new(Arc::clone(target))).await.map(Ok)
+    };
+    let found = look
+        .retry(
+            ExponentialBuilder::default()
+                .with_min_delay(Duration::from_millis(200))
+                .with_max_delay(Duration::from_secs(10))
+                .with_jitter()
+                .without_max_times(),
+        )
+        .when(|error: &StoreError| !error.is_final())
+        .notify(|error, pause| warn!(%error, retry_in = ?pause, "waiting for PostgreSQL"))
+        .await?;
+    let found = found.map_err(|state| {
+        RunError::Schema(state.remedy(&config.database.schema).unwrap_or_default())
+    })?;
+    let wanted = config.database.installation.to_string();
+    if found.name != wanted {
+        return Err(RunError::Installation { found: found.name, wanted });
+    }
+    Ok(found)
+}
+
+/// What all sinks of this relay share.
+struct Shared {
+    sinks: BTreeMap<String, (Arc<SinkConfig>, Option<Arc<Sink>>)>,
+    routes: Arc<Routes>,
+    installation: Name,
+    doorbell: bool,
+    bells: Bells,
+    memory: Arc<Semaphore>,
+    lease: Arc<Lease>,
+    /// One connection each for the lease and chores, for fetches, and for settlements: a slow one
+    /// of these must not hold up the others.
+    own: Arc<Link>,
+    fetch: Arc<Link>,
+    settle: Arc<Link>,
+    now: CancellationToken,
+}
+
+impl Shared {
+    fn build(
+        config: Config,
+        target: &Arc<Target>,
+        found: Installation,
+        now: &CancellationToken,
+    ) -> Result<Shared, RunError> {
+        let installation = config.database.installation;
+        let mut sinks = BTreeMap::new();
+        for (name, config) in config.sinks {
+            let sink = Sink::build(&config, &installation)
+                .map_err(|error| RunError::Sink(name.clone(), error))?;
+            sinks.insert(name.to_string(), (Arc::new(config), sink.map(Arc::new)));
+        }
+        let link = || Arc::new(Link::new(Arc::clone(target)));
+        Ok(Shared {
+            sinks,
+            routes: Arc::new(Routes::new(config.routes)),
+            installation,
+            doorbell: found.doorbell,
+            bells: Bells::start(Arc::clone(target), found.bell_class, now.clone()),
+            memory: deliver::memory(),
+            lease: Arc::default(),
+            own: link(),
+            fetch: link(),
+            settle: link(),
+            now: now.clone(),
+        })
+    }
+
+    fn entry(&self, lease: Duration) -> RelayEntry {
+        let kind = |config: &SinkConfig| match config.way {
+            Way::Webhook(_) => "webhook".to_owned(),
+            Way::Smtp(_) => "smtp".to_owned(),
+            Way::Csv(_) => "csv".to_owned(),
+        };
+        RelayEntry {
+            id: random_id(),
+            lease,
+            host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+            pid: i32::try_from(std::process::id()).unwrap_or_default(),
+            routes_hash: self.routes.hash(),
+            sinks: self.sinks.iter().map(|(n, (config, _))| (n.clone(), kind(config))).collect(),
+        }
+    }
+
+    /// Puts the config's routes in force, unless another config took their place since.
+    async fn mirror_routes(&self, relay: &str) -> Result<(), RunError> {
+        let kinds: Vec<(String, String)> = self.entry(Duration::from_secs(1)).sinks;
+        crate::store::own::add_sinks(&self.own, &kinds).await?;
+        let rows = self.routes.rows();
+        match mirror(&self.own, &self.routes.hash(), relay, &rows, false).await? {
+            Mirrored::InForce => {}
+            Mirrored::Applied => info!(routes = rows.len(), "routes are in force"),
+            Mirrored::Superseded => warn!(
+                "the routes of this config were replaced by another config's and stay so; if this \
+                 config is the right one, run: outboxd route apply"
+            ),
+        }
+        Ok(())
+    }
+
+    /// Begins the work of a sink that was taken.
+    fn begin(&self, taken: Taken) -> BoxFuture<'static, ()> {
+        let Some((config, sink)) = self.sinks.get(&taken.sink) else {
+            return async {}.boxed();
+        };
+        match sink {
+            Some(sink) => self.work(Arc::clone(config), Arc::clone(sink), taken).boxed(),
+            None => {
+                let cutter = Cutter {
+                    config: Arc::clone(config),
+                    epoch: taken.epoch,
+                    link: Arc::clone(&self.settle),
+                    lease: Arc::clone(&self.lease),
+                    drain: taken.drain,
+                    cut: taken.cut,
+                };
+                cutter.run().boxed()
+            }
+        }
+    }
+
+    fn work(
+        &self,
+        config: Arc<SinkConfig>,
+        sink: Arc<Sink>,
+        taken: Taken,
+    ) -> impl Future<Output = ()> + use<> {
+        let deliverer = Arc::new(Deliverer {
+            sink,
+            config,
+            routes: Arc::clone(&self.routes),
+            installation: self.installation.clone(),
+            link: Arc::clone(&self.fetch),
+            memory: Arc::clone(&self.memory),
+            lease: Arc::clone(&self.lease),
+            cut: taken.cut,
+        });
+        let (bells, doorbell) = (self.bells.clone(), self.doorbell);
+        let (fetch, settle) = (Arc::clone(&self.fetch), Arc::clone(&self.settle));
+        let give_up = self.now.clone();
+        async move {
+            let bell = if doorbell { Some(bells.take(taken.bell).await) } else { None };
+            let (epoch, drain) = (taken.epoch, taken.drain);
+            let wake = Wake::new(bell);
+            Worker { deliverer, epoch, wake, fetch, settle, drain, give_up }.run().await;
+        }
+    }
+}

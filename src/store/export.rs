@@ -1,0 +1,240 @@
+//! CSV files: what waits, the cut, and the set of each file.
+
+use jiff::Timestamp;
+use tokio_postgres::Row;
+use tokio_postgres::types::Type;
+
+use super::error::StoreError;
+use super::link::Link;
+use super::work::{Fetched, fetched, headers};
+use crate::message::Message;
+
+/// Rows and payload bytes of one page.
+const PAGE_ROWS: i64 = 1_000;
+const PAGE_BYTES: i64 = 8 * 1024 * 1024;
+
+/// What waits for a sink's next cut.
+#[derive(Clone, Copy, Debug)]
+pub struct Waiting {
+    /// The database's time.
+    pub now: Timestamp,
+    /// When the oldest of them fell due; none if nothing waits.
+    pub oldest: Option<Timestamp>,
+    /// How many are due, counted to the limit asked for.
+    pub count: i64,
+    /// Up to where the last cut reached.
+    pub cut_before: Option<Timestamp>,
+}
+
+/// How far a file has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExportState {
+    /// Its set is being gathered.
+    Open,
+    /// Its set is fixed; the file may or may not stand.
+    Closed,
+}
+
+/// A file a sink is at work on.
+#[derive(Clone, Debug)]
+pub struct Export {
+    /// Its row.
+    pub id: i64,
+    /// The period it is named after.
+    pub period: String,
+    /// Which file of that period.
+    pub part: i32,
+    /// How far it has come.
+    pub state: ExportState,
+    /// What fell due before belongs into it.
+    pub due_before: Timestamp,
+    /// Most rows, where the cut is by count.
+    pub rows_max: Option<i64>,
+    /// Rows gathered so far.
+    pub row_count: i64,
+}
+
+fn export(row: &Row) -> Export {
+    Export {
+        id: row.get("id"),
+        period: row.get("period"),
+        part: row.get("part"),
+        state: match row.get("state") {
+            "open" => ExportState::Open,
+            _ => ExportState::Closed,
+        },
+        due_before: row.get("due_before"),
+        rows_max: row.get("rows_max"),
+        row_count: row.get("row_count"),
+    }
+}
+
+/// What waits for the next cut; counts no further than `limit`.
+///
+/// # Errors
+/// When the database cannot be asked.
+pub async fn waiting(link: &Link, sink: &str, limit: i64) -> Result<Waiting, StoreError> {
+    let params = [(&sink as _, Type::TEXT), (&limit as _, Type::INT8)];
+    let rows =
+        link.rows_by_index("look for rows to export", &link.queries().csv_waiting, &params).await?;
+    let row = rows.first().ok_or_else(|| StoreError::said("look", "no answer"))?;
+    Ok(Waiting {
+        now: row.get("now"),
+        oldest: row.get("oldest"),
+        count: row.get("waiting"),
+        cut_before: row.get("cut_before"),
+    })
+}
+
+/// The file the sink is at work on, if any.
+///
+/// # Errors
+/// When the database cannot be asked.
+pub async fn at_work(link: &Link, sink: &str) -> Result<Option<Export>, StoreError> {
+    let params = [(&sink as _, Type::TEXT)];
+    let rows =
+        link.rows("look for a file at work", &link.queries().export_at_work, &params).await?;
+    Ok(rows.first().map(export))
+}
+
+/// Opens the next file of a period; none if the sink has another owner now.
+///
+/// # Errors
+/// When the database cannot be asked.
+pub async fn open(
+    link: &Link,
+    sink: &str,
+    epoch: i64,
+    period: &str,
+    due_before: Timestamp,
+    rows_max: Option<i64>,
+) -> Result<Option<Export>, StoreError> {
+    let params = [
+        (&sink as _, Type::TEXT),
+        (&epoch as _, Type::INT8),
+        (&period as _, Type::TEXT),
+        (&due_before as _, Type::TIMESTAMPTZ),
+        (&rows_max as _, Type::INT8),
+    ];
+    let rows = link.rows("open a file", &link.queries().open_export, &params).await?;
+    Ok(rows.first().map(export))
+}
+
+/// A page of what still belongs into an open file.
+///
+/// # Errors
+/// When the database cannot be asked.
+pub async fn gather_page(
+    link: &Link,
+    sink: &str,
+    due_before: Timestamp,
+    rows_max: Option<i64>,
+) -> Result<Vec<Fetched>, StoreError> {
+    let limit = rows_max.unwrap_or(PAGE_ROWS).min(PAGE_ROWS);
+    let params = [
+        (&sink as _, Type::TEXT),
+        (&due_before as _, Type::TIMESTAMPTZ),
+        (&limit as _, Type::INT8),
+        (&PAGE_BYTES as _, Type::INT8),
+    ];
+    let rows =
+        link.rows_by_index("gather rows to export", &link.queries().gather_page, &params).await?;
+    Ok(rows.iter().map(fetched).collect())
+}
+
+/// Moves deliveries into an open file; answers how many moved.
+///
+/// # Errors
+/// When the database cannot be asked. Safe to repeat: what moved does not move again.
+pub async fn gather(
+    link: &Link,
+    sink: &str,
+    epoch: i64,
+    export: i64,
+    rows: &[&Fetched],
+) -> Result<i64, StoreError> {
+    let ids: Vec<i64> = rows.iter().map(|row| row.message_id).collect();
+    let targets: Vec<&str> = rows.iter().map(|row| row.target.as_str()).collect();
+    let revs: Vec<i32> = rows.iter().map(|row| row.rev).collect();
+    let params = [
+        (&sink as _, Type::TEXT),
+        (&epoch as _, Type::INT8),
+        (&export as _, Type::INT8),
+        (&ids as _, Type::INT8_ARRAY),
+        (&targets as _, Type::TEXT_ARRAY),
+        (&revs as _, Type::INT4_ARRAY),
+    ];
+    let row = link.row("move rows into a file", &link.queries().gather, &params).await?;
+    Ok(row.get("moved"))
+}
+
+/// Fixes the set of a file; `false` while something that belongs into it is still open.
+///
+/// # Errors
+/// When the database cannot be asked.
+pub async fn close(link: &Link, sink: &str, epoch: i64, export: i64) -> Result<bool, StoreError> {
+    let params = [(&sink as _, Type::TEXT), (&epoch as _, Type::INT8), (&export as _, Type::INT8)];
+    Ok(link.execute("close a file", &link.queries().close_export, &params).await? == 1)
+}
+
+/// Where a page of a file ended: message and target.
+pub type Keyset = (i64, String);
+
+/// A page of a closed file's messages after a keyset, and where the page ended; empty at the end.
+///
+/// # Errors
+/// When the database cannot be asked.
+pub async fn page(
+    link: &Link,
+    export: i64,
+    after: &Keyset,
+) -> Result<Vec<(Keyset, Message)>, StoreError> {
+    let params = [
+        (&export as _, Type::INT8),
+        (&after.0 as _, Type::INT8),
+        (&after.1 as _, Type::TEXT),
+        (&PAGE_ROWS as _, Type::INT8),
+        (&PAGE_BYTES as _, Type::INT8),
+    ];
+    let rows =
+        link.rows_by_index("read a file's rows", &link.queries().export_page, &params).await?;
+    let message = |row: &Row| Message {
+        id: row.get("message_id"),
+        message_type: row.get("type"),
+        payload: row.get("payload"),
+        key: row.get("key"),
+        headers: headers(row.get("headers")),
+        created_at: row.get("created_at"),
+    };
+    Ok(rows.iter().map(|row| ((row.get("message_id"), row.get("target")), message(row))).collect())
+}
+
+/// Notes that the file stands.
+///
+/// # Errors
+/// When the database cannot be asked.
+pub async fn publish(
+    link: &Link,
+    export: i64,
+    file: &str,
+    bytes: u64,
+    sha256: &str,
+) -> Result<(), StoreError> {
+    let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+    let params = [
+        (&export as _, Type::INT8),
+        (&file as _, Type::TEXT),
+        (&bytes as _, Type::INT8),
+        (&sha256 as _, Type::TEXT),
+    ];
+    link.execute("note a file", &link.queries().publish_export, &params).await.map(drop)
+}
+
+/// Notes why a file does not stand yet.
+///
+/// # Errors
+/// When the database cannot be asked.
+pub async fn note(link: &Link, export: i64, reason: &str) -> Result<(), StoreError> {
+    let params = [(&export as _, Type::INT8), (&reason as _, Type::TEXT)];
+    link.execute("note a file's trouble", &link.queries().note_export, &params).await.map(drop)
+}
