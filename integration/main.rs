@@ -1,5 +1,6 @@
 //! The integration tests: one binary, one harness.
 
+mod data_plane;
 mod harness;
 mod harness_test;
 mod main_job;

@@ -1,14 +1,14 @@
 //! Fetch: what may start now. Read-only; a row is not marked, it is remembered.
 //!
-//! The [`Hand`] holds a row from its fetch until its settlement is known to be committed, and lets
-//! it go only after a fetch that began after that commit has returned: the answer of a fetch that
-//! was under way meanwhile still shows the row as open, and must not start it a second time.
+//! The [`Hand`] holds a row from its fetch until its settlement is known to be committed. A fetch
+//! passes over, in its own statement, what was in hand when it began; so a row can only come back
+//! through a fetch that began after the commit and sees it, however late an answer arrives.
 //!
 //! A keyed row starts only when the key index shows it to be the lowest open one of its key. That
 //! is asked once when a key becomes active and once when its head closes. While a key has a head,
 //! in flight or parked, the fetch passes its followers over.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Instant;
 
 use jiff::Timestamp;
@@ -29,15 +29,6 @@ const KEYS_MAX: usize = 10_000;
 /// Most parked keys that one full poll asks for again.
 const PARKED_PAGE: usize = 500;
 
-/// How long a row is still held.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Hold {
-    /// Not settled yet.
-    Open,
-    /// Settled; to be let go when fetch number so-and-so has returned.
-    UntilFetch(u64),
-}
-
 /// The head of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Head {
@@ -48,15 +39,13 @@ struct Head {
 /// The in-memory set of a sink: what was fetched, and which keys have a head.
 #[derive(Debug)]
 pub struct Hand {
-    rows: HashMap<Place, Hold>,
+    rows: HashSet<Place>,
     keys: HashMap<Key, Head>,
     /// Keys whose head closed: who is next?
     ask: Vec<Key>,
     /// Where the last page of parked keys ended.
     parked_turn: usize,
     floor: Floor,
-    /// Number of the last fetch that began.
-    fetches: u64,
 }
 
 /// What a fetch brought.
@@ -73,12 +62,11 @@ impl Hand {
     #[must_use]
     pub fn new() -> Hand {
         Hand {
-            rows: HashMap::new(),
+            rows: HashSet::new(),
             keys: HashMap::new(),
             ask: Vec::new(),
             parked_turn: 0,
             floor: Floor::new(),
-            fetches: 0,
         }
     }
 
@@ -99,36 +87,21 @@ impl Hand {
         self.rows.len()
     }
 
-    /// Begins a fetch: answers its number and what it passes over.
-    fn begin(&mut self) -> (u64, InHand) {
-        self.fetches += 1;
-        let rows = self.rows.keys().map(|(id, target)| (*id, target.clone())).unzip();
+    /// What a fetch that begins now passes over.
+    fn passed_over(&self) -> InHand {
+        let rows = self.rows.iter().cloned().unzip();
         let mut keys = (Vec::new(), Vec::new(), Vec::new());
         for ((target, key), head) in &self.keys {
             keys.0.push(target.clone());
             keys.1.push(key.clone());
             keys.2.push(head.message_id);
         }
-        (self.fetches, InHand { rows, keys })
+        InHand { rows, keys }
     }
 
-    /// Ends the fetch of that number: lets go what was settled before it began, and answers which
-    /// of its rows are new.
-    fn end(&mut self, number: u64, rows: Vec<Fetched>) -> Vec<Fetched> {
-        // The rows are looked at first: this fetch may have begun before some settlement.
-        let new = rows.into_iter().filter(|row| !self.rows.contains_key(&place(row))).collect();
-        self.rows.retain(|_, hold| match hold {
-            Hold::Open => true,
-            Hold::UntilFetch(last) => *last > number,
-        });
-        new
-    }
-
-    /// Notes that the settlement of a row is committed. It is let go by the next fetch that begins.
+    /// Notes that the settlement of a row is committed, and lets the row go.
     pub fn settled(&mut self, place: &Place, key: Option<&str>, closed: bool) {
-        if let Some(hold) = self.rows.get_mut(place) {
-            *hold = Hold::UntilFetch(self.fetches + 1);
-        }
+        self.rows.remove(place);
         let Some(key) = key else { return };
         let key = (place.1.clone(), key.to_owned());
         if let Some(head) = self.keys.get_mut(&key).filter(|head| head.message_id == place.0) {
@@ -140,16 +113,16 @@ impl Hand {
     }
 
     fn hold(&mut self, row: &Fetched) {
-        self.rows.insert(place(row), Hold::Open);
+        self.rows.insert(place(row));
     }
 
     /// Takes the head that the key index named: starts it, or parks the key behind it.
     fn take_head(&mut self, row: Fetched, startable: bool, start: &mut Vec<Fetched>) {
         let key = (row.target.clone(), row.key.clone().unwrap_or_default());
         let place = place(&row);
-        let startable = startable && !self.rows.contains_key(&place);
+        let startable = startable && !self.rows.contains(&place);
         if startable || self.keys.len() < KEYS_MAX || self.keys.contains_key(&key) {
-            let in_flight = startable || self.rows.contains_key(&place);
+            let in_flight = startable || self.rows.contains(&place);
             self.keys.insert(key, Head { message_id: row.message_id, in_flight });
         }
         if startable {
@@ -189,7 +162,7 @@ pub async fn fetch(
     follow_up(link, sink, hand, free, &mut start).await?;
 
     let limit = free.saturating_sub(start.len()).min(LIMIT_MAX);
-    let (number, in_hand) = hand.begin();
+    let in_hand = hand.passed_over();
     let begun = Instant::now();
     let from = hand.floor.start(begun);
     let limit_sql = i64::try_from(limit).unwrap_or(i64::MAX);
@@ -199,7 +172,7 @@ pub async fn fetch(
     hand.floor.learn(from, &due, begun.elapsed(), Instant::now());
 
     let mut new_keys: Vec<Key> = if from.full { hand.parked_page() } else { Vec::new() };
-    for row in hand.end(number, rows) {
+    for row in rows {
         match row.key.clone() {
             None => {
                 hand.hold(&row);
@@ -285,20 +258,12 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_began_before_the_settlement_starts_nothing_twice() {
+    fn a_fetch_passes_over_what_is_in_hand_until_its_settlement_is_committed() {
         let mut hand = Hand::new();
-        let (first, _) = hand.begin();
-        for row in hand.end(first, vec![row(1, None)]) {
-            hand.hold(&row);
-        }
-        // The second fetch begins while 1 is in flight; 1 is settled before its answer comes.
-        let (second, _) = hand.begin();
+        hand.hold(&row(1, None));
+        assert_eq!(hand.passed_over().rows, (vec![1], vec![String::new()]));
         hand.settled(&(1, String::new()), None, true);
-        assert!(hand.end(second, vec![row(1, None)]).is_empty());
-        assert_eq!(hand.held(), 1, "the answer was older than the commit");
-        let (third, _) = hand.begin();
-        assert!(hand.end(third, Vec::new()).is_empty());
-        assert_eq!(hand.held(), 0);
+        assert_eq!(hand.passed_over().rows, (vec![], vec![]));
     }
 
     #[test]
@@ -307,8 +272,7 @@ mod tests {
         let mut start = Vec::new();
         hand.take_head(row(5, Some("k")), true, &mut start);
         assert_eq!(ids(&start), [5]);
-        let (_, passed) = hand.begin();
-        assert_eq!(passed.keys, (vec![String::new()], vec!["k".to_owned()], vec![5]));
+        assert_eq!(hand.passed_over().keys, (vec![String::new()], vec!["k".to_owned()], vec![5]));
         hand.settled(&(5, String::new()), Some("k"), false);
         assert!(hand.ask.is_empty(), "a retry leaves the head in its place");
         hand.settled(&(5, String::new()), Some("k"), true);

@@ -67,6 +67,8 @@ pub struct Written {
     pub key: Option<String>,
     /// Whether the delivery is closed now.
     pub closed: bool,
+    /// When it falls due again, if it does.
+    pub again_in: Option<Duration>,
     /// Whether the row was still as fetched; if not, somebody else closed or changed it.
     pub applied: bool,
 }
@@ -165,6 +167,14 @@ impl Settler {
                         decided.settlement,
                         Settlement::Done { .. } | Settlement::Expired
                     ),
+                    again_in: match &decided.settlement {
+                        Settlement::Retry { delay, .. } | Settlement::Release { delay, .. } => {
+                            Some(*delay)
+                        }
+                        Settlement::Done { .. } | Settlement::Expired | Settlement::Dead { .. } => {
+                            None
+                        }
+                    },
                     applied: applied.contains(&place),
                     place,
                 }

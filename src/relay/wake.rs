@@ -238,9 +238,9 @@ impl Wake {
         Instant::now() >= self.look_at
     }
 
-    /// Look again at once: something settled that may let something else start.
-    pub fn soon(&mut self) {
-        self.look_at = Instant::now();
+    /// Something will be due by then that no look has seen coming.
+    pub fn no_later_than(&mut self, wait: Duration) {
+        self.look_at = self.look_at.min(Instant::now() + wait);
     }
 
     /// The look found work; with `more` there is more than could be taken.

@@ -116,10 +116,7 @@ impl Worker {
         };
         if batch.start.is_empty() && !batch.more {
             let (link, sink) = (Arc::clone(&self.fetch), self.sink().to_owned());
-            // Rows that were just settled pass the next fetch only: look again before sleeping.
-            if desk.hand.held() > desk.attempts.len() + desk.unsettled {
-                self.wake.worked(false);
-            } else if let Err(error) = self.wake.idled(store::next_due(&link, &sink, 0)).await {
+            if let Err(error) = self.wake.idled(store::next_due(&link, &sink, 0)).await {
                 warn!(sink, %error, "cannot look for the next due; trying again");
                 self.wake.failed();
             }
@@ -160,8 +157,11 @@ impl Worker {
             desk.unsettled -= 1;
             desk.gone += i64::from(!written.applied);
             desk.hand.settled(&written.place, written.key.as_deref(), written.closed);
-            if written.key.is_some() && written.closed {
-                self.wake.soon();
+            // A retry may fall due, or a follower start, before the next look that is planned.
+            match written.again_in {
+                Some(delay) => self.wake.no_later_than(delay),
+                None if written.key.is_some() => self.wake.no_later_than(Duration::ZERO),
+                None => {}
             }
         }
     }
