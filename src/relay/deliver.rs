@@ -74,7 +74,7 @@ impl Deliverer {
             end = attempt.catch_unwind() => end.unwrap_or_else(|_| {
                 End::Outcome(phase.cut_short("outboxd failed inside (a panic, see the log)"))
             }),
-            () = self.cut.cancelled() => self.cut_off(&phase),
+            () = self.cut.cancelled() => cut_off(&phase),
         };
         let settlement = match end {
             End::Settled(settlement) => settlement,
@@ -89,15 +89,6 @@ impl Deliverer {
     fn phase(&self) -> Phase {
         let (lease, cut) = (Arc::clone(&self.lease), self.cut.clone());
         Phase::guarded(move || lease.holds() && !cut.is_cancelled())
-    }
-
-    /// The relay stops or lost the sink: what was not sent spends no attempt.
-    fn cut_off(&self, phase: &Phase) -> End {
-        if phase.may_have_arrived() {
-            return End::Outcome(phase.cut_short("cut short by the relay's stop"));
-        }
-        let reason = "the relay stopped before the message went out".to_owned();
-        End::Settled(Settlement::Release { delay: Duration::ZERO, reason })
     }
 
     async fn try_once(
@@ -145,17 +136,15 @@ impl Deliverer {
             let reason = format!("the payload could not be read: {error}");
             End::Settled(Settlement::Release { delay: UNREAD_PAUSE, reason })
         };
-        let (payload, memory) = match &fetched.payload {
-            Some(payload) => (payload.clone(), self.reserve(payload.len()).await),
-            None => {
-                // Room is made for its size before it is fetched.
-                let bytes =
-                    work::payload_bytes(&self.link, row.message_id).await.map_err(unread)?;
-                let bytes = usize::try_from(bytes.ok_or_else(gone)?).unwrap_or(usize::MAX);
-                let memory = self.reserve(bytes).await;
-                let payload = work::payload(&self.link, row.message_id).await.map_err(unread)?;
-                (payload.ok_or_else(gone)?, memory)
-            }
+        let (payload, memory) = if let Some(payload) = &fetched.payload {
+            (payload.clone(), self.reserve(payload.len()).await)
+        } else {
+            // Room is made for its size before it is fetched.
+            let bytes = work::payload_bytes(&self.link, row.message_id).await.map_err(unread)?;
+            let bytes = usize::try_from(bytes.ok_or_else(gone)?).unwrap_or(usize::MAX);
+            let memory = self.reserve(bytes).await;
+            let payload = work::payload(&self.link, row.message_id).await.map_err(unread)?;
+            (payload.ok_or_else(gone)?, memory)
         };
         let message = Message {
             id: row.message_id,
@@ -175,4 +164,13 @@ impl Deliverer {
         let memory = Arc::clone(&self.memory).acquire_many_owned(units).await;
         memory.expect("the memory is never closed")
     }
+}
+
+/// The relay stops or lost the sink: what was not sent spends no attempt.
+fn cut_off(phase: &Phase) -> End {
+    if phase.may_have_arrived() {
+        return End::Outcome(phase.cut_short("cut short by the relay's stop"));
+    }
+    let reason = "the relay stopped before the message went out".to_owned();
+    End::Settled(Settlement::Release { delay: Duration::ZERO, reason })
 }

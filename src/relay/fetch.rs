@@ -186,9 +186,8 @@ pub async fn fetch(
                     Some(head) if head.message_id == row.message_id => {
                         hand.take_head(row, true, &mut start);
                     }
-                    Some(_) => {}
                     None if !new_keys.contains(&key) => new_keys.push(key),
-                    None => {}
+                    Some(_) | None => {}
                 }
             }
         }

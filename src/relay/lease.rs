@@ -27,7 +27,7 @@ impl Lease {
     /// Notes a renewal that was asked for at `asked_at`. The relay's own end lies a fifth before
     /// the one the database counts, so that it stops before another relay starts.
     pub fn renew(&self, asked_at: Duration, lease: Duration) {
-        let end = asked_at + lease - lease / 5;
+        let end = asked_at + lease * 4 / 5;
         self.ends_at.store(u64::try_from(end.as_millis()).unwrap_or(u64::MAX), Ordering::SeqCst);
     }
 

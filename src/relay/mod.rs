@@ -89,7 +89,7 @@ pub async fn run(
     };
     let lease = config.relay.lease;
     let grace = config.relay.grace;
-    let shared = Arc::new(Shared::build(config, &target, found, &now)?);
+    let shared = Arc::new(Shared::build(config, &target, &found, &now)?);
     let entry = shared.entry(lease);
     shared.mirror_routes(&entry.id).await?;
 
@@ -162,7 +162,7 @@ impl Shared {
     fn build(
         config: Config,
         target: &Arc<Target>,
-        found: Installation,
+        found: &Installation,
         now: &CancellationToken,
     ) -> Result<Shared, RunError> {
         let installation = config.database.installation;

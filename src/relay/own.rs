@@ -68,7 +68,7 @@ impl Owner {
             match result {
                 Ok(alive) => entered = alive,
                 Err(error) => {
-                    warn!(%error, retry_in = ?beat, "cannot renew the lease; trying again")
+                    warn!(%error, retry_in = ?beat, "cannot renew the lease; trying again");
                 }
             }
             if !self.lease.holds() {

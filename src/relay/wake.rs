@@ -65,14 +65,14 @@ impl Bells {
         let ring = Arc::new(Notify::new());
         self.rings.lock().unwrap_or_else(PoisonError::into_inner).insert(bell, Arc::clone(&ring));
         let _ = self.ask.send(Ask::Listen).await;
-        Bell { bells: self.clone(), bell, ring }
+        Bell { bells: self.clone(), number: bell, ring }
     }
 }
 
 /// The bell of one sink.
 pub struct Bell {
     bells: Bells,
-    bell: i32,
+    number: i32,
     ring: Arc<Notify>,
 }
 
@@ -81,7 +81,7 @@ impl Bell {
     async fn lock(&self) -> bool {
         let (answer, answered) = oneshot::channel();
         let locked = async {
-            self.bells.ask.send(Ask::Lock(self.bell, answer)).await.is_ok()
+            self.bells.ask.send(Ask::Lock(self.number, answer)).await.is_ok()
                 && answered.await.unwrap_or(false)
         };
         // While the session reconnects nobody answers; the sink polls then.
@@ -90,14 +90,14 @@ impl Bell {
 
     fn unlock(&self) {
         // Best effort: a bell that stays locked makes producers ring once too often.
-        let _ = self.bells.ask.try_send(Ask::Unlock(self.bell));
+        let _ = self.bells.ask.try_send(Ask::Unlock(self.number));
     }
 }
 
 impl Drop for Bell {
     fn drop(&mut self) {
-        self.bells.rings.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.bell);
-        let _ = self.bells.ask.try_send(Ask::Unlock(self.bell));
+        self.bells.rings.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.number);
+        let _ = self.bells.ask.try_send(Ask::Unlock(self.number));
         let _ = self.bells.ask.try_send(Ask::Listen);
     }
 }

@@ -146,7 +146,7 @@ impl Worker {
             }
             // Attempts are fenced against panics and are never aborted.
             Err(error) => {
-                error!(sink = self.sink(), %error, "an attempt was lost; it is made again after a restart")
+                error!(sink = self.sink(), %error, "an attempt was lost; it is made again after a restart");
             }
         }
     }

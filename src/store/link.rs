@@ -116,7 +116,8 @@ impl Link {
         if let Some(client) = slot.as_ref().filter(|c| !c.is_closed()) {
             return Ok(Arc::clone(client));
         }
-        let client = Arc::new(self.target.connect().await?);
+        // Boxed: connecting is a large future, and rare.
+        let client = Arc::new(Box::pin(self.target.connect()).await?);
         *slot = Some(Arc::clone(&client));
         Ok(client)
     }
@@ -221,7 +222,7 @@ impl Link {
     {
         let result = async {
             // A transaction needs the connection to itself, so it gets a fresh one; these are rare.
-            let mut client = self.target.connect().await?;
+            let mut client = Box::pin(self.target.connect()).await?;
             limited(doing, CALL_LIMIT, async {
                 let transaction =
                     client.transaction().await.map_err(|e| StoreError::postgres(doing, e))?;

@@ -1,6 +1,7 @@
 //! The LISTEN session: hears bells, and holds those of sinks that sleep.
 
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -76,10 +77,10 @@ impl Listener {
         };
         let mut text = String::new();
         for bell in bells.difference(&self.channels) {
-            text.push_str(&format!("LISTEN {};", name(bell)));
+            let _ = write!(text, "LISTEN {};", name(bell));
         }
         for bell in self.channels.difference(bells) {
-            text.push_str(&format!("UNLISTEN {};", name(bell)));
+            let _ = write!(text, "UNLISTEN {};", name(bell));
         }
         if !text.is_empty() {
             answered(self.client.batch_execute(&text)).await?;
