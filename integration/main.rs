@@ -4,5 +4,6 @@ mod data_plane;
 mod harness;
 mod harness_test;
 mod main_job;
+mod ownership;
 mod sink_contract;
 mod tidy;
