@@ -1,6 +1,8 @@
 //! The integration tests: one binary, one harness.
 
 mod data_plane;
+mod delivery;
+mod exports;
 mod harness;
 mod harness_test;
 mod main_job;
