@@ -5,6 +5,7 @@
 //! ran into it is thrown away.
 
 mod error;
+pub mod inspect;
 pub mod link;
 pub mod listen;
 pub mod migrate;
