@@ -1,5 +1,6 @@
 //! The integration tests: one binary, one harness.
 
+mod crash;
 mod data_plane;
 mod delivery;
 mod exports;
