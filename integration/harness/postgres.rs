@@ -267,17 +267,24 @@ pub struct Database {
 impl Database {
     /// Copies the template.
     pub async fn fresh() -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(1);
         static TEMPLATE_FILLED: tokio::sync::OnceCell<()> = tokio::sync::OnceCell::const_new();
-        let cluster = tokio::task::spawn_blocking(Cluster::shared)
-            .await
-            .unwrap_or_else(|failed| std::panic::resume_unwind(failed.into_panic()));
+        let cluster = shared_from_async().await;
         TEMPLATE_FILLED.get_or_init(|| create_template(cluster)).await;
+        Self::create(cluster, TEMPLATE).await
+    }
+
+    /// A database in which nobody has run anything, for what begins before the first migration.
+    pub async fn empty() -> Self {
+        Self::create(shared_from_async().await, "template0").await
+    }
+
+    async fn create(cluster: &Cluster, template: &str) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(1);
         let name = format!("test_{}", NEXT.fetch_add(1, Ordering::Relaxed));
         cluster
             .connect("postgres")
             .await
-            .batch_execute(&format!("CREATE DATABASE {name} TEMPLATE {TEMPLATE}"))
+            .batch_execute(&format!("CREATE DATABASE {name} TEMPLATE {template}"))
             .await
             .expect("copy the template");
         Self { name }
@@ -322,6 +329,12 @@ impl Drop for Database {
             eprintln!("database {name} goes with the tests; OUTBOXD_TEST_KEEP=1 keeps it");
         }
     }
+}
+
+async fn shared_from_async() -> &'static Cluster {
+    tokio::task::spawn_blocking(Cluster::shared)
+        .await
+        .unwrap_or_else(|failed| std::panic::resume_unwind(failed.into_panic()))
 }
 
 async fn create_template(cluster: &Cluster) {
