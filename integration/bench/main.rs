@@ -84,7 +84,7 @@ async fn insert(client: &Client, count: usize) {
 async fn bare_loop(config: &Config, sink: &str, count: usize) -> f64 {
     let (name, settings) =
         config.sinks.iter().find(|(name, _)| name.as_str() == sink).expect("the sink");
-    let built = Sink::build(settings, &config.database.installation).expect("build");
+    let built = Sink::build(settings).expect("build");
     let built = Arc::new(built.expect("a sink with attempts"));
     let route = config.routes.iter().find(|r| r.sink.as_ref() == Some(name)).expect("its route");
     let payload = format!(

@@ -165,7 +165,7 @@ async fn in_force(link: &Link, hash: &str) -> Result<String, String> {
 }
 
 async fn probe(config: &Config, sink: &SinkConfig) -> Line {
-    let found = match Sink::build(sink, &config.database.installation) {
+    let found = match Sink::build(sink) {
         Err(error) => Err(chain(&error)),
         Ok(Some(built)) => tokio::time::timeout(PROBE_LIMIT, built.probe())
             .await

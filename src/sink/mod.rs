@@ -71,7 +71,7 @@ impl Sink {
     ///
     /// # Errors
     /// When a file or a value cannot be used, in words that name it.
-    pub fn build(config: &SinkConfig, _installation: &Name) -> Result<Option<Sink>, BuildError> {
+    pub fn build(config: &SinkConfig) -> Result<Option<Sink>, BuildError> {
         match &config.way {
             Way::Webhook(way) => Ok(Some(Sink::Webhook(webhook::Webhook::build(config, way)?))),
             Way::Smtp(way) => Ok(Some(Sink::Smtp(smtp::Smtp::build(way)?))),
