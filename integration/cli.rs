@@ -48,7 +48,7 @@ impl Shop {
     async fn empty() -> Shop {
         let directory = tempfile::tempdir().unwrap();
         std::fs::create_dir(directory.path().join("out")).unwrap();
-        let shop = Shop { database: Database::empty().await, directory };
+        let shop = Shop { database: Database::fresh().await, directory };
         shop.configure(&shop.database.url(), "", SINKS);
         shop
     }

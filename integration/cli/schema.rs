@@ -19,7 +19,7 @@ async fn init_writes_a_config_that_works_and_never_overwrites() {
 
     let other = run_in(directory.path(), &["init", "--config", "other.toml"], &[]);
     assert_eq!(other.code, 0);
-    let database = Database::empty().await;
+    let database = Database::fresh().await;
     let variables = [("DATABASE_URL", &*database.url()), ("OUTBOXD_CONFIG", "other.toml")];
     let migrated = run_in(directory.path(), &["migrate"], &variables);
     assert_eq!((migrated.code, migrated.err.as_str()), (0, ""));

@@ -267,7 +267,6 @@ pub struct Database {
 impl Database {
     /// An empty database.
     pub async fn fresh() -> Self {
-<<<<<<< HEAD
         Self::create(Self::shared_cluster().await, "template1").await
     }
 
@@ -275,24 +274,14 @@ impl Database {
     pub async fn migrated() -> Self {
         static TEMPLATE_FILLED: tokio::sync::OnceCell<()> = tokio::sync::OnceCell::const_new();
         let cluster = Self::shared_cluster().await;
-=======
-        static TEMPLATE_FILLED: tokio::sync::OnceCell<()> = tokio::sync::OnceCell::const_new();
-        let cluster = shared_from_async().await;
->>>>>>> cli
         TEMPLATE_FILLED.get_or_init(|| create_template(cluster)).await;
         Self::create(cluster, TEMPLATE).await
     }
 
-<<<<<<< HEAD
     async fn shared_cluster() -> &'static Cluster {
         tokio::task::spawn_blocking(Cluster::shared)
             .await
             .unwrap_or_else(|failed| std::panic::resume_unwind(failed.into_panic()))
-=======
-    /// A database in which nobody has run anything, for what begins before the first migration.
-    pub async fn empty() -> Self {
-        Self::create(shared_from_async().await, "template0").await
->>>>>>> cli
     }
 
     async fn create(cluster: &Cluster, template: &str) -> Self {
@@ -346,12 +335,6 @@ impl Drop for Database {
             eprintln!("database {name} goes with the tests; OUTBOXD_TEST_KEEP=1 keeps it");
         }
     }
-}
-
-async fn shared_from_async() -> &'static Cluster {
-    tokio::task::spawn_blocking(Cluster::shared)
-        .await
-        .unwrap_or_else(|failed| std::panic::resume_unwind(failed.into_panic()))
 }
 
 async fn create_template(cluster: &Cluster) {

@@ -25,7 +25,9 @@ fn program(variable: &str, name: &str) -> PathBuf {
         .or_else(on_path)
         .or_else(|| Some(Path::new("/usr/sbin").join(name)).filter(|p| p.is_file()))
         .unwrap_or_else(|| {
-            panic!("there is no {name} on the path and {variable} is not set; run integration/run.sh")
+            panic!(
+                "there is no {name} on the path and {variable} is not set; run integration/run.sh"
+            )
         })
 }
 

@@ -20,7 +20,6 @@ use std::path::{Path, PathBuf};
 use crate::config::{Content, SinkConfig, Way};
 use crate::delivery::{Outcome, Phase};
 use crate::message::{IdempotencyKey, Message};
-use crate::name::Name;
 
 /// A sink with attempts, ready to work.
 pub enum Sink {
