@@ -282,7 +282,7 @@ async fn looking_reads_no_table_from_end_to_end() {
            FROM generate_series(1, {rows}) n;
          INSERT INTO outbox.message (type, payload) OVERRIDING SYSTEM VALUE
          SELECT 'debug.x', '{{}}' FROM generate_series(1, {rows} / 20);
-         ANALYZE"
+         VACUUM ANALYZE"
     ));
     shop.json(&["status", "--json"]);
     let start = Instant::now();
