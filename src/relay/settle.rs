@@ -5,11 +5,11 @@
 //! failed, only the write is repeated.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::fetch::Place;
 use crate::delivery::{Outcome, Settlement};
@@ -106,9 +106,13 @@ impl Settler {
         let mut batch = Vec::with_capacity(BATCH_MAX);
         while gather(&mut incoming, &mut batch).await {
             let mut pause = PAUSE_MIN;
+            let begun = Instant::now();
             let written = loop {
                 match self.write(&batch).await {
-                    Ok(written) => break written,
+                    Ok(written) => {
+                        debug!(sink = self.sink, count = batch.len(), took = ?begun.elapsed(), "settled");
+                        break written;
+                    }
                     Err(error) => {
                         warn!(sink = self.sink, count = batch.len(), %error, retry_in = ?pause,
                             "cannot record outcomes yet; nothing is sent again, only the record is repeated");

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, warn};
+use tracing::{debug, error, warn};
 
 use super::deliver::Deliverer;
 use super::fetch::{self, Hand};
@@ -105,7 +105,9 @@ impl Worker {
     async fn look(&mut self, desk: &mut Desk) {
         let slots = self.deliverer.config.concurrency.get();
         let free = slots - desk.attempts.len().min(slots);
+        desk.fetched_at = Instant::now();
         let batch = fetch::fetch(&self.fetch, self.sink(), &mut desk.hand, free).await;
+        let took = desk.fetched_at.elapsed();
         desk.fetched_at = Instant::now();
         let batch = match batch {
             Ok(batch) => batch,
@@ -124,6 +126,8 @@ impl Worker {
             }
             return;
         }
+        let (starting, held) = (batch.start.len(), desk.hand.held());
+        debug!(sink = self.sink(), free, starting, held, more = batch.more, ?took, "fetched");
         self.wake.worked(batch.more);
         for row in batch.start {
             desk.attempts.spawn(Arc::clone(&self.deliverer).attempt(row));
