@@ -1,8 +1,11 @@
 //! The integration tests: one binary, one harness.
 
 mod data_plane;
+mod delivery;
+mod exports;
 mod harness;
 mod harness_test;
 mod main_job;
+mod ownership;
 mod sink_contract;
 mod tidy;

@@ -1,5 +1,6 @@
 //! outboxd: a transactional outbox relay for PostgreSQL.
 
+pub mod cli;
 pub mod config;
 pub mod delivery;
 pub mod message;

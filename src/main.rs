@@ -1,3 +1,5 @@
 //! The door: arguments in, library call out.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    outboxd::cli::main()
+}

@@ -166,6 +166,27 @@ async fn one_refused_recipient_fails_the_mail_before_data() {
     assert_eq!(peer.connections(), 1);
 }
 
+/// The same fault from the other side: a server that answers twice shifts all that follows.
+#[tokio::test]
+async fn a_reply_too_many_never_counts_for_the_next_mail() {
+    let (peer, sink, letter) = stage().await;
+    peer.script(Step::Dot, [Say::text("250 2.0.0 once\r\n250 2.0.0 twice")]);
+    assert_delivered(&attempt(&sink, &letter, LONG).await, "once");
+    peer.script(Step::Rcpt, [Say::text("550 5.1.1 refused")]);
+    assert_permanent(&attempt(&sink, &letter, LONG).await, "refused");
+    assert_eq!(peer.connections(), 2);
+}
+
+#[tokio::test]
+async fn idle_connections_are_given_up() {
+    let (peer, sink, letter) = stage().await;
+    assert_delivered(&attempt(&sink, &letter, LONG).await, "250");
+    tokio::time::pause();
+    tokio::time::advance(std::time::Duration::from_secs(61)).await;
+    peer.until(|p| p.open_connections() == 0).await;
+    assert!(peer.commands().contains(&"QUIT".to_owned()));
+}
+
 /// It spends no attempt: the relay sees one delivered.
 #[tokio::test]
 async fn a_connection_the_server_closed_meanwhile_is_replaced() {

@@ -292,17 +292,21 @@ END
 $$;
 SELECT outbox.extend_ledger();
 
--- The routes that take a type: for each (sink, target) the most specific one. The prefix is a
--- cheap test that spares most wildcard routes the regular expression, which is costly.
+-- The routes that take a type: for each (sink, target) the most specific one. A route to nowhere
+-- silences those that are less specific. The prefix is a cheap test that spares most wildcard routes
+-- the regular expression, which is costly.
 CREATE FUNCTION outbox.routes_of(message_type text)
 RETURNS TABLE (sink text, target text, lane smallint, bell integer)
 LANGUAGE sql STABLE AS $$
-  SELECT DISTINCT ON (r.sink, r.target) r.sink, r.target, r.lane, r.bell
-    FROM outbox.route r
-   WHERE CASE WHEN r.exact THEN r.pattern = message_type
-              ELSE starts_with(message_type, r.prefix)
-                   AND (r.regex IS NULL OR message_type ~ r.regex) END
-   ORDER BY r.sink, r.target, r.specificity DESC
+  SELECT DISTINCT ON (m.sink, m.target) m.sink, m.target, m.lane, m.bell
+    FROM (SELECT r.sink, r.target, r.lane, r.bell, r.specificity,
+                 max(r.specificity) FILTER (WHERE r.sink = '') OVER () AS silenced_below
+            FROM outbox.route r
+           WHERE CASE WHEN r.exact THEN r.pattern = message_type
+                      ELSE starts_with(message_type, r.prefix)
+                           AND (r.regex IS NULL OR message_type ~ r.regex) END) m
+   WHERE m.silenced_below IS NULL OR m.specificity >= m.silenced_below
+   ORDER BY m.sink, m.target, m.specificity DESC
 $$;
 
 -- Closes messages that get no delivery, as "skipped" or "duplicate". A ledger without a partition

@@ -29,6 +29,7 @@ use std::time::Duration;
 
 pub use fault::{ConfigError, Fault};
 pub use secret::Secret;
+pub use words::{duration as parse_duration, in_words as duration_in_words};
 
 use crate::name::Name;
 use crate::pattern::TypePattern;

@@ -9,7 +9,8 @@ const UNITS: [(&str, u64); 5] =
     [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
 
 /// Reads `15s`, `1h30m`, `500ms`: whole numbers with units, longest unit first, each at most once.
-pub(super) fn duration(text: &str) -> Option<Duration> {
+#[must_use]
+pub fn duration(text: &str) -> Option<Duration> {
     let mut rest = text;
     let mut units = UNITS.iter();
     let mut total: u64 = 0;
@@ -26,7 +27,8 @@ pub(super) fn duration(text: &str) -> Option<Duration> {
 }
 
 /// Writes a duration as [`duration`] reads it.
-pub(super) fn in_words(duration: Duration) -> String {
+#[must_use]
+pub fn in_words(duration: Duration) -> String {
     let mut rest = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     let mut parts = Vec::new();
     for (unit, size) in UNITS {

@@ -34,7 +34,7 @@ pub fn encode_row(columns: &[Column], message: &Message) -> Result<Vec<u8>, Stri
         .iter()
         .map(|column| {
             let found = find(&column.value, message, &payload);
-            field(column.form, found).map_err(|what| format!("column {}: {what}", column.name))
+            field(column.form, &found).map_err(|what| format!("column {}: {what}", column.name))
         })
         .collect::<Result<_, String>>()?;
     Ok(line(fields.into_iter()))
@@ -74,8 +74,8 @@ fn find<'a>(path: &ValuePath, message: &'a Message, payload: &'a Value) -> Cow<'
 
 /// Holds a value against its column's form. Text that is a number or a boolean passes for one, as
 /// headers and keys are text only.
-fn field(form: ColumnForm, value: Cow<'_, Value>) -> Result<Field<'static>, &'static str> {
-    let text = match &*value {
+fn field(form: ColumnForm, value: &Value) -> Result<Field<'static>, &'static str> {
+    let text = match value {
         Value::Null => return Ok(Field::Null),
         Value::Array(_) | Value::Object(_) => return Err("a nested value cannot stand in a field"),
         Value::Bool(truth) => truth.to_string(),
@@ -123,14 +123,13 @@ fn line<'a>(fields: impl Iterator<Item = Field<'a>>) -> Vec<u8> {
             out.push(b',');
         }
         match field {
-            Field::Null => {}
-            Field::Bare(text) => out.extend_from_slice(text.as_bytes()),
             Field::Text(text) if must_quote(&text) => {
                 out.push(b'"');
                 out.extend_from_slice(text.replace('"', "\"\"").as_bytes());
                 out.push(b'"');
             }
-            Field::Text(text) => out.extend_from_slice(text.as_bytes()),
+            Field::Text(text) | Field::Bare(text) => out.extend_from_slice(text.as_bytes()),
+            Field::Null => {}
         }
     }
     if out.is_empty() {

@@ -5,27 +5,21 @@
 //! attempt that is dropped, times out or meets anything unexpected takes its connection with it.
 
 mod session;
+mod stock;
 mod wire;
-
-use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 
 use lettre::Address;
 use lettre::message::Mailbox;
 use lettre::transport::smtp::commands::{Data, Mail, Rcpt, Rset};
-use tokio::time::Instant;
 
 use self::session::{Door, Session};
+use self::stock::Stock;
 use self::wire::{Fault, Reply, dot_stuffed};
 use super::mail::{PreparedMail, to_ascii};
 use super::{BuildError, tls};
 use crate::config::SmtpConfig;
 use crate::delivery::{Outcome, Phase, clean_text};
 
-/// Most mails over one connection.
-const MAILS_MAX: u32 = 100;
-/// Longest a connection is kept unused.
-const IDLE_MAX: Duration = Duration::from_secs(60);
 /// How much of a mail is held back to go out together with the final dot, in bytes.
 const TAIL: usize = 16 * 1024;
 
@@ -33,8 +27,7 @@ const TAIL: usize = 16 * 1024;
 pub struct Smtp {
     door: Door,
     sender: Mailbox,
-    /// Connections that wait for the next mail. There are never more than attempts at a time.
-    stock: Mutex<Vec<Session>>,
+    stock: Stock,
 }
 
 /// How a dialogue about one mail ended.
@@ -56,7 +49,7 @@ impl Smtp {
             credentials: way.credentials.clone(),
             tls: tls::client_config(way.ca_file.as_deref())?,
         };
-        Ok(Smtp { door, sender, stock: Mutex::default() })
+        Ok(Smtp { door, sender, stock: Stock::default() })
     }
 
     /// `From:`, in the form that every server takes.
@@ -66,7 +59,7 @@ impl Smtp {
 
     /// One attempt: over a connection that waits, or a new one if that turns out to be closed.
     pub(super) async fn deliver(&self, mail: &PreparedMail, phase: &Phase) -> Outcome {
-        if let Some(session) = self.take()
+        if let Some(session) = self.stock.take()
             && let Turn::Ended(outcome) = self.converse(session, mail, phase).await
         {
             return outcome;
@@ -85,6 +78,12 @@ impl Smtp {
     async fn converse(&self, mut session: Session, mail: &PreparedMail, phase: &Phase) -> Turn {
         let used = session.mails > 0;
         session.mails += 1;
+        if session.unfinished {
+            match session.wire.ask(Rset).await {
+                Ok(reply) if reply.is_done() => session.unfinished = false,
+                _ => return Turn::Stale,
+            }
+        }
         match session.wire.ask(Mail::new(Some(mail.from.clone()), Vec::new())).await {
             Ok(reply) if reply.is_done() => {}
             Ok(reply) if used && reply.code == 421 => return Turn::Stale,
@@ -92,7 +91,7 @@ impl Smtp {
             Ok(reply) => {
                 return self.refused(session, &reply, transient(said("MAIL", &reply, mail)));
             }
-            Err(Fault::Closed | Fault::Io(_)) if used => return Turn::Stale,
+            Err(_) if used => return Turn::Stale,
             Err(fault) => return Turn::Ended(broken("MAIL", &fault)),
         }
         let mut refusals = Vec::new();
@@ -108,15 +107,15 @@ impl Smtp {
         }
         if let Some(worst) = refusals.iter().max_by_key(|reply| reply.code) {
             let outcome = refusal(worst, "recipient refused", mail);
-            return self.reset(session, outcome).await;
+            return self.break_off(session, outcome);
         }
         match session.wire.ask(Data).await {
             Ok(reply) if reply.code == 354 => {}
             Ok(reply) if reply.is_refusal() => {
-                return self.reset(session, refusal(&reply, "DATA refused", mail)).await;
+                return self.break_off(session, refusal(&reply, "DATA refused", mail));
             }
             Ok(reply) if reply.is_transient() && reply.code != 421 => {
-                return self.reset(session, transient(said("DATA", &reply, mail))).await;
+                return self.break_off(session, transient(said("DATA", &reply, mail)));
             }
             Ok(reply) => return Turn::Ended(transient(said("DATA", &reply, mail))),
             Err(fault) => return Turn::Ended(broken("DATA", &fault)),
@@ -134,6 +133,11 @@ impl Smtp {
         {
             return Turn::Ended(broken("mail data", &fault));
         }
+        match session.wire.has_spoken() {
+            Ok(false) => {}
+            Ok(true) => return Turn::Ended(early(session.wire.reply().await, mail)),
+            Err(fault) => return Turn::Ended(broken("mail data", &fault)),
+        }
         if let Err(outcome) = phase.begin() {
             return Turn::Ended(outcome);
         }
@@ -144,7 +148,7 @@ impl Smtp {
         match reply {
             Ok(reply) if reply.is_done() => {
                 let receipt = clean_text(&without_addresses(&reply.to_string(), &mail.to));
-                self.keep(session);
+                self.stock.keep(session);
                 Turn::Ended(Outcome::Delivered { receipt })
             }
             Ok(reply) if reply.is_transient() || reply.is_refusal() => {
@@ -166,32 +170,17 @@ impl Smtp {
     fn refused(&self, session: Session, reply: &Reply, outcome: Outcome) -> Turn {
         // After 421 the server hangs up; a 3xx here means we no longer understand each other.
         if reply.code != 421 && (reply.is_transient() || reply.is_refusal()) {
-            self.keep(session);
+            self.stock.keep(session);
         }
         Turn::Ended(outcome)
     }
 
-    /// Ends a dialogue within an open transaction.
-    async fn reset(&self, mut session: Session, outcome: Outcome) -> Turn {
-        if matches!(session.wire.ask(Rset).await, Ok(reply) if reply.is_done()) {
-            self.keep(session);
-        }
+    /// Ends a dialogue within an open transaction. RSET waits for the next mail: the outcome is
+    /// known and must not depend on one more reply.
+    fn break_off(&self, mut session: Session, outcome: Outcome) -> Turn {
+        session.unfinished = true;
+        self.stock.keep(session);
         Turn::Ended(outcome)
-    }
-
-    /// The connection used last that is not too old.
-    fn take(&self) -> Option<Session> {
-        let mut stock = self.stock.lock().unwrap_or_else(PoisonError::into_inner);
-        stock.retain(|session| session.idle_since.elapsed() < IDLE_MAX);
-        stock.pop()
-    }
-
-    fn keep(&self, mut session: Session) {
-        if session.mails >= MAILS_MAX {
-            return session.part();
-        }
-        session.idle_since = Instant::now();
-        self.stock.lock().unwrap_or_else(PoisonError::into_inner).push(session);
     }
 
     /// The dialogue up to where a mail would begin.
@@ -211,6 +200,14 @@ fn transient(reason: String) -> Outcome {
 /// A connection that failed before anything could be delivered.
 fn broken(step: &str, fault: &Fault) -> Outcome {
     transient(clean_text(&format!("{step}: {fault}")))
+}
+
+/// A server that answers before the mail has ended: it cannot have accepted it.
+fn early(reply: Result<Reply, Fault>, mail: &PreparedMail) -> Outcome {
+    match reply {
+        Ok(reply) => refusal(&reply, "mail refused before its end", mail),
+        Err(fault) => broken("mail data", &fault),
+    }
 }
 
 fn said(step: &str, reply: &Reply, mail: &PreparedMail) -> String {

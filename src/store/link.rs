@@ -4,9 +4,10 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use tokio::sync::Mutex;
 use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{Client, Row};
+use tokio_postgres::{AsyncMessage, Client, Row};
 
 use super::error::StoreError;
 use super::queries::Queries;
@@ -50,6 +51,31 @@ impl Target {
     pub async fn connect(&self) -> Result<Client, StoreError> {
         let (client, connection) = self.connect_undriven().await?;
         tokio::spawn(connection);
+        Ok(client)
+    }
+
+    /// Connects, and hands on what the server warns of beside its answers; each text comes before
+    /// the answer to the statement that caused it.
+    ///
+    /// # Errors
+    /// As [`Target::connect`].
+    pub async fn connect_warned(
+        &self,
+        warn: impl Fn(&str) + Send + 'static,
+    ) -> Result<Client, StoreError> {
+        let (client, mut connection) = self.connect_undriven().await?;
+        tokio::spawn(async move {
+            let next = |context: &mut std::task::Context<'_>| connection.poll_message(context);
+            let mut messages = futures_util::stream::poll_fn(next);
+            // An error ends the wire, and the client's next call reports it.
+            while let Some(Ok(message)) = messages.next().await {
+                if let AsyncMessage::Notice(notice) = message
+                    && notice.severity() == "WARNING"
+                {
+                    warn(notice.message());
+                }
+            }
+        });
         Ok(client)
     }
 

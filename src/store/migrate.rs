@@ -126,8 +126,20 @@ async fn compare(
 /// When the schema is newer or was made with other texts, when another migration holds the lock
 /// for more than 30 s, or when a statement fails; nothing stays then.
 pub async fn migrate(target: &Target, database: &Database) -> Result<Vec<i32>, StoreError> {
+    migrate_warned(target, database, |_| {}).await
+}
+
+/// As [`migrate`]; hands on what the migrations warn of, such as roles that could not be made.
+///
+/// # Errors
+/// As [`migrate`].
+pub async fn migrate_warned(
+    target: &Target,
+    database: &Database,
+    warn: impl Fn(&str) + Send + 'static,
+) -> Result<Vec<i32>, StoreError> {
     const DOING: &str = "migrate";
-    let mut client: Client = target.connect().await?;
+    let mut client: Client = target.connect_warned(warn).await?;
     let fail = |e| StoreError::postgres(DOING, e);
     let transaction = client.transaction().await.map_err(fail)?;
     transaction

@@ -6,6 +6,7 @@
 
 mod error;
 pub mod export;
+pub mod inspect;
 pub mod link;
 pub mod listen;
 pub mod migrate;

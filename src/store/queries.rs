@@ -14,15 +14,27 @@ pub fn in_schema(text: &str, schema: &Schema) -> String {
     if schema.as_str() == "outbox" {
         return text.to_owned();
     }
-    let quoted = escape_identifier(schema.as_str());
-    let mut text = text
-        .replace("outbox.", &format!("{quoted}."))
-        .replace("SCHEMA outbox", &format!("SCHEMA {quoted}"))
-        .replace("to_regnamespace('outbox')", &format!("to_regnamespace('{}')", schema.as_str()));
+    let (name, quoted) = (schema.as_str(), escape_identifier(schema.as_str()));
+    let mut names = vec![
+        ("outbox.".to_owned(), format!("{quoted}.")),
+        ("SCHEMA outbox".to_owned(), format!("SCHEMA {quoted}")),
+        ("to_regnamespace('outbox')".to_owned(), format!("to_regnamespace('{name}')")),
+    ];
     for suffix in ["producer", "relay", "operator", "bell"] {
-        text = text.replace(&format!("outbox_{suffix}"), &format!("{}_{suffix}", schema.as_str()));
+        names.push((format!("outbox_{suffix}"), format!("{name}_{suffix}")));
     }
-    text
+    // In one pass: the new name may itself read like one of those that are exchanged.
+    let (mut out, mut rest) = (String::with_capacity(text.len()), text);
+    while let Some((at, old, new)) = names
+        .iter()
+        .filter_map(|(old, new)| rest.find(old.as_str()).map(|at| (at, old, new)))
+        .min_by_key(|(at, ..)| *at)
+    {
+        out.push_str(&rest[..at]);
+        out.push_str(new);
+        rest = &rest[at + old.len()..];
+    }
+    out + rest
 }
 
 macro_rules! queries {
@@ -55,6 +67,7 @@ macro_rules! queries {
 }
 
 queries!(
+    actions,
     add_route_set,
     add_routes,
     add_sinks,
@@ -63,6 +76,7 @@ queries!(
     clear_routes,
     close_export,
     csv_waiting,
+    deliveries,
     enter_installation,
     enter_migration,
     export_at_work,
@@ -76,11 +90,15 @@ queries!(
     heads,
     heartbeat,
     installation,
+    known_sinks,
     leave,
+    list_pending,
+    list_stuck,
     listening,
     lock_bell,
     lock_migration,
     lock_routes,
+    message,
     next_due,
     note_export,
     open_export,
@@ -88,12 +106,22 @@ queries!(
     payload_bytes,
     publish_export,
     register,
+    retry_message,
+    retry_sink,
+    rights,
     route_existing,
     route_sets,
+    send,
+    server,
     settle_delivered,
     settle_expired,
     settle_open,
     sinks,
+    status_relays,
+    status_routes,
+    status_sinks,
+    status_unrouted,
+    status_unseen,
     sweep,
     take_over,
     unlock_bell,
@@ -112,6 +140,15 @@ mod tests {
         assert_eq!(
             in_schema("CREATE SCHEMA outbox; SELECT FROM outbox.message; 'outbox_bell_'", &schema),
             "CREATE SCHEMA \"order\"; SELECT FROM \"order\".message; 'order_bell_'"
+        );
+    }
+
+    #[test]
+    fn a_schema_named_like_something_of_ours_is_written_in_once() {
+        let schema = Schema::parse("outbox_relay").unwrap();
+        assert_eq!(
+            in_schema("GRANT SELECT ON outbox.open TO outbox_relay", &schema),
+            "GRANT SELECT ON \"outbox_relay\".open TO outbox_relay_relay"
         );
     }
 }

@@ -35,6 +35,31 @@ pub enum Mirrored {
     Superseded,
 }
 
+/// Where a set of routes stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// In force.
+    InForce,
+    /// Never was in force.
+    New,
+    /// Was in force once, and another took its place.
+    Superseded,
+}
+
+/// Looks where a set of routes stands; changes nothing.
+///
+/// # Errors
+/// When the database cannot be asked.
+pub async fn standing(link: &Link, hash: &str) -> Result<Standing, StoreError> {
+    let params = [(&hash as _, Type::TEXT)];
+    let row = link.row("look at the routes", &link.queries().route_sets, &params).await?;
+    Ok(match (row.get("in_force"), row.get("known")) {
+        (true, _) => Standing::InForce,
+        (false, true) => Standing::Superseded,
+        (false, false) => Standing::New,
+    })
+}
+
 /// Puts a set of routes in force, in one transaction under a lock. A set that was superseded is
 /// put back only with `go_back`.
 ///

@@ -38,6 +38,8 @@ pub(super) struct Session {
     pub wire: Wire<Box<dyn Stream>>,
     /// How many mails it was used for.
     pub mails: u32,
+    /// Whether the last mail was broken off, so that RSET must come before the next.
+    pub unfinished: bool,
     /// When it was last put aside.
     pub idle_since: Instant,
     /// What EHLO offered last.
@@ -103,7 +105,7 @@ impl Session {
     async fn hello(mut wire: Wire<Box<dyn Stream>>, us: ClientId) -> Result<Session, String> {
         let reply = expect("EHLO", 250, wire.ask(Ehlo::new(us))).await?;
         let offers = reply.lines.iter().skip(1).map(|l| l.to_ascii_uppercase()).collect();
-        Ok(Session { wire, mails: 0, idle_since: Instant::now(), offers })
+        Ok(Session { wire, mails: 0, unfinished: false, idle_since: Instant::now(), offers })
     }
 
     /// Whether EHLO offered an extension.

@@ -9,6 +9,7 @@
 use std::fmt;
 use std::io;
 
+use futures_util::FutureExt;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
 
 /// Longest line of a reply that is read, in bytes. RFC 5321 grants 512.
@@ -89,10 +90,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         Ok(self.stream.into_inner())
     }
 
-    /// Sends one command, which ends in CRLF, and reads its reply.
+    /// Sends one command, which ends in CRLF, and reads its reply. A server that has spoken before
+    /// being asked is not asked: its words would be taken for the reply, and so on ever after.
     pub async fn ask(&mut self, command: impl fmt::Display) -> Result<Reply, Fault> {
+        if self.has_spoken()? {
+            return Err(Fault::Protocol("the server spoke without being asked"));
+        }
         self.send(command.to_string().as_bytes()).await?;
         self.reply().await
+    }
+
+    /// Whether there is something to read already.
+    pub fn has_spoken(&mut self) -> Result<bool, Fault> {
+        match self.stream.fill_buf().now_or_never() {
+            None => Ok(false),
+            Some(Ok([])) => Err(Fault::Closed),
+            Some(Ok(_)) => Ok(true),
+            Some(Err(error)) => Err(Fault::Io(error)),
+        }
     }
 
     /// Writes bytes in one call.
@@ -219,6 +234,19 @@ mod tests {
         assert!(matches!(read(&line).await, Err(Fault::Protocol(_))));
         let lines = b"250-more\r\n".repeat(LINES_MAX + 1);
         assert!(matches!(read(&lines).await, Err(Fault::Protocol(_))));
+    }
+
+    #[tokio::test]
+    async fn a_server_that_speaks_first_is_not_asked() {
+        let (client, mut server) = tokio::io::duplex(1 << 20);
+        let mut wire = Wire::new(client);
+        assert!(!wire.has_spoken().unwrap());
+        server.write_all(b"250 ok\r\n250 ok\r\n").await.unwrap();
+        wire.reply().await.unwrap();
+        assert!(matches!(wire.ask("NOOP\r\n").await, Err(Fault::Protocol(_))));
+        drop(server);
+        wire.reply().await.unwrap();
+        assert!(matches!(wire.ask("NOOP\r\n").await, Err(Fault::Closed)));
     }
 
     #[test]

@@ -1,0 +1,187 @@
+//! Who works a sink: leases, take-over, hand-over, and a database that goes away.
+
+use std::time::{Duration, Instant};
+
+use crate::harness::eventually;
+use crate::harness::http::{Answer, Gate, HttpPeer};
+use crate::harness::plane::{
+    LONG, message_ids, number, send, until_closed, until_count, until_routed,
+};
+use crate::harness::postgres::{Cluster, Database};
+use crate::harness::proxy::{self, Proxy};
+use crate::harness::relay::{Relay, config, config_with, crm};
+
+const OWNER: &str = "SELECT coalesce(owner, '') FROM outbox.sink WHERE name = 'crm'";
+
+async fn owner(client: &tokio_postgres::Client) -> String {
+    client.query_opt(OWNER, &[]).await.unwrap().map_or(String::new(), |row| row.get(0))
+}
+
+async fn until_owned(client: &tokio_postgres::Client) -> String {
+    eventually("the sink is taken", LONG, async || match owner(client).await {
+        owner if owner.is_empty() => Err("no owner".to_owned()),
+        owner => Ok(owner),
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clean_stop_hands_over_at_once() {
+    let database = Database::migrated().await;
+    let client = database.connect().await;
+    let peer = HttpPeer::start().await;
+    // A lease so long that only a hand-over can be this quick.
+    let rest = crm(&peer.url("/"), "");
+    let long = "lease = \"60s\"\ngrace = \"10s\"";
+    let first = Relay::start(config_with(&database.url(), long, &rest));
+    let first_owner = until_owned(&client).await;
+    first.stop().await;
+    assert_eq!(owner(&client).await, "", "handed over");
+    assert_eq!(number(&client, "SELECT count(*) FROM outbox.relay").await, 0, "left");
+    let begun = Instant::now();
+    let second = Relay::start(config_with(&database.url(), long, &rest));
+    assert_ne!(until_owned(&client).await, first_owner);
+    assert!(begun.elapsed() < Duration::from_secs(20));
+    send(&client, "t", "{}").await;
+    until_closed(&client).await;
+    second.stop().await;
+    assert_eq!(peer.requests(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_that_is_cut_off_stops_in_time_and_another_takes_over() {
+    let database = Database::migrated().await;
+    let client = database.connect().await;
+    let peer = HttpPeer::start().await;
+    let rest = crm(&peer.url("/"), "");
+    let wire = Proxy::start(proxy::Target::Unix(Cluster::shared().socket())).await;
+    let first = Relay::start(config(&Cluster::tcp_url(wire.port(), database.name()), &rest));
+    let first_owner = until_owned(&client).await;
+    let second = Relay::start(config(&database.url(), &rest));
+    until_count(&client, "both are entered", "SELECT count(*) FROM outbox.relay", 2).await;
+    for _ in 0..50 {
+        send(&client, "t", "{}").await;
+    }
+    until_closed(&client).await;
+
+    // A black hole: nothing is refused, nothing answers.
+    wire.stall(proxy::Direction::Requests);
+    wire.stall(proxy::Direction::Replies);
+    for _ in 0..50 {
+        send(&client, "t", "{}").await;
+    }
+    until_closed(&client).await;
+    assert_ne!(owner(&client).await, first_owner, "the second relay delivered");
+    wire.resume();
+    for _ in 0..10 {
+        send(&client, "t", "{}").await;
+    }
+    until_closed(&client).await;
+    let mut ids = message_ids(&peer.received());
+    let all = ids.len();
+    ids.sort_unstable();
+    ids.dedup();
+    assert_eq!(
+        (ids.len(), all),
+        (110, 110),
+        "nothing lost, nothing repeated: nothing was in flight"
+    );
+    first.stop().await;
+    second.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn drain_finishes_what_is_open_and_cuts_what_does_not_end() {
+    let database = Database::migrated().await;
+    let client = database.connect().await;
+    let peer = HttpPeer::start().await;
+    let gate = Gate::new();
+    peer.script([Answer::Gated(gate.clone(), Box::new(Answer::status(200))), Answer::Hang]);
+    let rest = crm(&peer.url("/"), "timeout = \"1h\"");
+    let relay = Relay::start(config_with(&database.url(), "lease = \"2s\"\ngrace = \"3s\"", &rest));
+    until_routed(&client).await;
+    send(&client, "t", "{}").await;
+    peer.until(|peer| peer.requests() == 1).await;
+    send(&client, "t", "{}").await;
+    peer.until(|peer| peer.requests() == 2).await;
+    relay.ask_to_stop();
+    let draining = "SELECT count(*) FROM outbox.relay WHERE draining";
+    until_count(&client, "the relay drains", draining, 1).await;
+    send(&client, "t", "{}").await;
+    gate.open();
+    relay.stop().await;
+    // The first was finished, the second cut short and settled as in doubt, the third not begun.
+    let rows: Vec<(i64, String, i32, Option<String>)> = client
+        .query("SELECT message_id, state, attempts, words FROM outbox.history ORDER BY 1", &[])
+        .await
+        .unwrap()
+        .iter()
+        .map(|row| (row.get(0), row.get(1), row.get(2), row.get(3)))
+        .collect();
+    assert_eq!(rows[0].1, "delivered");
+    assert_eq!((rows[1].1.as_str(), rows[1].2), ("pending", 1));
+    assert!(rows[1].3.as_ref().unwrap().contains("in doubt"), "{:?}", rows[1]);
+    assert_eq!((rows[2].1.as_str(), rows[2].2), ("pending", 0));
+    assert_eq!(peer.requests(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_stops_and_starts_loses_nothing() {
+    let cluster = tokio::task::spawn_blocking(Cluster::start).await.unwrap();
+    cluster.psql("postgres", "CREATE DATABASE shop");
+    let peer = HttpPeer::start().await;
+    let settings = config(&cluster.url("shop"), &crm(&peer.url("/"), "concurrency = 8"));
+    let target = outboxd::store::Target::new(&settings.database);
+    outboxd::store::migrate::migrate(&target, &settings.database).await.unwrap();
+    peer.always(Answer::Delayed(Duration::from_millis(5), Box::new(Answer::status(200))));
+    let relay = Relay::start(settings);
+    let client = cluster.connect("shop").await;
+    until_routed(&client).await;
+    let many =
+        "INSERT INTO outbox.message (type, payload) SELECT 't', '{}' FROM generate_series(1, 2000)";
+    client.batch_execute(many).await.unwrap();
+    peer.until(|peer| peer.requests() >= 200).await;
+    cluster.stop_immediate();
+    let before = peer.requests();
+    cluster.start_again();
+    let client = cluster.connect("shop").await;
+    until_closed(&client).await;
+    relay.stop().await;
+    let ids = message_ids(&peer.received());
+    let distinct: std::collections::BTreeSet<i64> = ids.iter().copied().collect();
+    assert_eq!(distinct.len(), 2000);
+    // Outcomes that were known are written once the database is back: nothing is repeated at all.
+    assert_eq!(ids.len(), 2000, "{before} were sent before the stop");
+    assert_eq!(number(&client, "SELECT count(*) FROM outbox.ledger").await, 2000);
+}
+
+/// Sessions that are ended under the relay, one after another, cost time and nothing else.
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_ended_by_the_server_cost_nothing() {
+    let database = Database::migrated().await;
+    let client = database.connect().await;
+    let peer = HttpPeer::start().await;
+    peer.always(Answer::Delayed(Duration::from_millis(2), Box::new(Answer::status(200))));
+    let relay = Relay::start(config(&database.url(), &crm(&peer.url("/"), "concurrency = 4")));
+    until_routed(&client).await;
+    let many =
+        "INSERT INTO outbox.message (type, payload) SELECT 't', '{}' FROM generate_series(1, 1000)";
+    client.batch_execute(many).await.unwrap();
+    for _ in 0..10 {
+        let end = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+                    WHERE application_name = 'outboxd' AND datname = current_database()";
+        let before = peer.requests();
+        number(&client, end).await;
+        peer.until(|peer| peer.requests() > before || peer.requests() >= 1000).await;
+    }
+    until_closed(&client).await;
+    // The doorbell is back too: a sleeping sink is woken.
+    let asleep = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted
+                   AND mode = 'ExclusiveLock'
+                   AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+    until_count(&client, "the sink sleeps again", asleep, 1).await;
+    relay.stop().await;
+    let ids = message_ids(&peer.received());
+    let distinct: std::collections::BTreeSet<i64> = ids.iter().copied().collect();
+    assert_eq!((distinct.len(), ids.len()), (1000, 1000));
+}

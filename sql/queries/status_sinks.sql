@@ -1,0 +1,38 @@
+-- What each sink has to do. Every count stops at the limit, and every part of the index it walks
+-- is given from the left: a million rows more cost nothing.
+-- $1 names, $2 lanes, $3 limit of each count
+SELECT n.name, s.kind, s.owner, coalesce(s.paused, false) AS paused,
+       (SELECT count(*)
+          FROM unnest($2::smallint[]) AS l (lane)
+         CROSS JOIN LATERAL (SELECT FROM outbox.delivery d
+                              WHERE d.sink = n.name AND d.lane = l.lane
+                                AND d.due_at <= statement_timestamp()
+                              LIMIT $3) x) AS due,
+       (SELECT count(*)
+          FROM unnest($2::smallint[]) AS l (lane)
+         CROSS JOIN LATERAL (SELECT FROM outbox.delivery d
+                              WHERE d.sink = n.name AND d.lane = l.lane
+                                AND d.due_at > statement_timestamp() AND d.due_at < 'infinity'
+                              LIMIT $3) x) AS later,
+       (SELECT max(x.age)
+          FROM unnest($2::smallint[]) AS l (lane)
+         CROSS JOIN LATERAL (SELECT extract(epoch FROM statement_timestamp() - d.due_at)::bigint AS age
+                               FROM outbox.delivery d
+                              WHERE d.sink = n.name AND d.lane = l.lane
+                                AND d.due_at <= statement_timestamp()
+                              ORDER BY d.due_at LIMIT 1) x) AS oldest_due,
+       (SELECT count(*) FROM (SELECT FROM outbox.delivery d
+                               WHERE d.state = 'dead' AND d.sink = n.name LIMIT $3) x) AS dead,
+       (SELECT count(*) FROM (SELECT FROM outbox.delivery d
+                               WHERE d.state = 'held' AND d.sink = n.name LIMIT $3) x) AS held,
+       f.in_flight, f.delivered_minute, f.failed_minute,
+       e.period, e.part, e.state AS export_state, e.row_count
+  FROM unnest($1::text[]) AS n (name)
+  LEFT JOIN outbox.sink s ON s.name = n.name
+  LEFT JOIN outbox.flow f
+    ON f.sink = n.name AND f.updated_at > statement_timestamp() - interval '90 s'
+  LEFT JOIN LATERAL (SELECT x.period, x.part, x.state, x.row_count
+                       FROM outbox.export x
+                      WHERE x.sink = n.name
+                      ORDER BY x.period DESC, x.part DESC LIMIT 1) e ON true
+ ORDER BY n.name

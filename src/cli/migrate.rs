@@ -1,0 +1,84 @@
+//! `outboxd migrate`: makes the schema, or brings it up to date.
+
+use clap::Args;
+use serde_json::json;
+
+use super::{Answer, Verdict, other_installation, say, say_aside, say_json};
+use crate::config::Config;
+use crate::store::migrate::{SchemaState, migrate_warned, print, state};
+use crate::store::{Link, Target, own};
+
+const EXAMPLES: &str = "\
+  outboxd migrate              make the schema or bring it up to date, in one transaction
+  outboxd migrate --check      change nothing; exit code 1 if something is wanting
+  outboxd migrate --print      the SQL, for your own migration tool or: … | psql --single-transaction";
+
+#[derive(Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Migrate {
+    /// Write the SQL to stdout; needs no database
+    #[arg(long, conflicts_with_all = ["check", "json"])]
+    print: bool,
+    /// Only look whether the schema is what this outboxd needs
+    #[arg(long)]
+    check: bool,
+    /// Answer in JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Migrate {
+    pub async fn run(&self, config: &Config) -> Answer {
+        if self.print {
+            say(&print(&config.database));
+            return Ok(Verdict::Ok);
+        }
+        let target = Target::new(&config.database);
+        if self.check {
+            self.check(config, &target).await
+        } else {
+            self.migrate(config, &target).await
+        }
+    }
+
+    async fn migrate(&self, config: &Config, target: &std::sync::Arc<Target>) -> Answer {
+        let schema = config.database.schema.as_str();
+        let warn = |words: &str| say_aside(&format!("warning: {words}"));
+        let ran = migrate_warned(target, &config.database, warn).await?;
+        let installation = own::installation(&Link::new(target.clone())).await?.name;
+        let other = installation != config.database.installation.as_str();
+        if self.json {
+            say_json(&json!({ "schema": schema, "ran": ran, "installation": installation }));
+        } else if ran.is_empty() {
+            say(&format!("schema {schema} is current: nothing to do"));
+        } else {
+            let numbers = ran.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            say(&format!(
+                "schema {schema} is current: ran migration {numbers}; installation {installation}"
+            ));
+        }
+        if other {
+            say_aside(&format!("outboxd: {}", other_installation(&installation, config)));
+        }
+        Ok(Verdict::wrong_if(other))
+    }
+
+    async fn check(&self, config: &Config, target: &Target) -> Answer {
+        let found = state(target).await?;
+        let remedy = found.remedy(&config.database.schema);
+        let word = match found {
+            SchemaState::Current => "current",
+            SchemaState::Missing => "missing",
+            SchemaState::Older(_) => "older",
+            SchemaState::Newer(_) => "newer",
+            SchemaState::Changed(_) => "changed",
+        };
+        let schema = config.database.schema.as_str();
+        if self.json {
+            say_json(&json!({ "schema": schema, "state": word, "remedy": remedy }));
+        } else {
+            say(remedy.as_deref().unwrap_or(&format!("schema {schema} is current")));
+        }
+        Ok(Verdict::wrong_if(remedy.is_some()))
+    }
+}

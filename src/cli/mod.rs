@@ -1,0 +1,230 @@
+//! The command line: arguments in, words and an exit code out.
+//!
+//! Exit codes: 0 ok, 1 something is wrong with what was looked at, 2 wrong usage or config.
+//! Answers go to stdout, everything else to stderr.
+
+mod actor;
+mod check;
+mod init;
+mod list;
+mod logs;
+mod migrate;
+mod retry;
+mod route;
+mod run;
+mod send;
+mod show;
+mod status;
+mod table;
+mod words;
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::{Config, ConfigError};
+use crate::store::{Link, StoreError, Target};
+
+const EXAMPLES: &str = "\
+A first time, in a directory of its own:
+  export DATABASE_URL=postgres://user:password@localhost/shop
+  outboxd init                 write outboxd.toml
+  outboxd migrate              make the schema
+  outboxd check                touch everything once, send nothing
+  outboxd run                  deliver
+  outboxd send order.created '{\"order_id\": 42}' --wait
+
+Day by day:
+  outboxd status               what there is to do, and what needs you
+  outboxd list --state dead    what was given up, and why
+  outboxd show 42              what became of message 42
+  outboxd retry 42             try it again
+
+Exit codes: 0 ok, 1 something is wrong with what was looked at, 2 wrong usage or config.
+OUTBOXD_LOG sets what is logged to stderr, e.g. OUTBOXD_LOG=debug.";
+
+/// A transactional outbox relay for PostgreSQL: a committed row becomes a mail, a webhook or a
+/// line in a CSV file.
+#[derive(Parser)]
+#[command(name = "outboxd", version, after_help = EXAMPLES, arg_required_else_help = true)]
+struct Arguments {
+    /// The config file
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "OUTBOXD_CONFIG",
+        default_value = "outboxd.toml",
+        hide_env_values = true
+    )]
+    config: PathBuf,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Write a config to start from
+    Init,
+    /// Make the schema, or bring it up to date
+    Migrate(migrate::Migrate),
+    /// Read the config and touch each outside thing once, sending nothing
+    Check(check::Check),
+    /// Deliver, until told to stop
+    Run,
+    /// Send a message, as an application does
+    Send(Box<send::Send>),
+    /// What there is to do, who does it, and what needs you
+    Status(status::StatusCommand),
+    /// Open deliveries: what needs you first, then the oldest due
+    List(list::List),
+    /// One message and all its deliveries, open and closed
+    Show(show::Show),
+    /// Try dead deliveries again
+    Retry(retry::Retry),
+    /// The routes in force, and messages that lack one
+    Route(route::Route),
+}
+
+/// How a command ended that could do its work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Ok,
+    /// Something is wrong with what was looked at; the words are out already.
+    Wrong,
+}
+
+/// Why a command could not do its work.
+#[derive(Debug)]
+enum Failure {
+    /// Something outside.
+    Fault(String),
+    /// The arguments or the config.
+    Usage(String),
+}
+
+type Answer = Result<Verdict, Failure>;
+
+impl Verdict {
+    fn wrong_if(wrong: bool) -> Verdict {
+        if wrong { Verdict::Wrong } else { Verdict::Ok }
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Failure {
+        Failure::Fault(error.to_string())
+    }
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Failure {
+        Failure::Usage(error.to_string())
+    }
+}
+
+/// Reads the arguments of the process, does what they say, and gives the exit code.
+#[must_use]
+pub fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Nothing to do about a terminal that is gone.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    let (code, words) = match logs::start().and_then(|()| start(arguments)) {
+        Ok(Verdict::Ok) => (0, None),
+        Ok(Verdict::Wrong) => (1, None),
+        Err(Failure::Fault(words)) => (1, Some(words)),
+        Err(Failure::Usage(words)) => (2, Some(words)),
+    };
+    if let Some(words) = words {
+        say_aside(&format!("outboxd: {words}"));
+    }
+    ExitCode::from(code)
+}
+
+fn start(arguments: Arguments) -> Answer {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::Fault(format!("cannot start threads: {error}")))?;
+    let answer = runtime.block_on(dispatch(arguments));
+    // A name look-up that still hangs is nobody's any more.
+    runtime.shutdown_background();
+    answer
+}
+
+async fn dispatch(arguments: Arguments) -> Answer {
+    let Arguments { config: file, command } = arguments;
+    if let Command::Init = command {
+        return init::init(&file);
+    }
+    let config = Config::load(&file)?;
+    match command {
+        Command::Init => Ok(Verdict::Ok),
+        Command::Migrate(command) => command.run(&config).await,
+        Command::Check(command) => command.run(config).await,
+        Command::Run => run::run(config).await,
+        Command::Send(command) => command.run(&config).await,
+        Command::Status(command) => command.run(&config).await,
+        Command::List(command) => command.run(&config).await,
+        Command::Show(command) => command.run(&config).await,
+        Command::Retry(command) => command.run(&config).await,
+        Command::Route(command) => command.run(config).await,
+    }
+}
+
+fn connect(config: &Config) -> Link {
+    Link::new(Target::new(&config.database))
+}
+
+/// Refuses to change an outbox that is another installation's: a copy of production opened with
+/// the staging config.
+async fn same_installation(link: &Link, config: &Config) -> Result<(), Failure> {
+    let found = crate::store::own::installation(link).await?.name;
+    if found == config.database.installation.as_str() {
+        return Ok(());
+    }
+    Err(Failure::Fault(other_installation(&found, config)))
+}
+
+fn other_installation(found: &str, config: &Config) -> String {
+    format!(
+        "this database belongs to installation {found}, the config says {}; check [database] url, \
+         or write installation = \"{found}\"",
+        config.database.installation
+    )
+}
+
+/// Writes an answer. Whoever reads it may have enough before its end, as `head` does.
+fn say(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| {
+        if text.ends_with('\n') || text.is_empty() { Ok(()) } else { out.write_all(b"\n") }
+    });
+    let _ = out.flush();
+}
+
+fn say_json(value: &serde_json::Value) {
+    say(&format!("{value:#}"));
+}
+
+fn say_aside(text: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_commands_are_well_formed() {
+        use clap::CommandFactory as _;
+        Arguments::command().debug_assert();
+    }
+}

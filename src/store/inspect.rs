@@ -1,0 +1,300 @@
+//! What people look at: single messages, lists of deliveries, the server and its rights. All of it
+//! bounded and by index, so that looking costs the database next to nothing however much is open.
+
+pub mod act;
+pub mod status;
+
+use jiff::Timestamp;
+use tokio_postgres::Row;
+use tokio_postgres::types::Type;
+
+use super::error::StoreError;
+use super::link::Link;
+
+/// The lanes in use; only the first, until routes choose theirs. The fetch index must always be
+/// asked by lane.
+pub const LANES: &[i16] = &[0];
+
+/// Tables a relay works on, with each right it needs there.
+const TABLE_RIGHTS: &[(&str, &[&str])] = &[
+    ("message", &["SELECT"]),
+    ("installation", &["SELECT"]),
+    ("migration", &["SELECT"]),
+    ("delivery", &["SELECT", "INSERT", "UPDATE", "DELETE"]),
+    ("sink", &["SELECT", "INSERT", "UPDATE"]),
+    ("flow", &["SELECT", "INSERT", "UPDATE"]),
+    ("relay", &["SELECT", "INSERT", "UPDATE", "DELETE"]),
+    ("route", &["SELECT", "INSERT", "DELETE"]),
+    ("route_set", &["SELECT", "INSERT"]),
+    ("unseen", &["SELECT", "INSERT"]),
+    ("export", &["SELECT", "INSERT", "UPDATE"]),
+    ("ledger", &["SELECT", "INSERT"]),
+    ("action", &["SELECT", "INSERT"]),
+];
+/// Functions a relay calls.
+const FUNCTION_RIGHTS: &[&str] = &["extend_ledger", "routes_of", "route_existing", "ring"];
+
+/// Whom we are talking to.
+#[derive(Clone, Debug)]
+pub struct Server {
+    /// 150008 for 15.8.
+    pub number: i32,
+    /// As the server writes it.
+    pub version: String,
+    /// The database.
+    pub database: String,
+    /// The role we are connected as.
+    pub role: String,
+    /// Whether it only follows another server, and takes no writes.
+    pub standby: bool,
+    /// The name of the relays' group role.
+    pub group: String,
+    /// Whether that role exists.
+    pub has_group: bool,
+}
+
+/// One message, without its payload.
+#[derive(Clone, Debug)]
+pub struct MessageRow {
+    /// Its type.
+    pub message_type: String,
+    /// Orders deliveries.
+    pub key: Option<String>,
+    /// When it was written.
+    pub created_at: Timestamp,
+    /// Not before.
+    pub due_at: Option<Timestamp>,
+    /// Not after.
+    pub expires_at: Option<Timestamp>,
+}
+
+/// One delivery of a message: an open one, or one closed life of it.
+#[derive(Clone, Debug)]
+pub struct DeliveryRow {
+    /// Empty where no route took the message, or one sent it nowhere.
+    pub sink: String,
+    /// Empty where the route has no name.
+    pub target: String,
+    /// The state of an open delivery, the outcome of a closed one.
+    pub state: String,
+    /// Attempts settled.
+    pub attempts: i32,
+    /// Counts its lives, from 1.
+    pub round: i32,
+    /// Counts its changes; open ones only.
+    pub rev: Option<i32>,
+    /// The next attempt, if it waits for time.
+    pub due_at: Option<Timestamp>,
+    /// The same in seconds from now by the database's clock.
+    pub due_in: Option<i64>,
+    /// None while open.
+    pub closed_at: Option<Timestamp>,
+    /// Reason of an open delivery, receipt of a closed one.
+    pub words: Option<String>,
+}
+
+/// Something an operator did.
+#[derive(Clone, Debug)]
+pub struct ActionRow {
+    /// When.
+    pub acted_at: Timestamp,
+    /// Who.
+    pub actor: String,
+    /// What.
+    pub verb: String,
+    /// To which delivery.
+    pub sink: Option<String>,
+    /// To which delivery.
+    pub target: Option<String>,
+    /// More about it.
+    pub note: Option<String>,
+}
+
+/// An open delivery in a list.
+#[derive(Clone, Debug)]
+pub struct OpenRow {
+    /// Of the message.
+    pub message_id: i64,
+    /// Empty if unrouted.
+    pub sink: String,
+    /// Empty where the route has no name.
+    pub target: String,
+    /// pending, sending, held, dead or unrouted.
+    pub state: String,
+    /// Attempts settled.
+    pub attempt: i32,
+    /// Counts its changes.
+    pub rev: i32,
+    /// Why the last attempt did not deliver.
+    pub reason: Option<String>,
+    /// The next attempt, if it waits for time.
+    pub due_at: Option<Timestamp>,
+    /// The same in seconds from now by the database's clock.
+    pub due_in: Option<i64>,
+    /// None if the message is gone.
+    pub message_type: Option<String>,
+    /// When the message was written.
+    pub created_at: Option<Timestamp>,
+    /// Seconds since then.
+    pub age: Option<i64>,
+}
+
+/// Asks the server who it is.
+///
+/// # Errors
+/// When the database cannot be asked.
+pub async fn server(link: &Link) -> Result<Server, StoreError> {
+    let group = format!("{}_relay", link.target().schema().as_str());
+    let params = [(&group as _, Type::TEXT)];
+    let row = link.row("ask the server", &link.queries().server, &params).await?;
+    Ok(Server {
+        number: row.get("number"),
+        version: row.get("version"),
+        database: row.get("database"),
+        role: row.get("role"),
+        standby: row.get("standby"),
+        has_group: row.get("has_group"),
+        group,
+    })
+}
+
+/// The rights a relay needs and the connected role lacks, as GRANT has them.
+///
+/// # Errors
+/// When the database cannot be asked.
+pub async fn wanting_rights(link: &Link) -> Result<Vec<String>, StoreError> {
+    let schema = link.target().schema().as_str();
+    let (tables, rights): (Vec<&str>, Vec<&str>) = TABLE_RIGHTS
+        .iter()
+        .flat_map(|(table, rights)| rights.iter().map(move |right| (*table, *right)))
+        .unzip();
+    let params = [
+        (&schema as _, Type::TEXT),
+        (&tables as _, Type::TEXT_ARRAY),
+        (&rights as _, Type::TEXT_ARRAY),
+        (&FUNCTION_RIGHTS as _, Type::TEXT_ARRAY),
+    ];
+    let rows = link.rows("look at the rights", &link.queries().rights, &params).await?;
+    Ok(rows.iter().map(|row| row.get("wanting")).collect())
+}
+
+/// A message, or none of that id.
+///
+/// # Errors
+/// When the database cannot be asked.
+pub async fn message(link: &Link, message_id: i64) -> Result<Option<MessageRow>, StoreError> {
+    let params = [(&message_id as _, Type::INT8)];
+    let rows = link.rows("look at a message", &link.queries().message, &params).await?;
+    Ok(rows.first().map(|row| MessageRow {
+        message_type: row.get("type"),
+        key: row.get("key"),
+        created_at: row.get("created_at"),
+        due_at: row.get("due_at"),
+        expires_at: row.get("expires_at"),
+    }))
+}
+
+/// All deliveries of a message, open and closed.
+///
+/// # Errors
+/// When the database cannot be asked.
+pub async fn deliveries(link: &Link, message_id: i64) -> Result<Vec<DeliveryRow>, StoreError> {
+    let params = [(&message_id as _, Type::INT8)];
+    let rows =
+        link.rows_by_index("look at deliveries", &link.queries().deliveries, &params).await?;
+    let delivery = |row: &Row| DeliveryRow {
+        sink: row.get("sink"),
+        target: row.get("target"),
+        state: row.get("state"),
+        attempts: row.get("attempts"),
+        round: row.get("round"),
+        rev: row.get("rev"),
+        due_at: row.get("due_at"),
+        due_in: row.get("due_in"),
+        closed_at: row.get("closed_at"),
+        words: row.get("words"),
+    };
+    Ok(rows.iter().map(delivery).collect())
+}
+
+/// What operators did to a message's deliveries, oldest first.
+///
+/// # Errors
+/// When the database cannot be asked.
+pub async fn actions(link: &Link, message_id: i64) -> Result<Vec<ActionRow>, StoreError> {
+    let params = [(&message_id as _, Type::INT8)];
+    let rows = link.rows_by_index("look at actions", &link.queries().actions, &params).await?;
+    let action = |row: &Row| ActionRow {
+        acted_at: row.get("acted_at"),
+        actor: row.get("actor"),
+        verb: row.get("verb"),
+        sink: row.get("sink"),
+        target: row.get("target"),
+        note: row.get("note"),
+    };
+    Ok(rows.iter().map(action).collect())
+}
+
+/// Every sink there is a row or a delivery of.
+///
+/// # Errors
+/// When the database cannot be asked.
+pub async fn known_sinks(link: &Link) -> Result<Vec<String>, StoreError> {
+    let rows = link.rows_by_index("look for sinks", &link.queries().known_sinks, &[]).await?;
+    Ok(rows.iter().map(|row| row.get("name")).collect())
+}
+
+/// Deliveries in these states, none of them `pending`, newest first. The sink of an unrouted one
+/// is empty.
+///
+/// # Errors
+/// When the database cannot be asked.
+pub async fn list_stuck(
+    link: &Link,
+    states: &[&str],
+    sinks: &[String],
+    limit: i64,
+) -> Result<Vec<OpenRow>, StoreError> {
+    let params = [
+        (&states as _, Type::TEXT_ARRAY),
+        (&sinks as _, Type::TEXT_ARRAY),
+        (&limit as _, Type::INT8),
+    ];
+    let rows = link.rows_by_index("list deliveries", &link.queries().list_stuck, &params).await?;
+    Ok(rows.iter().map(open).collect())
+}
+
+/// Pending deliveries, the oldest due first.
+///
+/// # Errors
+/// When the database cannot be asked.
+pub async fn list_pending(
+    link: &Link,
+    sinks: &[String],
+    limit: i64,
+) -> Result<Vec<OpenRow>, StoreError> {
+    let params = [
+        (&sinks as _, Type::TEXT_ARRAY),
+        (&LANES as _, Type::INT2_ARRAY),
+        (&limit as _, Type::INT8),
+    ];
+    let rows = link.rows_by_index("list deliveries", &link.queries().list_pending, &params).await?;
+    Ok(rows.iter().map(open).collect())
+}
+
+fn open(row: &Row) -> OpenRow {
+    OpenRow {
+        message_id: row.get("message_id"),
+        sink: row.get("sink"),
+        target: row.get("target"),
+        state: row.get("state"),
+        attempt: row.get("attempt"),
+        rev: row.get("rev"),
+        reason: row.get("reason"),
+        due_at: row.get("due_at"),
+        due_in: row.get("due_in"),
+        message_type: row.get("type"),
+        created_at: row.get("created_at"),
+        age: row.get("age"),
+    }
+}

@@ -1,0 +1,226 @@
+//! The state of everything, on one screen and at a fixed price: counts stop at
+//! [`Count::LIMIT`], and every look goes through an index.
+
+use std::fmt;
+
+use tokio_postgres::Row;
+use tokio_postgres::types::Type;
+
+use super::LANES;
+use crate::store::error::StoreError;
+use crate::store::link::Link;
+use crate::store::work::Flow;
+
+/// A number that was counted up to a limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Count {
+    /// How many were counted.
+    pub number: u64,
+    /// Whether there are more.
+    pub more: bool,
+}
+
+/// Everything `status` shows.
+#[derive(Clone, Debug, Default)]
+pub struct Status {
+    /// The name the database holds.
+    pub installation: String,
+    /// Every sink there is a row or an open delivery of.
+    pub sinks: Vec<SinkStatus>,
+    /// The living first.
+    pub relays: Vec<RelayStatus>,
+    /// Types without a route, and how many messages wait for one; exact up to the limit.
+    pub unrouted: Vec<(String, u64)>,
+    /// Messages written past the trigger.
+    pub unseen: Count,
+    /// The hash of the routes in force.
+    pub routes_hash: Option<String>,
+}
+
+/// One sink.
+#[derive(Clone, Debug, Default)]
+pub struct SinkStatus {
+    /// Its name.
+    pub name: String,
+    /// None where no relay ever entered it.
+    pub kind: Option<String>,
+    /// The id of the relay that works it.
+    pub owner: Option<String>,
+    /// Whether an operator paused it.
+    pub paused: bool,
+    /// Deliveries that could start now.
+    pub due: Count,
+    /// Deliveries that wait for time.
+    pub later: Count,
+    /// Seconds since the oldest fell due.
+    pub oldest_due: Option<i64>,
+    /// Given up.
+    pub dead: Count,
+    /// In doubt.
+    pub held: Count,
+    /// What its owner says it does; none if it said nothing for 90 s.
+    pub flow: Option<Flow>,
+    /// Of a csv sink: the last file.
+    pub export: Option<ExportStatus>,
+}
+
+/// The last file of a csv sink.
+#[derive(Clone, Debug)]
+pub struct ExportStatus {
+    /// Its period.
+    pub period: String,
+    /// Counted from 1 within the period.
+    pub part: i32,
+    /// open, closed or published.
+    pub state: String,
+    /// Rows in its set.
+    pub rows: i64,
+}
+
+/// One relay.
+#[derive(Clone, Debug, Default)]
+pub struct RelayStatus {
+    /// Random, new for every start.
+    pub id: String,
+    /// A label.
+    pub host: String,
+    /// Of the process.
+    pub pid: i32,
+    /// Of outboxd.
+    pub version: String,
+    /// Of the routes in its config.
+    pub routes_hash: String,
+    /// The sinks its config knows.
+    pub sinks: Vec<String>,
+    /// Whether it is stopping.
+    pub draining: bool,
+    /// Seconds since its last heartbeat.
+    pub heartbeat_age: i64,
+    /// Whether its lease runs.
+    pub alive: bool,
+}
+
+impl Count {
+    /// Counts are exact up to here.
+    pub const LIMIT: u64 = 10_000;
+    /// What a statement counts to, to know whether there are more.
+    const COUNTED: i64 = 10_001;
+
+    /// A number that may have stopped anywhere above the limit.
+    #[must_use]
+    pub fn new(counted: i64) -> Count {
+        let counted = u64::try_from(counted).unwrap_or(0);
+        Count { number: counted.min(Self::LIMIT), more: counted > Self::LIMIT }
+    }
+
+    /// Whether there is none at all.
+    #[must_use]
+    pub fn is_zero(self) -> bool {
+        self.number == 0
+    }
+}
+
+impl fmt::Display for Count {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&format!("{}{}", self.number, if self.more { "+" } else { "" }))
+    }
+}
+
+/// Reads the state of everything.
+///
+/// # Errors
+/// When the database cannot be asked.
+pub async fn status(link: &Link) -> Result<Status, StoreError> {
+    let queries = link.queries();
+    let limit = [(&Count::COUNTED as _, Type::INT8)];
+    let installation = crate::store::own::installation(link).await?.name;
+    let names = super::known_sinks(link).await?;
+    let sinks = sinks(link, &names).await?;
+    let relays = link.rows("look at the relays", &queries.status_relays, &[]).await?;
+    let unrouted =
+        link.rows_by_index("count unrouted messages", &queries.status_unrouted, &limit).await?;
+    let unseen =
+        link.rows_by_index("count unseen messages", &queries.status_unseen, &limit).await?;
+    let routes = link.rows("look at the routes", &queries.status_routes, &[]).await?;
+    let messages = |row: &Row| u64::try_from(row.get::<_, i64>("messages")).unwrap_or(0);
+    Ok(Status {
+        installation,
+        sinks,
+        relays: relays.iter().map(relay).collect(),
+        unrouted: unrouted.iter().map(|row| (row.get("type"), messages(row))).collect(),
+        unseen: unseen.first().map_or(Count::default(), |row| Count::new(row.get("messages"))),
+        routes_hash: routes.first().map(|row| row.get("hash")),
+    })
+}
+
+/// What these sinks have to do.
+///
+/// # Errors
+/// When the database cannot be asked.
+pub async fn sinks(link: &Link, names: &[String]) -> Result<Vec<SinkStatus>, StoreError> {
+    let params = [
+        (&names as _, Type::TEXT_ARRAY),
+        (&LANES as _, Type::INT2_ARRAY),
+        (&Count::COUNTED as _, Type::INT8),
+    ];
+    let rows =
+        link.rows_by_index("look at the sinks", &link.queries().status_sinks, &params).await?;
+    Ok(rows.iter().map(sink).collect())
+}
+
+fn sink(row: &Row) -> SinkStatus {
+    let count = |column| Count::new(row.get(column));
+    SinkStatus {
+        name: row.get("name"),
+        kind: row.get("kind"),
+        owner: row.get("owner"),
+        paused: row.get("paused"),
+        due: count("due"),
+        later: count("later"),
+        oldest_due: row.get("oldest_due"),
+        dead: count("dead"),
+        held: count("held"),
+        flow: row.get::<_, Option<i32>>("in_flight").map(|in_flight| Flow {
+            in_flight,
+            delivered_minute: row.get("delivered_minute"),
+            failed_minute: row.get("failed_minute"),
+            ..Flow::default()
+        }),
+        export: row.get::<_, Option<String>>("period").map(|period| ExportStatus {
+            period,
+            part: row.get("part"),
+            state: row.get("export_state"),
+            rows: row.get("row_count"),
+        }),
+    }
+}
+
+fn relay(row: &Row) -> RelayStatus {
+    RelayStatus {
+        id: row.get("id"),
+        host: row.get("host"),
+        pid: row.get("pid"),
+        version: row.get("version"),
+        routes_hash: row.get("routes_hash"),
+        sinks: row.get("sinks"),
+        draining: row.get("draining"),
+        heartbeat_age: row.get("heartbeat_age"),
+        alive: row.get("alive"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_are_exact_to_the_limit_and_marked_beyond() {
+        for (counted, shown) in
+            [(0, "0"), (9_999, "9999"), (10_000, "10000"), (10_001, "10000+"), (30_000, "10000+")]
+        {
+            assert_eq!(Count::new(counted).to_string(), shown);
+        }
+        assert_eq!(format!("{:>4}", Count::new(7)), "   7");
+        assert!(Count::new(0).is_zero() && !Count::new(1).is_zero());
+    }
+}
