@@ -73,8 +73,9 @@ async fn demonstrate() -> anyhow::Result<bool> {
         tokio::time::sleep(Duration::from_secs(1)).await;
         let seen = watch.look(start, &sales).await?;
         if mark.is_none() && sales.committed() >= KILL_AT {
-            say("the relay is killed (SIGKILL) and started again");
+            receivers.next_request().await;
             relay.kill().await?;
+            say("the relay was killed (SIGKILL) with a webhook in flight, and is started again");
             // What it had sent is still under way to the receivers.
             tokio::time::sleep(Duration::from_millis(300)).await;
             mark = Some(receivers.counts());

@@ -82,6 +82,12 @@ impl Receivers {
         Counts { mails: self.smtp.accepted(), requests: lock(&self.desk).accepted.len() }
     }
 
+    /// Waits until a request has come that is not answered yet.
+    pub async fn next_request(&self) {
+        let before = self.http.requests();
+        self.http.until(|http| http.requests() > before).await;
+    }
+
     /// Writes down what was accepted, one file each, and reads what it says.
     pub fn write_down(&self, folder: &Path) -> anyhow::Result<Found> {
         let mut found = Found::default();
