@@ -7,5 +7,6 @@ mod harness;
 mod harness_test;
 mod main_job;
 mod ownership;
+mod producers;
 mod sink_contract;
 mod tidy;
