@@ -133,7 +133,11 @@ async fn a_crash_between_rename_and_commit_leaves_the_same_file_and_one_export()
     let relay = Relay::start(config(&database.url(), &text));
     until_published(&client, 1).await;
     relay.stop().await;
-    assert_eq!(files(folder.path()), [name.clone()], "no second file, no temporary one");
+    assert_eq!(
+        files(folder.path()),
+        std::slice::from_ref(&name),
+        "no second file, no temporary one"
+    );
     assert_eq!(std::fs::read(folder.path().join(&name)).unwrap(), before);
     assert_eq!(number(&client, "SELECT count(*) FROM outbox.export").await, 1);
 }

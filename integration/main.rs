@@ -1,5 +1,7 @@
 //! The integration tests: one binary, one harness.
 
+mod cli;
+mod crash;
 mod data_plane;
 mod delivery;
 mod exports;

@@ -49,7 +49,7 @@ pub fn build(timeout: Duration, way: Way) -> Sink {
         retry: RetryPolicy { delays: Vec::new(), jitter: 0.0 },
         way,
     };
-    Sink::build(&config, &name("shop")).unwrap().unwrap()
+    Sink::build(&config).unwrap().unwrap()
 }
 
 pub fn webhook_to(url: &str) -> WebhookConfig {

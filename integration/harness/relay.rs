@@ -88,3 +88,72 @@ fn log() {
         .with_ansi(false)
         .try_init();
 }
+
+/// The real binary, `outboxd run`, as a child process.
+pub struct Process {
+    child: std::process::Child,
+    /// Its config and its log; goes with it.
+    folder: tempfile::TempDir,
+}
+
+impl Process {
+    /// Starts it with this config.
+    pub fn start(toml: &str) -> Process {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let config = folder.path().join("outboxd.toml");
+        std::fs::write(&config, toml).expect("write the config");
+        let log = std::fs::File::create(folder.path().join("log")).expect("create the log");
+        let child = std::process::Command::new(env!("CARGO_BIN_EXE_outboxd"))
+            .args(["--config", config.to_str().expect("UTF-8"), "run"])
+            .stdin(std::process::Stdio::null())
+            .stdout(std::process::Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("start outboxd");
+        Process { child, folder }
+    }
+
+    /// What it has logged.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends a signal by name.
+    pub fn signal(&self, name: &str) {
+        let sent = std::process::Command::new("kill")
+            .args([&format!("-{name}"), &self.id().to_string()])
+            .status();
+        assert!(sent.is_ok_and(|status| status.success()), "kill -{name}");
+    }
+
+    /// Ends it as a crash would.
+    pub fn kill(mut self) {
+        self.child.kill().expect("kill");
+        self.child.wait().expect("it is dead");
+    }
+
+    /// Waits for its end.
+    pub async fn ended(&mut self) -> std::process::ExitStatus {
+        super::eventually("the process ends", Duration::from_secs(60), async || {
+            self.child.try_wait().expect("wait").ok_or_else(|| "it runs".to_owned())
+        })
+        .await
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            let log = self.log();
+            let tail: Vec<&str> = log.lines().rev().take(20).collect();
+            eprintln!("the end of its log, last line first:\n{}", tail.join("\n"));
+        }
+    }
+}

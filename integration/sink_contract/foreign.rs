@@ -1,6 +1,6 @@
 //! What others make of our mails and files: Postfix's `smtp-sink`, Python's `email` and `csv`, and
-//! the `csv` crate. `OUTBOXD_SMTP_SINK` names the first where it is not on the path; without it or
-//! `python3` the tests that need them say so and end.
+//! the `csv` crate. `OUTBOXD_SMTP_SINK` names the first where it is not on the path; a program that is
+//! missing fails the tests that need it.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -17,17 +17,18 @@ use super::{
 };
 
 /// A program named by an environment variable or on the path.
-fn program(variable: &str, name: &str) -> Option<PathBuf> {
+fn program(variable: &str, name: &str) -> PathBuf {
     let named = std::env::var_os(variable).map(PathBuf::from);
     let path = std::env::var_os("PATH").unwrap_or_default();
     let on_path = || std::env::split_paths(&path).map(|p| p.join(name)).find(|p| p.is_file());
-    let found = named
+    named
         .or_else(on_path)
-        .or_else(|| Some(Path::new("/usr/sbin").join(name)).filter(|p| p.is_file()));
-    if found.is_none() {
-        eprintln!("not run: there is no {name} on the path and {variable} is not set");
-    }
-    found
+        .or_else(|| Some(Path::new("/usr/sbin").join(name)).filter(|p| p.is_file()))
+        .unwrap_or_else(|| {
+            panic!(
+                "there is no {name} on the path and {variable} is not set; run integration/run.sh"
+            )
+        })
 }
 
 /// Starts smtp-sink with further arguments; gives it, its port and its dump.
@@ -77,7 +78,7 @@ fn sent(letter: &Prepared) -> String {
 
 #[tokio::test]
 async fn smtp_sink_gets_the_bytes_we_sent() {
-    let Some(program) = program("OUTBOXD_SMTP_SINK", "smtp-sink") else { return };
+    let program = program("OUTBOXD_SMTP_SINK", "smtp-sink");
     let (_sink, port, dump) = smtp_sink(&program, &[]).await;
     let sink = build(LONG, Way::Smtp(smtp_to(port)));
     let texts = [".", "..\n.x\nfrom\n\n.\n", "Grüße\r.\rende", &"long ".repeat(4000), ""];
@@ -92,7 +93,7 @@ async fn smtp_sink_gets_the_bytes_we_sent() {
 /// It stores the mail and hangs up without a reply: whoever calls that failed sends it twice.
 #[tokio::test]
 async fn smtp_sink_that_stores_and_hangs_up_leaves_doubt() {
-    let Some(program) = program("OUTBOXD_SMTP_SINK", "smtp-sink") else { return };
+    let program = program("OUTBOXD_SMTP_SINK", "smtp-sink");
     let (_sink, port, dump) = smtp_sink(&program, &["-q", "."]).await;
     let sink = build(LONG, Way::Smtp(smtp_to(port)));
     let letter = letter(&sink, 1, "hello");
@@ -103,7 +104,7 @@ async fn smtp_sink_that_stores_and_hangs_up_leaves_doubt() {
 
 #[tokio::test]
 async fn smtp_sink_that_refuses_is_understood() {
-    let Some(program) = program("OUTBOXD_SMTP_SINK", "smtp-sink") else { return };
+    let program = program("OUTBOXD_SMTP_SINK", "smtp-sink");
     for (arguments, reason) in
         [(["-f", "RCPT"], "recipient refused: 500 5.3.0"), (["-f", "."], "mail refused: 500 5.3.0")]
     {
@@ -116,7 +117,7 @@ async fn smtp_sink_that_refuses_is_understood() {
 /// More mails than one connection serves: none is lost or doubled where one follows the other.
 #[tokio::test]
 async fn smtp_sink_gets_each_mail_once_over_several_connections() {
-    let Some(program) = program("OUTBOXD_SMTP_SINK", "smtp-sink") else { return };
+    let program = program("OUTBOXD_SMTP_SINK", "smtp-sink");
     let (_sink, port, dump) = smtp_sink(&program, &[]).await;
     let sink = build(LONG, Way::Smtp(smtp_to(port)));
     let letters: Vec<Prepared> = (1..=250).map(|id| letter(&sink, id, "x")).collect();
@@ -135,7 +136,7 @@ async fn python(program: &Path, source: &str, file: &Path) -> serde_json::Value 
 
 #[tokio::test]
 async fn python_reads_the_mail_as_it_was_meant() {
-    let Some(python3) = program("OUTBOXD_PYTHON", "python3") else { return };
+    let python3 = program("OUTBOXD_PYTHON", "python3");
     let sink = build(LONG, Way::Smtp(smtp_to(25)));
     let to = "Jörg Müller <joerg@exämple.org>, \"Doe, Jane\" <jane@shop.example>";
     for text in ["plain", "Grüße, 3 € = teuer\n.\n  eingerückt \n", &"ä".repeat(3000)] {
@@ -229,7 +230,7 @@ fn expected_rows() -> Vec<Vec<String>> {
 
 #[tokio::test]
 async fn python_reads_the_file_as_it_was_meant() {
-    let Some(python3) = program("OUTBOXD_PYTHON", "python3") else { return };
+    let python3 = program("OUTBOXD_PYTHON", "python3");
     let directory = tempfile::tempdir().unwrap();
     let source = "
 import csv, json, sys

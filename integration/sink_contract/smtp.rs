@@ -183,7 +183,8 @@ async fn idle_connections_are_given_up() {
     assert_delivered(&attempt(&sink, &letter, LONG).await, "250");
     tokio::time::pause();
     tokio::time::advance(std::time::Duration::from_secs(61)).await;
-    peer.until(|p| p.open_connections() == 0).await;
+    tokio::time::resume();
+    soon("closed", peer.until(|p| p.open_connections() == 0)).await;
     assert!(peer.commands().contains(&"QUIT".to_owned()));
 }
 

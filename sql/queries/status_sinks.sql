@@ -1,26 +1,15 @@
 -- What each sink has to do. Every count stops at the limit, and every part of the index it walks
--- is given from the left: a million rows more cost nothing.
+-- is given from the left: a million rows more cost nothing. The oldest comes out of the same walk
+-- as the count, because dead entries stand where the walk begins.
 -- $1 names, $2 lanes, $3 limit of each count
 SELECT n.name, s.kind, s.owner, coalesce(s.paused, false) AS paused,
-       (SELECT count(*)
-          FROM unnest($2::smallint[]) AS l (lane)
-         CROSS JOIN LATERAL (SELECT FROM outbox.delivery d
-                              WHERE d.sink = n.name AND d.lane = l.lane
-                                AND d.due_at <= statement_timestamp()
-                              LIMIT $3) x) AS due,
+       q.due, q.oldest_due,
        (SELECT count(*)
           FROM unnest($2::smallint[]) AS l (lane)
          CROSS JOIN LATERAL (SELECT FROM outbox.delivery d
                               WHERE d.sink = n.name AND d.lane = l.lane
                                 AND d.due_at > statement_timestamp() AND d.due_at < 'infinity'
                               LIMIT $3) x) AS later,
-       (SELECT max(x.age)
-          FROM unnest($2::smallint[]) AS l (lane)
-         CROSS JOIN LATERAL (SELECT extract(epoch FROM statement_timestamp() - d.due_at)::bigint AS age
-                               FROM outbox.delivery d
-                              WHERE d.sink = n.name AND d.lane = l.lane
-                                AND d.due_at <= statement_timestamp()
-                              ORDER BY d.due_at LIMIT 1) x) AS oldest_due,
        (SELECT count(*) FROM (SELECT FROM outbox.delivery d
                                WHERE d.state = 'dead' AND d.sink = n.name LIMIT $3) x) AS dead,
        (SELECT count(*) FROM (SELECT FROM outbox.delivery d
@@ -28,6 +17,14 @@ SELECT n.name, s.kind, s.owner, coalesce(s.paused, false) AS paused,
        f.in_flight, f.delivered_minute, f.failed_minute,
        e.period, e.part, e.state AS export_state, e.row_count
   FROM unnest($1::text[]) AS n (name)
+ CROSS JOIN LATERAL (
+         SELECT count(*) AS due,
+                extract(epoch FROM statement_timestamp() - min(x.due_at))::bigint AS oldest_due
+           FROM unnest($2::smallint[]) AS l (lane)
+          CROSS JOIN LATERAL (SELECT d.due_at FROM outbox.delivery d
+                               WHERE d.sink = n.name AND d.lane = l.lane
+                                 AND d.due_at <= statement_timestamp()
+                               ORDER BY d.due_at LIMIT $3) x) q
   LEFT JOIN outbox.sink s ON s.name = n.name
   LEFT JOIN outbox.flow f
     ON f.sink = n.name AND f.updated_at > statement_timestamp() - interval '90 s'

@@ -48,7 +48,7 @@ impl Check {
         let hash = Routes::new(std::mem::take(&mut config.routes)).hash();
         let config = &config;
         lines.extend(database(config, &hash).await);
-        lines.extend(join_all(config.sinks.values().map(|sink| probe(config, sink))).await);
+        lines.extend(join_all(config.sinks.values().map(probe)).await);
         if self.json {
             let lines: Vec<_> = lines
                 .iter()
@@ -164,8 +164,8 @@ async fn in_force(link: &Link, hash: &str) -> Result<String, String> {
     }
 }
 
-async fn probe(config: &Config, sink: &SinkConfig) -> Line {
-    let found = match Sink::build(sink, &config.database.installation) {
+async fn probe(sink: &SinkConfig) -> Line {
+    let found = match Sink::build(sink) {
         Err(error) => Err(chain(&error)),
         Ok(Some(built)) => tokio::time::timeout(PROBE_LIMIT, built.probe())
             .await

@@ -71,7 +71,7 @@ impl Send {
     pub async fn run(&self, config: &Config) -> Answer {
         let message = self.message()?;
         let link = connect(config);
-        let id = send(&link, &message).await.map_err(|error| self.refused(&error))?;
+        let id = send(&link, &message).await.map_err(|error| refused(&error))?;
         let Some(limit) = self.wait else {
             if self.json {
                 say_json(&json!({ "message_id": id }));
@@ -123,16 +123,15 @@ impl Send {
             headers: (!headers.is_empty()).then(|| json!(headers).to_string()),
         })
     }
+}
 
-    /// What the contract refuses is wrong usage: SQLSTATE classes 22 and 23.
-    #[expect(clippy::unused_self, reason = "reads as what it is about")]
-    fn refused(&self, error: &StoreError) -> Failure {
-        let class = error.code().map(|code| code.code().chars().take(2).collect::<String>());
-        match class.as_deref() {
-            Some("22" | "23") => Failure::Usage(error.to_string()),
-            _ => Failure::Fault(error.to_string()),
-        }
-    }
+/// What the contract refuses is wrong usage: SQLSTATE classes 22 and 23.
+fn refused(error: &StoreError) -> Failure {
+    let wrong = error.code().is_some_and(|code| {
+        let code = code.code();
+        code.starts_with("22") || code.starts_with("23")
+    });
+    if wrong { Failure::Usage(error.to_string()) } else { Failure::Fault(error.to_string()) }
 }
 
 fn message_type(text: &str) -> Result<String, String> {

@@ -1,10 +1,13 @@
 //! `outboxd status`: one screen, and what needs an operator.
 
+mod warning;
+
 use std::fmt::Write as _;
 
 use clap::Args;
 use serde_json::{Value, json};
 
+use self::warning::{Warning, unrouted, warnings};
 use super::table::Table;
 use super::{Answer, Verdict, connect, other_installation, say, say_json, words};
 use crate::config::Config;
@@ -17,23 +20,12 @@ const EXAMPLES: &str = "\
 
 Counts are exact up to 10000 and marked beyond: 10000+.";
 
-/// Types and names shown before the rest is only counted.
-const SHOWN_MAX: usize = 5;
-
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct StatusCommand {
     /// Answer in JSON
     #[arg(long)]
     json: bool,
-}
-
-/// Something to be told of.
-#[derive(Debug, PartialEq, Eq)]
-struct Warning {
-    words: String,
-    /// Whether it stays until an operator does something.
-    needs_operator: bool,
 }
 
 impl StatusCommand {
@@ -51,99 +43,6 @@ impl StatusCommand {
         }
         Ok(Verdict::wrong_if(warnings.iter().any(|warning| warning.needs_operator)))
     }
-}
-
-fn live(status: &Status) -> impl Iterator<Item = &RelayStatus> {
-    status.relays.iter().filter(|relay| relay.alive)
-}
-
-fn has_work(sink: &SinkStatus) -> bool {
-    ![sink.due, sink.later, sink.dead, sink.held].iter().all(|count| count.is_zero())
-}
-
-/// Of the first messages only, so never more than the limit says.
-fn unrouted(status: &Status) -> Count {
-    let sum: u64 = status.unrouted.iter().map(|(_, messages)| messages).sum();
-    Count::new(i64::try_from(sum).unwrap_or(i64::MAX))
-}
-
-/// What needs an operator first, then what is worth a look.
-fn warnings(status: &Status) -> Vec<Warning> {
-    let mut needed = Vec::new();
-    for sink in &status.sinks {
-        let (name, dead, held) = (&sink.name, sink.dead, sink.held);
-        if !dead.is_zero() {
-            needed.push(format!(
-                "{name}: {dead} dead; look: outboxd list --sink {name} --state dead; \
-                 again: outboxd retry --sink {name}"
-            ));
-        }
-        if !held.is_zero() {
-            needed.push(format!(
-                "{name}: {held} held, in doubt whether they arrived; \
-                 look: outboxd list --sink {name} --state held"
-            ));
-        }
-    }
-    let waiting = unrouted(status);
-    if !waiting.is_zero() {
-        let types = shown(status.unrouted.iter().map(|(t, messages)| format!("{t} ({messages})")));
-        needed.push(format!(
-            "{waiting} unrouted: no route takes {types}; add one, or one with sink = [] for nowhere"
-        ));
-    }
-    if !status.unseen.is_zero() {
-        let unseen = status.unseen;
-        needed
-            .push(format!("{unseen} unseen, written past the trigger; run: outboxd route unseen"));
-    }
-    let work: Vec<&SinkStatus> = status.sinks.iter().filter(|sink| has_work(sink)).collect();
-    if live(status).next().is_none() {
-        if !work.is_empty() || !waiting.is_zero() {
-            needed.push("no relay runs, and there is work; run: outboxd run".to_owned());
-        }
-    } else {
-        for sink in work {
-            if !live(status).any(|relay| relay.sinks.contains(&sink.name)) {
-                let name = &sink.name;
-                needed.push(format!(
-                    "{name}: orphaned, no live relay's config knows this sink; \
-                     put it back, or look: outboxd list --sink {name}"
-                ));
-            }
-        }
-    }
-    let warning = |needs_operator| move |words| Warning { words, needs_operator };
-    let mut all: Vec<Warning> = needed.into_iter().map(warning(true)).collect();
-    all.extend(route_warning(status).map(warning(false)));
-    all
-}
-
-/// Live relays that differ among themselves, or from what is in force.
-fn route_warning(status: &Status) -> Option<String> {
-    let mut hashes: Vec<&str> = live(status).map(|relay| relay.routes_hash.as_str()).collect();
-    hashes.sort_unstable();
-    hashes.dedup();
-    if hashes.len() > 1 {
-        return Some(
-            "live relays have different routes; give all the same config, then restart".to_owned(),
-        );
-    }
-    let differs = hashes.first().is_some_and(|hash| Some(*hash) != status.routes_hash.as_deref());
-    differs.then(|| {
-        "the routes in force are not those of the live relays; to go back to a config's: \
-         outboxd route apply"
-            .to_owned()
-    })
-}
-
-fn shown(names: impl ExactSizeIterator<Item = String>) -> String {
-    let rest = names.len().saturating_sub(SHOWN_MAX);
-    let mut text = names.take(SHOWN_MAX).collect::<Vec<_>>().join(", ");
-    if rest > 0 {
-        let _ = write!(text, " and {rest} more");
-    }
-    text
 }
 
 /// A relay's id is random and long; its head tells it from others.
@@ -319,87 +218,16 @@ fn in_json(status: &Status, warnings: &[Warning]) -> Value {
 mod tests {
     use super::*;
 
-    fn sink(name: &str) -> SinkStatus {
-        SinkStatus { name: name.to_owned(), ..SinkStatus::default() }
-    }
-
-    fn relay(id: &str, hash: &str, sinks: &[&str]) -> RelayStatus {
-        let sinks = sinks.iter().map(|&name| name.to_owned()).collect();
-        let (id, routes_hash) = (id.to_owned(), hash.to_owned());
-        RelayStatus { id, routes_hash, sinks, alive: true, ..RelayStatus::default() }
-    }
-
-    fn told(status: &Status) -> Vec<(String, bool)> {
-        let head = |words: &str| words.split([';', ',']).next().unwrap_or_default().to_owned();
-        warnings(status).iter().map(|w| (head(&w.words), w.needs_operator)).collect()
-    }
-
-    #[test]
-    fn all_is_quiet_where_nothing_is_wrong() {
-        let due = SinkStatus { due: Count::new(3), later: Count::new(1), ..sink("crm") };
-        let status = Status {
-            sinks: vec![due, sink("old")],
-            relays: vec![relay("a", "1", &["crm"])],
-            routes_hash: Some("1".to_owned()),
-            ..Status::default()
-        };
-        assert_eq!(told(&status), []);
-        // Without work nobody misses a relay.
-        let idle = Status { sinks: vec![sink("crm")], ..Status::default() };
-        assert_eq!(told(&idle), []);
-    }
-
-    #[test]
-    fn whatever_waits_for_an_operator_is_told() {
-        let crm = SinkStatus { dead: Count::new(2), held: Count::new(10_001), ..sink("crm") };
-        let old = SinkStatus { later: Count::new(1), ..sink("old") };
-        let status = Status {
-            sinks: vec![crm, old],
-            relays: vec![relay("a", "1", &["crm"])],
-            unrouted: vec![("a.b".to_owned(), 2), ("c".to_owned(), 1)],
-            unseen: Count::new(4),
-            routes_hash: Some("1".to_owned()),
-            ..Status::default()
-        };
-        let expected = [
-            "crm: 2 dead",
-            "crm: 10000+ held",
-            "3 unrouted: no route takes a.b (2)",
-            "4 unseen",
-            "old: orphaned",
-        ];
-        assert_eq!(told(&status), expected.map(|words| (words.to_owned(), true)));
-    }
-
-    #[test]
-    fn work_without_a_live_relay_is_told_once() {
-        let busy = |name| SinkStatus { due: Count::new(1), ..sink(name) };
-        let silent = RelayStatus { alive: false, ..relay("a", "1", &[]) };
-        let status =
-            Status { sinks: vec![busy("a"), busy("b")], relays: vec![silent], ..Status::default() };
-        assert_eq!(told(&status), [("no relay runs".to_owned(), true)]);
-    }
-
-    #[test]
-    fn routes_that_differ_are_a_warning() {
-        let two = vec![relay("a", "1", &[]), relay("b", "2", &[])];
-        let mut status =
-            Status { relays: two, routes_hash: Some("1".to_owned()), ..Status::default() };
-        assert_eq!(told(&status), [("live relays have different routes".to_owned(), false)]);
-        status.relays.remove(0);
-        let words = "the routes in force are not those of the live relays";
-        assert_eq!(told(&status), [(format!("{words}; to go").replace("; to go", ""), false)]);
-        // A relay that fell silent has no say.
-        status.relays[0].alive = false;
-        assert_eq!(told(&status), []);
-    }
-
     #[test]
     fn owners_are_short_and_say_when_they_are_not_there() {
-        let mut a = relay("0123456789abcdef", "1", &[]);
+        let mut a = RelayStatus {
+            id: "0123456789abcdef".to_owned(),
+            alive: true,
+            ..RelayStatus::default()
+        };
         a.host = "web-1".to_owned();
         let mut status = Status { relays: vec![a], ..Status::default() };
-        let mut crm = sink("crm");
+        let mut crm = SinkStatus::default();
         assert_eq!(owner(&status, &crm), "none");
         crm.owner = Some("0123456789abcdef".to_owned());
         assert_eq!(owner(&status, &crm), "01234567@web-1");

@@ -111,6 +111,7 @@ pub(super) fn age(seconds: i64) -> String {
 pub(super) fn due(seconds: Option<i64>) -> String {
     match seconds {
         None => "-".to_owned(),
+        Some(0) => "now".to_owned(),
         Some(left) if left > 0 => format!("in {}", age(left)),
         Some(past) => format!("{} ago", age(past.saturating_neg())),
     }
@@ -176,7 +177,7 @@ mod tests {
         assert_eq!(due(Some(90)), "in 1m30s");
         assert_eq!(due(Some(-90)), "1m30s ago");
         assert_eq!(due(Some(i64::MIN)), due(Some(-i64::MAX)));
-        assert_eq!(due(None), "-");
+        assert_eq!((due(Some(0)), due(None)), ("now".to_owned(), "-".to_owned()));
     }
 
     #[test]

@@ -168,8 +168,7 @@ impl Shared {
         let installation = config.database.installation;
         let mut sinks = BTreeMap::new();
         for (name, config) in config.sinks {
-            let sink = Sink::build(&config, &installation)
-                .map_err(|error| RunError::Sink(name.clone(), error))?;
+            let sink = Sink::build(&config).map_err(|error| RunError::Sink(name.clone(), error))?;
             sinks.insert(name.to_string(), (Arc::new(config), sink.map(Arc::new)));
         }
         let link = || Arc::new(Link::new(Arc::clone(target)));

@@ -11,6 +11,9 @@ use crate::config::Mail;
 use crate::message::{IdempotencyKey, Message};
 use crate::template::{Template, View};
 
+/// Longest line, with its CR (RFC 5322 section 2.1.1).
+const LINE_MAX: usize = 999;
+
 /// A mail ready to be sent: an envelope and bytes. Not printable, because it is all addresses.
 pub struct PreparedMail {
     pub(super) from: Address,
@@ -79,6 +82,13 @@ pub(super) fn prepare(
     let mut data = mail.formatted();
     if !data.ends_with(b"\r\n") {
         data.extend_from_slice(b"\r\n");
+    }
+    // The body is encoded to short lines; a header's word without a blank cannot be folded.
+    if data.split(|b| *b == b'\n').any(|line| line.len() > LINE_MAX) {
+        return Err("subject or to: a word is too long for a mail".to_owned());
+    }
+    if !data.is_ascii() {
+        return Err("the mail cannot be written in ASCII".to_owned());
     }
     Ok(PreparedMail { from: from.email.clone(), to, data })
 }
@@ -258,6 +268,75 @@ mod tests {
             assert!(!bare.contains(['\r', '\n']), "{body:?}: {text:?}");
             assert!(text.lines().all(|line| line.len() <= 998));
         }
+    }
+
+    #[test]
+    fn whatever_is_written_there_are_only_our_headers() {
+        const NASTY: [&str; 20] = [
+            "a",
+            "Z",
+            " ",
+            "\t",
+            "\r",
+            "\n",
+            "\r\n",
+            "\r\n.",
+            ":",
+            "\"",
+            "\\",
+            "<",
+            ">",
+            "@",
+            ",",
+            ";",
+            "=?utf-8?q?x?=",
+            "\u{e4}",
+            "\u{1f600}",
+            "\u{2028}",
+        ];
+        let mut random = fastrand::Rng::with_seed(7);
+        let mail = mail(&["{{ payload.to }}"], "{{ payload.subject }}", "{{ payload.text }}");
+        let mut made = 0;
+        for _ in 0..5000 {
+            let mut any = |most| -> String {
+                (0..random.usize(..most)).map(|_| NASTY[random.usize(..NASTY.len())]).collect()
+            };
+            let (to, subject) = (format!("\"{}\" <a@x.example>", any(4)), any(5));
+            let payload = serde_json::json!({ "to": to, "subject": subject, "text": any(40) });
+            let Ok(prepared) = render(&mail, &payload.to_string()) else { continue };
+            made += 1;
+            let (headers, _) = text(&prepared).split_once("\r\n\r\n").unwrap();
+            let starts = headers.split("\r\n").filter(|line| !line.starts_with([' ', '\t']));
+            let names: Vec<&str> = starts.map(|line| line.split(':').next().unwrap()).collect();
+            assert_eq!(names, NAMES, "{payload}");
+            assert!(!text(&prepared).replace("\r\n", "").contains(['\r', '\n']), "{payload}");
+            assert_eq!(prepared.to().collect::<Vec<_>>(), ["a@x.example"], "{payload}");
+        }
+        assert!(made > 500, "{made}");
+    }
+
+    const NAMES: [&str; 9] = [
+        "From",
+        "Subject",
+        "Date",
+        "Message-ID",
+        "Auto-Submitted",
+        "To",
+        "MIME-Version",
+        "Content-Type",
+        "Content-Transfer-Encoding",
+    ];
+
+    #[test]
+    fn long_headers_are_folded_or_refused() {
+        let long = format!("shop@{}.{}.example", "a".repeat(60), "b".repeat(60));
+        let subject = "word ".repeat(100);
+        let prepared = prepare_from(&long, &mail(&["a@x.example"], &subject, "t"), "{}").unwrap();
+        let unfolded = text(&prepared).replace("\r\n ", " ").replace("  ", " ");
+        assert!(unfolded.contains(&format!("Message-ID: <msg_shop_42_mail@{}>", &long[5..])));
+        assert!(unfolded.contains(&format!("Subject: {}\r\n", subject.trim())));
+        let endless = mail(&["a@x.example"], &"x".repeat(2000), "t");
+        assert!(render(&endless, "{}").err().unwrap().contains("too long"));
     }
 
     #[test]

@@ -20,7 +20,6 @@ use std::path::{Path, PathBuf};
 use crate::config::{Content, SinkConfig, Way};
 use crate::delivery::{Outcome, Phase};
 use crate::message::{IdempotencyKey, Message};
-use crate::name::Name;
 
 /// A sink with attempts, ready to work.
 pub enum Sink {
@@ -71,7 +70,7 @@ impl Sink {
     ///
     /// # Errors
     /// When a file or a value cannot be used, in words that name it.
-    pub fn build(config: &SinkConfig, _installation: &Name) -> Result<Option<Sink>, BuildError> {
+    pub fn build(config: &SinkConfig) -> Result<Option<Sink>, BuildError> {
         match &config.way {
             Way::Webhook(way) => Ok(Some(Sink::Webhook(webhook::Webhook::build(config, way)?))),
             Way::Smtp(way) => Ok(Some(Sink::Smtp(smtp::Smtp::build(way)?))),

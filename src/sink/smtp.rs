@@ -42,6 +42,9 @@ impl Smtp {
     pub(super) fn build(way: &SmtpConfig) -> Result<Smtp, BuildError> {
         let sender =
             to_ascii(way.from.clone()).map_err(|e| BuildError::Mail(format!("from: {e}")))?;
+        if sender.name.as_ref().is_some_and(|name| name.chars().any(char::is_control)) {
+            return Err(BuildError::Mail("from: a control character in the name".to_owned()));
+        }
         let door = Door {
             host: way.host.clone(),
             port: way.port,

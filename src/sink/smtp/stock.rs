@@ -57,14 +57,13 @@ impl Idle {
 /// Ends what has waited too long, so that a quiet relay holds no connection open; ends itself when
 /// there is nothing left to wait for.
 async fn sweep(stock: Weak<Mutex<Idle>>) {
-    loop {
-        tokio::time::sleep(IDLE_MAX).await;
-        let Some(stock) = stock.upgrade() else { return };
+    while let Some(next) = stock.upgrade().and_then(|stock| {
         let mut idle = stock.lock().unwrap_or_else(PoisonError::into_inner);
         idle.expire();
-        if idle.sessions.is_empty() {
-            idle.swept = false;
-            return;
-        }
+        let oldest = idle.sessions.iter().map(|s| s.idle_since).min();
+        idle.swept = oldest.is_some();
+        oldest
+    }) {
+        tokio::time::sleep_until(next + IDLE_MAX).await;
     }
 }

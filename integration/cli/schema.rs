@@ -1,0 +1,114 @@
+//! init and migrate: from nothing to a schema, and never past what somebody else made.
+
+use super::{SINKS, Shop, command_in, run_in, said};
+use crate::harness::postgres::Database;
+
+#[tokio::test]
+async fn init_writes_a_config_that_works_and_never_overwrites() {
+    let directory = tempfile::tempdir().unwrap();
+    let first = run_in(directory.path(), &["init"], &[]);
+    assert_eq!((first.code, first.err.as_str()), (0, ""));
+    assert!(first.out.contains("DATABASE_URL") && first.out.contains("outboxd migrate"));
+
+    let file = directory.path().join("outboxd.toml");
+    std::fs::write(&file, "mine").unwrap();
+    let second = run_in(directory.path(), &["init"], &[]);
+    assert_eq!(second.code, 2);
+    assert!(second.err.contains("outboxd.toml exists and is not overwritten"), "{second:?}");
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "mine");
+
+    let other = run_in(directory.path(), &["init", "--config", "other.toml"], &[]);
+    assert_eq!(other.code, 0);
+    let database = Database::fresh().await;
+    let variables = [("DATABASE_URL", &*database.url()), ("OUTBOXD_CONFIG", "other.toml")];
+    let migrated = run_in(directory.path(), &["migrate"], &variables);
+    assert_eq!((migrated.code, migrated.err.as_str()), (0, ""));
+}
+
+#[tokio::test]
+async fn migrate_says_what_it_did_and_has_nothing_to_do_the_second_time() {
+    let shop = Shop::empty().await;
+    let before = shop.run(&["migrate", "--check"]);
+    assert_eq!(before.code, 1);
+    assert_eq!(before.out, "schema outbox is missing in this database; run: outboxd migrate\n");
+
+    let ran = shop.ok(&["migrate"]);
+    assert!(ran.contains("ran migration 1") && ran.contains("installation shop-test"), "{ran}");
+    assert_eq!(shop.ok(&["migrate"]), "schema outbox is current: nothing to do\n");
+    assert_eq!(shop.ok(&["migrate", "--check"]), "schema outbox is current\n");
+    assert_eq!(shop.json(&["migrate", "--check", "--json"])["state"], "current");
+}
+
+#[tokio::test]
+async fn two_migrations_at_once_end_well_and_run_once() {
+    let shop = Shop::empty().await;
+    let start = || command_in(shop.directory.path(), &["migrate"], &[]).spawn().unwrap();
+    let both = [start(), start()].map(|child| said(child.wait_with_output().unwrap()));
+    assert!(both.iter().all(|said| said.code == 0), "{both:?}");
+    let ran = both.iter().filter(|said| said.out.contains("ran migration 1")).count();
+    assert_eq!(ran, 1, "{both:?}");
+    shop.ok(&["migrate", "--check"]);
+}
+
+#[tokio::test]
+async fn a_newer_or_a_changed_schema_is_left_alone() {
+    let shop = Shop::open().await;
+    shop.psql("INSERT INTO outbox.migration VALUES (9, 'later', 'x')");
+    for arguments in [&["migrate", "--check"][..], &["migrate"]] {
+        let said = shop.run(arguments);
+        assert_eq!(said.code, 1);
+        let words = said.out + &said.err;
+        assert!(words.contains("made by a newer outboxd (migration 9); use that version"));
+    }
+    shop.psql("DELETE FROM outbox.migration WHERE number = 9");
+    shop.psql("UPDATE outbox.migration SET sha256 = 'x'");
+    let said = shop.run(&["migrate", "--check"]);
+    assert!(said.code == 1 && said.out.contains("ran with another text"), "{said:?}");
+    assert!(shop.fails(1, &["migrate"]).contains("ran with another text"));
+}
+
+#[tokio::test]
+async fn a_printed_migration_is_as_good_as_one_that_ran() {
+    let shop = Shop::empty().await;
+    let sql = shop.ok(&["migrate", "--print"]);
+    shop.psql(&format!("BEGIN;\n{sql}\nCOMMIT;"));
+    shop.ok(&["migrate", "--check"]);
+    assert_eq!(shop.ok(&["migrate"]), "schema outbox is current: nothing to do\n");
+}
+
+#[tokio::test]
+async fn printed_for_another_schema_it_touches_that_schema_only() {
+    // A keyword, one that reads like a role of ours, and one that begins like our own.
+    for schema in ["order", "outbox_relay", "outboxes"] {
+        let shop = Shop::empty().await;
+        shop.configure(&shop.database.url(), &format!("schema = \"{schema}\""), SINKS);
+        let sql = shop.ok(&["migrate", "--print"]);
+        shop.psql(&format!("BEGIN;\n{sql}\nCOMMIT;"));
+        shop.ok(&["migrate", "--check"]);
+        shop.ok(&["route", "apply"]);
+        let id = shop.ok(&["send", "order.created", "{}"]);
+        assert!(shop.ok(&["show", id.trim()]).contains("order.created"));
+        let others = "SELECT string_agg(nspname, ' ') FROM pg_namespace
+                       WHERE nspname NOT LIKE 'pg\\_%' AND nspname NOT IN ('information_schema', 'public')";
+        assert_eq!(shop.psql(others), schema);
+    }
+}
+
+#[tokio::test]
+async fn roles_that_may_not_be_made_are_told_and_do_not_stop_it() {
+    let shop = Shop::empty().await;
+    // A schema of its own, so that the roles cannot be there already.
+    let name = shop.database.name();
+    shop.psql(&format!(
+        "CREATE ROLE owner_{name} LOGIN NOCREATEROLE; GRANT CREATE ON DATABASE {name} TO owner_{name}"
+    ));
+    let url = shop.database.url().replace("user=postgres", &format!("user=owner_{name}"));
+    shop.configure(&url, &format!("schema = \"s_{name}\""), SINKS);
+    let said = shop.run(&["migrate"]);
+    assert_eq!(said.code, 0, "{said:?}");
+    assert!(said.err.contains(&format!("warning: role s_{name}_producer is left out")), "{said:?}");
+    shop.ok(&["migrate", "--check"]);
+    shop.psql(&format!(
+        "DROP SCHEMA s_{name} CASCADE; DROP OWNED BY owner_{name}; DROP ROLE owner_{name}"
+    ));
+}
