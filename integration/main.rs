@@ -10,5 +10,6 @@ mod harness_test;
 mod main_job;
 mod ownership;
 mod producers;
+mod readme;
 mod sink_contract;
 mod tidy;
