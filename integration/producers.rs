@@ -179,3 +179,20 @@ async fn a_producer_may_insert_and_learn_the_id_and_nothing_else() {
     }
     assert_eq!(stage.messages(), ["t - unrouted"]);
 }
+
+/// A type was once refused for its letter v: `\v` is no escape in PostgreSQL's strings.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_type_may_hold_every_letter_and_no_white_space() {
+    let database = Database::migrated().await;
+    let client = database.connect().await;
+    let insert = "INSERT INTO outbox.message (type, payload) VALUES ($1, '{}')";
+    for letter in (33..=126_u8).map(char::from).filter(|c| !matches!(c, '*' | '.')) {
+        let name = format!("a{letter}.b");
+        client.execute(insert, &[&name]).await.unwrap_or_else(|error| panic!("{name}: {error:?}"));
+    }
+    for wrong in ["", "a b", "a\tb", "a\nb", "a\rb", "a\u{b}b", "a\u{c}b", "a*", ".a", "a.", "a..b"]
+    {
+        let error = client.execute(insert, &[&wrong]).await.expect_err(wrong);
+        assert_eq!(error.code(), Some(&SqlState::CHECK_VIOLATION), "{wrong:?}");
+    }
+}
