@@ -179,6 +179,11 @@ async fn every_command_in_readme_runs_in_the_order_it_stands_there() {
     run(folder, &as_support, "outboxd show 1", 0);
     run(folder, &as_support, "outboxd retry 1", 1);
     assert_eq!(background.expect("README says outboxd run").terminate(), 0);
+    let log = std::fs::read_to_string(folder.join("log")).unwrap();
+    let attempt = log.lines().find(|line| line.contains("\"message_id\":1,")).expect(&log);
+    for key in ["message", "message_id", "type", "sink", "target", "attempt", "outcome"] {
+        assert_eq!(attempt.matches(&format!("\"{key}\":")).count(), 1, "{key}: {attempt}");
+    }
 }
 
 /// What README's receiver runs as.
