@@ -104,7 +104,9 @@ impl Process {
         std::fs::write(&config, toml).expect("write the config");
         let log = std::fs::File::create(folder.path().join("log")).expect("create the log");
         // Cargo says it to tests only; the demonstration, which shares this file, finds it itself.
-        let binary = option_env!("CARGO_BIN_EXE_outboxd").expect("cargo builds it for tests");
+        let Some(binary) = option_env!("CARGO_BIN_EXE_outboxd") else {
+            panic!("cargo builds the binary for tests and benchmarks only");
+        };
         let child = std::process::Command::new(binary)
             .args(["--config", config.to_str().expect("UTF-8"), "run"])
             .stdin(std::process::Stdio::null())
