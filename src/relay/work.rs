@@ -19,6 +19,8 @@ use crate::store::work::{self as store, Flow};
 
 /// How often the flow row is brought up to date, if anything changed.
 const FLOW_EVERY: Duration = Duration::from_secs(1);
+/// How often it is written all the same: "status" takes an older one for a silent owner's.
+const FLOW_AT_LEAST: Duration = Duration::from_secs(30);
 /// A fetch for few free slots waits so long for more of them.
 const FEW_SLOTS_PAUSE: Duration = Duration::from_millis(3);
 
@@ -49,7 +51,7 @@ struct Desk {
     fetched_at: Instant,
     minute: Minute,
     gone: i64,
-    shown: Option<Flow>,
+    shown: Option<(Flow, Instant)>,
 }
 
 impl Worker {
@@ -176,11 +178,12 @@ impl Worker {
             hidden: i64::try_from(desk.hand.hidden()).unwrap_or(i64::MAX),
             gone: desk.gone,
         };
-        if desk.shown == Some(flow) {
+        let known = |(shown, at): (Flow, Instant)| shown == flow && at.elapsed() < FLOW_AT_LEAST;
+        if desk.shown.is_some_and(known) {
             return;
         }
         if store::write_flow(&self.settle, self.sink(), self.epoch, flow).await.is_ok() {
-            desk.shown = Some(flow);
+            desk.shown = Some((flow, Instant::now()));
         }
     }
 }
