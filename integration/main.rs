@@ -9,5 +9,7 @@ mod harness;
 mod harness_test;
 mod main_job;
 mod ownership;
+mod producers;
+mod readme;
 mod sink_contract;
 mod tidy;

@@ -78,9 +78,13 @@ pub enum Answer {
 #[derive(Clone, Debug)]
 pub struct Gate(Arc<watch::Sender<bool>>);
 
+/// Answers a request by what is in it.
+type Decide = Arc<dyn Fn(&Received) -> Answer + Send + Sync>;
+
 struct State {
     script: Mutex<VecDeque<Answer>>,
     always: Mutex<Answer>,
+    decide: Mutex<Option<Decide>>,
     received: Mutex<Vec<Received>>,
     record: AtomicBool,
     requests: AtomicUsize,
@@ -159,6 +163,7 @@ impl HttpPeer {
         let state = Arc::new(State {
             script: Mutex::default(),
             always: Mutex::new(Answer::status(204)),
+            decide: Mutex::default(),
             received: Mutex::default(),
             record: AtomicBool::new(true),
             requests: AtomicUsize::new(0),
@@ -184,6 +189,11 @@ impl HttpPeer {
     /// The usual answer.
     pub fn always(&self, answer: Answer) {
         *lock(&self.state.always) = answer;
+    }
+
+    /// The usual answer, given by what is in the request.
+    pub fn decide(&self, decide: impl Fn(&Received) -> Answer + Send + Sync + 'static) {
+        *lock(&self.state.decide) = Some(Arc::new(decide));
     }
 
     /// Counts requests without keeping them, for runs too long to keep.
@@ -294,11 +304,15 @@ where
             return Ok(());
         }
         let scripted = lock(&state.script).pop_front();
-        let answer = scripted.unwrap_or_else(|| lock(&state.always).clone());
+        let decide = lock(&state.decide).clone().filter(|_| scripted.is_none());
+        let mut answer = scripted.unwrap_or_else(|| lock(&state.always).clone());
         if matches!(answer, Answer::CutBefore) {
             return Ok(());
         }
         let request = read_request(&mut stream, *connection).await?;
+        if let Some(decide) = decide {
+            answer = decide(&request);
+        }
         if state.record.load(Ordering::SeqCst) {
             lock(&state.received).push(request);
         }

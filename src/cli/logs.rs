@@ -18,8 +18,10 @@ pub(super) fn start() -> Result<(), Failure> {
     })?;
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // A second start within one process finds the first one's logger, which is as good.
+    // `target` is a word of ours, and a key must not stand twice in a JSON object.
+    let logs = logs.with_target(false);
     let _ = if std::io::stderr().is_terminal() {
-        logs.with_target(false).try_init()
+        logs.try_init()
     } else {
         logs.json().flatten_event(true).try_init()
     };

@@ -196,7 +196,7 @@ impl Cutter {
     fn dead(&self, row: &Fetched, reason: &str) -> OpenSettlement {
         let message_type = row.message.as_ref().map_or("?", |m| m.message_type.as_str());
         warn!(
-            message = row.message_id,
+            message_id = row.message_id,
             r#type = message_type,
             sink = self.sink(),
             target = row.target,

@@ -1,9 +1,9 @@
 //! The relay: it alone knows the order of the steps.
 //!
-//! The path of a message: [`wake`] says when to look, [`fetch`] what may start, [`route`] what to
-//! make of it, [`deliver`] makes one attempt, [`settle`] records how it ended. [`work`] walks a
-//! sink through these, [`own`] decides which sinks this relay works and holds the lease, [`cut`]
-//! makes the files of CSV sinks, [`keep`] does the chores.
+//! The path of a message: `wake` says when to look, `fetch` what may start, `route` what to
+//! make of it, `deliver` makes one attempt, `settle` records how it ended. `work` walks a
+//! sink through these, `own` decides which sinks this relay works and holds the lease, `cut`
+//! makes the files of CSV sinks, `keep` does the chores.
 
 mod cut;
 mod deliver;

@@ -248,11 +248,11 @@ fn sort(
 pub fn report(sink: &str, decided: &Decided, took: Duration) {
     let row = &decided.row;
     let message_type = row.message.as_ref().map_or("?", |m| m.message_type.as_str());
-    let (message, target, attempt) = (row.message_id, row.target.as_str(), row.attempt + 1);
+    let (message_id, target, attempt) = (row.message_id, row.target.as_str(), row.attempt + 1);
     match &decided.settlement {
         Settlement::Done { receipt } => {
             info!(
-                message,
+                message_id,
                 r#type = message_type,
                 sink,
                 target,
@@ -265,7 +265,7 @@ pub fn report(sink: &str, decided: &Decided, took: Duration) {
         }
         Settlement::Expired => {
             warn!(
-                message,
+                message_id,
                 r#type = message_type,
                 sink,
                 target,
@@ -274,12 +274,12 @@ pub fn report(sink: &str, decided: &Decided, took: Duration) {
             );
         }
         Settlement::Retry { delay, reason } => {
-            warn!(message, r#type = message_type, sink, target, attempt, outcome = "retry", reason,
+            warn!(message_id, r#type = message_type, sink, target, attempt, outcome = "retry", reason,
                 ?took, next_in = ?delay, "attempt");
         }
         Settlement::Dead { reason } => {
             warn!(
-                message,
+                message_id,
                 r#type = message_type,
                 sink,
                 target,
@@ -287,11 +287,11 @@ pub fn report(sink: &str, decided: &Decided, took: Duration) {
                 outcome = "dead",
                 reason,
                 ?took,
-                "attempt; given up, mend the cause and run: outboxd retry {message}/{sink}"
+                "attempt; given up, mend the cause and run: outboxd retry {message_id}/{sink}"
             );
         }
         Settlement::Release { delay, reason } => {
-            warn!(message, r#type = message_type, sink, target, outcome = "released", reason,
+            warn!(message_id, r#type = message_type, sink, target, outcome = "released", reason,
                 next_in = ?delay, "put back without an attempt");
         }
     }

@@ -1,0 +1,10 @@
+-- The business side of the examples: what a shop had before it sent anything.
+
+CREATE SCHEMA shop;
+
+CREATE TABLE shop.orders (
+  id       bigint        GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  customer text          NOT NULL,
+  email    text          NOT NULL,
+  total    numeric(12,2) NOT NULL
+);

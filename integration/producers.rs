@@ -1,0 +1,198 @@
+//! The producer contract: the examples as they stand, and what a producer may and may not do.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
+
+use crate::harness::plane::number;
+use crate::harness::postgres::{Database, connect};
+
+/// A database with the shop in it, and a role that sells and is a member of `outbox_producer`.
+pub struct Stage {
+    pub database: Database,
+    role: String,
+}
+
+impl Stage {
+    pub async fn build() -> Stage {
+        let database = Database::migrated().await;
+        // Roles belong to the whole cluster, so each test has its own.
+        let role = format!("seller_{}", database.name());
+        database.psql(include_str!("../examples/shop.sql"));
+        database.psql(&format!(
+            "CREATE ROLE {role} LOGIN IN ROLE outbox_producer;
+             GRANT USAGE ON SCHEMA shop TO {role};
+             GRANT SELECT, INSERT ON shop.orders TO {role};"
+        ));
+        Stage { database, role }
+    }
+
+    pub fn seller_url(&self) -> String {
+        self.database.url().replace("user=postgres", &format!("user={}", self.role))
+    }
+
+    async fn seller(&self) -> Client {
+        connect(&self.seller_url().parse().unwrap()).await
+    }
+
+    /// Each message: its type, its key, and where it stands.
+    fn messages(&self) -> Vec<String> {
+        let sql = "SELECT type || ' ' || coalesce(key, '-') || ' ' || state
+                     FROM outbox.history h ORDER BY message_id";
+        self.database.psql(sql).lines().map(str::to_owned).collect()
+    }
+
+    fn customers(&self) -> String {
+        self.database.psql("SELECT string_agg(customer || ' ' || total, ', ') FROM shop.orders")
+    }
+}
+
+/// The Python that `provision.sh` found, or the system's.
+pub fn python() -> PathBuf {
+    std::env::var_os("OUTBOXD_PYTHON").map_or_else(|| "/usr/bin/python3".into(), PathBuf::from)
+}
+
+fn example(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(name)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_sql_example_commits_what_it_says_and_nothing_it_rolled_back() {
+    let stage = Stage::build().await;
+    let text = std::fs::read_to_string(example("producer.sql")).unwrap();
+    stage.database.psql(&format!("SET ROLE {};\n{text}", stage.role));
+    assert_eq!(stage.customers(), "ann 19.90");
+    assert_eq!(
+        stage.messages(),
+        [
+            "order.created ann unrouted",
+            "reminder.due - unrouted",
+            "order.paid - unrouted",
+            "order.paid - duplicate",
+            "newsletter.sent - unrouted",
+            "order.shipped ann unrouted",
+            "order.shipped ann unrouted",
+        ]
+    );
+    let total = "SELECT payload->>'total' FROM outbox.message WHERE type = 'order.created'";
+    assert_eq!(stage.database.psql(total), "19.90", "decimals are exact");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_python_example_commits_one_order_and_rolls_one_back() {
+    let stage = Stage::build().await;
+    let said = Command::new(python())
+        .arg(example("producer.py"))
+        .env("DATABASE_URL", stage.seller_url())
+        .output()
+        .expect("python3 runs; integration/run.sh installs it");
+    let stderr = String::from_utf8_lossy(&said.stderr);
+    assert!(said.status.success(), "{stderr}\nintegration/run.sh installs what is missing");
+    let stdout = String::from_utf8_lossy(&said.stdout);
+    assert_eq!(stdout, "committed: message 1\nrolled back: the payment was declined\n");
+    assert_eq!(stage.customers(), "carol 7.50");
+    assert_eq!(stage.messages(), ["order.created carol unrouted"]);
+    let payload = "SELECT payload FROM outbox.message";
+    assert_eq!(
+        stage.database.psql(payload),
+        "{\"email\": \"carol@example.com\", \"total\": \"7.50\", \"order_id\": 1}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_way_to_insert_works_for_a_producer() {
+    let stage = Stage::build().await;
+    let seller = stage.seller().await;
+    let owner = stage.database.connect().await;
+    let version = number(&owner, "SELECT current_setting('server_version_num')::bigint").await;
+    let insert = "INSERT INTO outbox.message (type, payload)";
+    let mut expected = 0;
+    let ways = [
+        ("returning", 1, format!("{insert} VALUES ('t', '{{}}') RETURNING id")),
+        ("bulk", 1_000, format!("{insert} SELECT 't', '{{}}' FROM generate_series(1, 1000)")),
+        ("conflict", 1, format!("{insert} VALUES ('t', '{{}}') ON CONFLICT DO NOTHING")),
+        (
+            "conflict on id",
+            1,
+            format!("{insert} VALUES ('t', '{{}}') ON CONFLICT (id) DO NOTHING RETURNING id"),
+        ),
+        (
+            "savepoints",
+            2,
+            format!(
+                "BEGIN; {insert} VALUES ('t', '{{}}');
+                 SAVEPOINT a; {insert} VALUES ('t', '{{}}'); ROLLBACK TO a;
+                 {insert} VALUES ('t', '{{}}'); RELEASE a; COMMIT"
+            ),
+        ),
+        (
+            "every column",
+            1,
+            "INSERT INTO outbox.message
+               (type, payload, key, due_at, expires_at, dedupe_key, headers)
+             VALUES ('t', '{}', NULL, NULL, NULL, NULL, NULL)"
+                .to_owned(),
+        ),
+        ("function", 1, "SELECT outbox.send('t', '{}', key => 'k', headers => '{}')".to_owned()),
+    ];
+    let merge = "MERGE INTO outbox.message m USING (VALUES (1), (2)) v (n) ON m.id = -v.n
+                 WHEN NOT MATCHED THEN INSERT (type, payload) VALUES ('t', '{}')";
+    let merge = (version >= 150_000).then(|| ("merge", 2, merge.to_owned()));
+    for (way, rows, sql) in ways.into_iter().chain(merge) {
+        seller.batch_execute(&sql).await.unwrap_or_else(|error| panic!("{way}: {error:?}"));
+        expected += rows;
+        for table in ["message", "delivery"] {
+            let count = number(&owner, &format!("SELECT count(*) FROM outbox.{table}")).await;
+            assert_eq!(count, expected, "{way}: rows in {table}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_producer_may_insert_and_learn_the_id_and_nothing_else() {
+    let stage = Stage::build().await;
+    let seller = stage.seller().await;
+    seller.batch_execute("SELECT outbox.send('t', '{}')").await.unwrap();
+    seller.batch_execute("SELECT id FROM outbox.message").await.unwrap();
+    for sql in [
+        "UPDATE outbox.message SET payload = '{}'",
+        "DELETE FROM outbox.message",
+        "TRUNCATE outbox.message",
+        "SELECT payload FROM outbox.message",
+        "SELECT * FROM outbox.message",
+        "INSERT INTO outbox.message (type, payload) VALUES ('t', '{}') RETURNING payload",
+        "INSERT INTO outbox.message (type, payload, id) OVERRIDING SYSTEM VALUE VALUES ('t', '{}', 9)",
+        "INSERT INTO outbox.message (type, payload, created_at) VALUES ('t', '{}', now())",
+        "SELECT FROM outbox.delivery",
+        "SELECT FROM outbox.ledger",
+        "SELECT FROM outbox.open",
+        "SELECT FROM outbox.history",
+        "INSERT INTO outbox.route VALUES ('*', 'x', '', 0, false, '', NULL, 0, NULL)",
+        "SELECT outbox.extend_ledger()",
+        "SELECT outbox.route_existing('{1}')",
+        "SELECT outbox.close_undelivered('{1}', 'skipped', '{}')",
+    ] {
+        let error = seller.batch_execute(sql).await.expect_err(sql);
+        assert_eq!(error.code(), Some(&SqlState::INSUFFICIENT_PRIVILEGE), "{sql}: {error:?}");
+    }
+    assert_eq!(stage.messages(), ["t - unrouted"]);
+}
+
+/// A type was once refused for its letter v: `\v` is no escape in PostgreSQL's strings.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_type_may_hold_every_letter_and_no_white_space() {
+    let database = Database::migrated().await;
+    let client = database.connect().await;
+    let insert = "INSERT INTO outbox.message (type, payload) VALUES ($1, '{}')";
+    for letter in (33..=126_u8).map(char::from).filter(|c| !matches!(c, '*' | '.')) {
+        let name = format!("a{letter}.b");
+        client.execute(insert, &[&name]).await.unwrap_or_else(|error| panic!("{name}: {error:?}"));
+    }
+    for wrong in ["", "a b", "a\tb", "a\nb", "a\rb", "a\u{b}b", "a\u{c}b", "a*", ".a", "a.", "a..b"]
+    {
+        let error = client.execute(insert, &[&wrong]).await.expect_err(wrong);
+        assert_eq!(error.code(), Some(&SqlState::CHECK_VIOLATION), "{wrong:?}");
+    }
+}

@@ -1,0 +1,280 @@
+//! README is tested: what it shows is parsed or run. Blocks marked `text` are output and are not.
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use outboxd::config::Config;
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use crate::harness::eventually;
+use crate::harness::http::{Answer, HttpPeer};
+use crate::harness::plane::{LONG, send, until_closed, until_count, until_routed};
+use crate::harness::postgres::{Database, connect};
+use crate::harness::relay::{Relay, config};
+use crate::producers::python;
+
+const README: &str = include_str!("../README.md");
+const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+
+/// Commands of README that the test runs, with the exit code each must have there.
+const COMMANDS: &[(&str, i32)] = &[
+    ("outboxd init", 0),
+    ("outboxd migrate", 0),
+    ("outboxd check", 0),
+    ("outboxd migrate --print > outbox.sql", 0),
+    ("outboxd migrate --check", 0),
+    ("outboxd send order.created '{\"order_id\": 42}'", 0),
+    // Message 1 is dead by then, and that needs somebody.
+    ("outboxd status", 1),
+    ("outboxd list --state dead", 0),
+    ("outboxd show 1", 0),
+    ("outboxd retry 1", 0),
+];
+/// Starts in the background and stays there.
+const RUN: &str = "outboxd run";
+/// What runs everything, this test included.
+const SCRIPTS: &[&str] = &["examples/demo.sh", "integration/run.sh"];
+
+/// The fenced blocks of one language.
+fn blocks(language: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut lines = README.lines();
+    while let Some(line) = lines.next() {
+        let Some(named) = line.trim_start().strip_prefix("```") else { continue };
+        let known = ["toml", "sql", "python", "sh", "text"].contains(&named);
+        assert!(known, "a block of README is marked {named:?}; nothing runs that");
+        let inside: Vec<&str> =
+            lines.by_ref().take_while(|line| !line.trim_start().starts_with("```")).collect();
+        if named == language {
+            found.push(inside.join("\n") + "\n");
+        }
+    }
+    assert!(!found.is_empty(), "README has no block marked {language}");
+    found
+}
+
+#[test]
+fn every_config_in_readme_parses() {
+    // Where the templates are that a config may name.
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/README.toml");
+    let env = |name: &str| match name {
+        "DATABASE_URL" => Some("postgres://shop@localhost/shop".to_owned()),
+        _ => name.ends_with("_SECRET").then(|| SECRET.to_owned()),
+    };
+    for text in blocks("toml") {
+        let config = Config::parse(&text, &file, &env).unwrap_or_else(|e| panic!("{e}\n{text}"));
+        assert!(!config.routes.is_empty() && !config.sinks.is_empty(), "{text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_statement_in_readme_runs() {
+    const ROLES: [&str; 3] = ["shop_app", "shop_relay", "shop_support"];
+    let database = Database::migrated().await;
+    database.psql(include_str!("../examples/shop.sql"));
+    let client = database.connect().await;
+    for role in ROLES {
+        client.batch_execute(&format!("CREATE ROLE {role}")).await.unwrap();
+    }
+    for sql in blocks("sql") {
+        client.batch_execute(&sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+    }
+    for role in ROLES {
+        client.batch_execute(&format!("DROP ROLE {role}")).await.unwrap();
+    }
+    let types = database.psql("SELECT string_agg(type, ' ' ORDER BY id) FROM outbox.message");
+    assert_eq!(types, "order.created reminder.due");
+}
+
+/// A relay that runs in the background of a test.
+struct Background(Child);
+
+impl Background {
+    fn terminate(mut self) -> i32 {
+        let pid = Pid::from_raw(self.0.id().cast_signed()).expect("a process has an id");
+        kill_process(pid, Signal::TERM).unwrap();
+        self.0.wait().unwrap().code().expect("it ends by itself")
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A shell's line in a folder, with our program on the path.
+fn shell(folder: &Path, database_url: &str, line: &str) -> Command {
+    let program = Path::new(env!("CARGO_BIN_EXE_outboxd")).parent().unwrap().to_owned();
+    let rest = std::env::var_os("PATH").unwrap_or_default();
+    let path = std::env::join_paths([program].into_iter().chain(std::env::split_paths(&rest)));
+    let mut command = Command::new("sh");
+    command.args(["-c", &format!("exec {line}")]).current_dir(folder);
+    command.env("PATH", path.unwrap()).env("DATABASE_URL", database_url);
+    command.env_remove("OUTBOXD_CONFIG").env_remove("OUTBOXD_LOG");
+    command
+}
+
+/// Runs a line to its end and holds its exit code against what it must be.
+fn run(folder: &Path, database_url: &str, line: &str, code: i32) -> String {
+    let said = shell(folder, database_url, line).output().unwrap();
+    let (out, err) = (String::from_utf8_lossy(&said.stdout), String::from_utf8_lossy(&said.stderr));
+    assert_eq!(said.status.code(), Some(code), "{line}\n{out}\n{err}");
+    out.into_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_command_in_readme_runs_in_the_order_it_stands_there() {
+    let (database, peer) = (Database::fresh().await, HttpPeer::start().await);
+    // So that there is something to look at and to try again.
+    peer.always(Answer::status(410));
+    let (folder, url) = (tempfile::tempdir().unwrap(), database.url());
+    let folder = folder.path();
+    let client = database.connect().await;
+    let dead = "SELECT count(*) FROM outbox.delivery WHERE state = 'dead'";
+    let mut background = None;
+    let mut ran = Vec::new();
+    let lines = blocks("sh").concat();
+    for line in lines.lines() {
+        if SCRIPTS.contains(&line) {
+            continue;
+        }
+        if line == RUN {
+            let mut command = shell(folder, &url, line);
+            let log = std::fs::File::create(folder.join("log")).unwrap();
+            let child = command.stdin(Stdio::null()).stderr(log).spawn().unwrap();
+            background = Some(Background(child));
+            until_routed(&client).await;
+            continue;
+        }
+        let known = COMMANDS.iter().find(|(known, _)| *known == line);
+        let &(_, code) = known.unwrap_or_else(|| panic!("README says {line:?}; nothing runs it"));
+        run(folder, &url, line, code);
+        ran.push(line);
+        if line == "outboxd init" {
+            // As its reader would: the application listens somewhere else.
+            let file = folder.join("outboxd.toml");
+            let text = std::fs::read_to_string(&file).unwrap();
+            std::fs::write(&file, text.replace("http://127.0.0.1:8080", &peer.url(""))).unwrap();
+        }
+        if line.starts_with("outboxd send") {
+            until_count(&client, "message 1 is dead", dead, 1).await;
+        }
+    }
+    let wanted: Vec<&str> = COMMANDS.iter().map(|(line, _)| *line).collect();
+    assert_eq!(ran, wanted, "README lacks a command that is run here");
+    until_count(&client, "message 1 is dead again", dead, 1).await;
+    assert_eq!(peer.requests(), 2, "the attempt and the retry");
+
+    // Who may do what, as README says.
+    let support = format!("support_{}", database.name());
+    database.psql(&format!("CREATE ROLE {support} LOGIN IN ROLE outbox_operator"));
+    let as_support = url.replace("user=postgres", &format!("user={support}"));
+    run(folder, &as_support, "outboxd status", 1);
+    run(folder, &as_support, "outboxd list", 0);
+    run(folder, &as_support, "outboxd show 1", 0);
+    run(folder, &as_support, "outboxd retry 1", 1);
+    assert_eq!(background.expect("README says outboxd run").terminate(), 0);
+    let log = std::fs::read_to_string(folder.join("log")).unwrap();
+    let attempt = log.lines().find(|line| line.contains("\"message_id\":1,")).expect(&log);
+    for key in ["message", "message_id", "type", "sink", "target", "attempt", "outcome"] {
+        assert_eq!(attempt.matches(&format!("\"{key}\":")).count(), 1, "{key}: {attempt}");
+    }
+}
+
+/// What README's receiver runs as.
+struct Receiver {
+    child: Child,
+    port: u16,
+    folder: tempfile::TempDir,
+}
+
+impl Receiver {
+    async fn start() -> Receiver {
+        let folder = tempfile::tempdir().unwrap();
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = free.local_addr().unwrap().port();
+        drop(free);
+        let child = Command::new(python())
+            .args(["-c", &blocks("python").concat()])
+            .env("PORT", port.to_string())
+            .env("WEBHOOK_SECRET", SECRET)
+            .current_dir(folder.path())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("python3 runs; integration/run.sh installs it");
+        eventually("the receiver listens", LONG, async || {
+            let stream = TcpStream::connect(("127.0.0.1", port)).await;
+            stream.map(|_| ()).map_err(|error| error.to_string())
+        })
+        .await;
+        Receiver { child, port, folder }
+    }
+
+    /// Posts a body as outboxd does; the status line's code, or none without an answer.
+    async fn post(&self, id: &str, secret: &str, body: &str) -> Option<u16> {
+        let now = jiff::Timestamp::now().as_second();
+        let signer = standardwebhooks::Webhook::new(secret).unwrap();
+        let signature = signer.sign(id, now, body.as_bytes()).unwrap();
+        let request = format!(
+            "POST /background HTTP/1.1\r\nhost: x\r\nwebhook-id: {id}\r\nwebhook-timestamp: {now}\r\n\
+             webhook-signature: {signature}\r\noutboxd-type: invoice.paid\r\n\
+             content-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut reply = String::new();
+        stream.read_to_string(&mut reply).await.unwrap();
+        reply.split(' ').nth(1).and_then(|code| code.parse().ok())
+    }
+
+    fn invoices(&self) -> String {
+        let look = "import sqlite3; print([n for (n,) in sqlite3.connect('shop.db')\
+                    .execute('SELECT number FROM invoice ORDER BY number')])";
+        let said =
+            Command::new(python()).args(["-c", look]).current_dir(self.folder.path()).output();
+        String::from_utf8(said.unwrap().stdout).unwrap().trim().to_owned()
+    }
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_receiver_in_readme_verifies_and_does_repeated_work_once() {
+    let receiver = Receiver::start().await;
+    let database = Database::migrated().await;
+    let toml = format!(
+        "[sinks.app]\nkind = \"webhook\"\nurl = \"http://127.0.0.1:{}/background\"\n\
+         secrets = [\"{SECRET}\"]\nretry = {{ delays = [\"100ms\"] }}\n\
+         [[routes]]\ntype = \"invoice.*\"\nsink = \"app\"\n",
+        receiver.port
+    );
+    let relay = Relay::start(config(&database.url(), &toml));
+    let client = connect(&database.config()).await;
+    until_routed(&client).await;
+    send(&client, "invoice.paid", r#"{"invoice": 7}"#).await;
+    tokio::time::timeout(Duration::from_secs(30), until_closed(&client)).await.unwrap();
+    relay.stop().await;
+    assert_eq!(receiver.invoices(), "[7]");
+
+    let (id, body) = ("msg_shop_2_app", r#"{"invoice": 8}"#);
+    let stranger = "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYX";
+    assert_eq!(receiver.post(id, stranger, body).await, Some(401), "a wrong signature");
+    assert_eq!(receiver.post(id, SECRET, "{}").await, None, "work that fails is not answered");
+    assert_eq!(receiver.invoices(), "[7]");
+    for _ in 0..2 {
+        assert_eq!(receiver.post(id, SECRET, body).await, Some(200));
+    }
+    assert_eq!(receiver.post("msg_shop_1_app", SECRET, body).await, Some(200), "a repeat");
+    assert_eq!(receiver.invoices(), "[7, 8]");
+}
