@@ -14,7 +14,7 @@ WITH settled AS MATERIALIZED (
 ), late AS (
   SELECT s.message_id, s.target, 1 AS round, s.attempt, s.receipt
     FROM settled s
-   WHERE NOT EXISTS (SELECT FROM closed c WHERE c.message_id = s.message_id AND c.target = s.target)
+   WHERE (s.message_id, s.target) NOT IN (SELECT c.message_id, c.target FROM closed c)
      AND NOT EXISTS (SELECT FROM outbox.ledger l
                       WHERE l.message_id = s.message_id AND l.sink = $1 AND l.target = s.target
                         AND l.outcome = 'delivered' AND l.attempts = s.attempt)

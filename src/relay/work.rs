@@ -69,6 +69,13 @@ impl Worker {
         let mut flow = tokio::time::interval(FLOW_EVERY);
         flow.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
+            // All that has ended comes first: a fetch for few slots costs as much as one for many.
+            while let Some(end) = desk.attempts.try_join_next() {
+                self.ended(&mut desk, end, &decided).await;
+            }
+            while let Ok(batch) = written.try_recv() {
+                self.settled(&mut desk, batch);
+            }
             let stopping = self.drain.is_cancelled() || self.deliverer.cut.is_cancelled();
             if stopping && desk.attempts.is_empty() && desk.unsettled == 0 {
                 break;

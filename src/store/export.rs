@@ -164,8 +164,8 @@ pub async fn gather(
         (&targets as _, Type::TEXT_ARRAY),
         (&revs as _, Type::INT4_ARRAY),
     ];
-    let row = link.row("move rows into a file", &link.queries().gather, &params).await?;
-    Ok(row.get("moved"))
+    let rows = link.rows_by_index("move rows into a file", &link.queries().gather, &params).await?;
+    Ok(rows.first().map_or(0, |row| row.get("moved")))
 }
 
 /// Fixes the set of a file; `false` while something that belongs into it is still open.

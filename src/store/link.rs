@@ -206,21 +206,21 @@ impl Link {
         self.look_at(result).await
     }
 
-    /// Runs a read-only statement that must go through its index, whatever the statistics say.
+    /// Runs a statement that must go through its indexes, whatever the statistics say.
     ///
     /// The statistics of a table that was analysed while empty, and of one that drains and fills,
     /// are wrong exactly when it matters. `SET LOCAL` in a transaction of its own works through a
     /// transaction pooler and leaks into nobody's session; the three messages travel in one flight.
     ///
     /// # Errors
-    /// As [`Link::rows`].
+    /// As [`Link::rows`]. After one the statement may or may not have been committed.
     pub async fn rows_by_index(
         &self,
         doing: &'static str,
         sql: &str,
         params: &[Param<'_>],
     ) -> Result<Vec<Row>, StoreError> {
-        const BEGIN: &str = "BEGIN READ ONLY; SET LOCAL enable_seqscan = off; \
+        const BEGIN: &str = "BEGIN; SET LOCAL enable_seqscan = off; \
              SET LOCAL enable_bitmapscan = off; SET LOCAL enable_hashjoin = off; \
              SET LOCAL enable_mergejoin = off; SET LOCAL jit = off";
         let client = self.client().await?;

@@ -250,7 +250,9 @@ pub async fn settle_delivered(
         (&attempts as _, Type::INT4_ARRAY),
         (&receipts as _, Type::TEXT_ARRAY),
     ];
-    let rows = link.rows("settle as delivered", &link.queries().settle_delivered, &params).await?;
+    let rows = link
+        .rows_by_index("settle as delivered", &link.queries().settle_delivered, &params)
+        .await?;
     Ok(applied(&rows))
 }
 
@@ -274,7 +276,8 @@ pub async fn settle_expired(
         (&targets as _, Type::TEXT_ARRAY),
         (&revs as _, Type::INT4_ARRAY),
     ];
-    let rows = link.rows("settle as expired", &link.queries().settle_expired, &params).await?;
+    let rows =
+        link.rows_by_index("settle as expired", &link.queries().settle_expired, &params).await?;
     Ok(applied(&rows))
 }
 
@@ -309,7 +312,7 @@ pub async fn settle_open(
         (&reasons as _, Type::TEXT_ARRAY),
         (&hashes as _, Type::BYTEA_ARRAY),
     ];
-    let rows = link.rows("settle", &link.queries().settle_open, &params).await?;
+    let rows = link.rows_by_index("settle", &link.queries().settle_open, &params).await?;
     Ok(applied(&rows))
 }
 
