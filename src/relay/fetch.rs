@@ -112,6 +112,13 @@ impl Hand {
         }
     }
 
+    /// Lets rows go that were fetched and will not be started; a later fetch finds them again.
+    fn put_back(&mut self, rows: &[Fetched]) {
+        for row in rows {
+            self.settled(&place(row), row.key.as_deref(), true);
+        }
+    }
+
     fn hold(&mut self, row: &Fetched) {
         self.rows.insert(place(row));
     }
@@ -151,7 +158,7 @@ fn place(row: &Fetched) -> Place {
 /// Fetches what may start now, at most `free` deliveries.
 ///
 /// # Errors
-/// When the database cannot be asked; nothing is lost from the hand then.
+/// When the database cannot be asked; what had been fetched by then is not in hand any more.
 pub async fn fetch(
     link: &Link,
     sink: &str,
@@ -159,7 +166,26 @@ pub async fn fetch(
     free: usize,
 ) -> Result<Batch, StoreError> {
     let mut start = Vec::new();
-    follow_up(link, sink, hand, free, &mut start).await?;
+    match look(link, sink, hand, free, &mut start).await {
+        Ok(more) => Ok(Batch { start, more }),
+        // Half of the look worked: nobody would ever start these rows, and every fetch would pass
+        // them over.
+        Err(error) => {
+            hand.put_back(&start);
+            Err(error)
+        }
+    }
+}
+
+/// Fills `start`; answers whether more is likely to be waiting.
+async fn look(
+    link: &Link,
+    sink: &str,
+    hand: &mut Hand,
+    free: usize,
+    start: &mut Vec<Fetched>,
+) -> Result<bool, StoreError> {
+    follow_up(link, sink, hand, free, start).await?;
 
     let limit = free.saturating_sub(start.len()).min(LIMIT_MAX);
     let in_hand = hand.passed_over();
@@ -184,7 +210,7 @@ pub async fn fetch(
                 let key = (row.target.clone(), key);
                 match hand.keys.get(&key) {
                     Some(head) if head.message_id == row.message_id => {
-                        hand.take_head(row, true, &mut start);
+                        hand.take_head(row, true, start);
                     }
                     None if !new_keys.contains(&key) => new_keys.push(key),
                     Some(_) | None => {}
@@ -193,9 +219,9 @@ pub async fn fetch(
         }
     }
     if !new_keys.is_empty() {
-        ask_heads(link, sink, hand, &new_keys, &mut start).await?;
+        ask_heads(link, sink, hand, &new_keys, start).await?;
     }
-    Ok(Batch { more: full || !hand.ask.is_empty(), start })
+    Ok(full || !hand.ask.is_empty())
 }
 
 /// Starts the next of each key whose head closed, as far as there is room.
