@@ -123,11 +123,16 @@ impl Hand {
         self.rows.insert(place(row));
     }
 
-    /// Takes the head that the key index named: starts it, or parks the key behind it.
-    fn take_head(&mut self, row: Fetched, startable: bool, start: &mut Vec<Fetched>) {
+    /// Takes the head that the key index named: starts it if it may and there is room for it among
+    /// `free`, or parks the key behind it.
+    fn take_head(&mut self, row: Fetched, startable: bool, free: usize, start: &mut Vec<Fetched>) {
         let key = (row.target.clone(), row.key.clone().unwrap_or_default());
         let place = place(&row);
-        let startable = startable && !self.rows.contains(&place);
+        let mut startable = startable && !self.rows.contains(&place);
+        if startable && start.len() >= free {
+            self.ask.push(key.clone());
+            startable = false;
+        }
         if startable || self.keys.len() < KEYS_MAX || self.keys.contains_key(&key) {
             let in_flight = startable || self.rows.contains(&place);
             self.keys.insert(key, Head { message_id: row.message_id, in_flight });
@@ -147,7 +152,8 @@ impl Hand {
         }
         let first = self.parked_turn % parked.len();
         self.parked_turn = first + PARKED_PAGE;
-        parked.into_iter().cycle().skip(first).take(PARKED_PAGE.min(self.keys.len())).collect()
+        let page = PARKED_PAGE.min(parked.len());
+        parked.into_iter().cycle().skip(first).take(page).collect()
     }
 }
 
@@ -197,7 +203,8 @@ async fn look(
     let due: Vec<Timestamp> = rows.iter().map(|row| row.due_at).collect();
     hand.floor.learn(from, &due, begun.elapsed(), Instant::now());
 
-    let mut new_keys: Vec<Key> = if from.full { hand.parked_page() } else { Vec::new() };
+    let page = from.full && hand.ask.is_empty();
+    let mut new_keys: Vec<Key> = if page { hand.parked_page() } else { Vec::new() };
     for row in rows {
         match row.key.clone() {
             None => {
@@ -210,7 +217,7 @@ async fn look(
                 let key = (row.target.clone(), key);
                 match hand.keys.get(&key) {
                     Some(head) if head.message_id == row.message_id => {
-                        hand.take_head(row, true, start);
+                        hand.take_head(row, true, free, start);
                     }
                     None if !new_keys.contains(&key) => new_keys.push(key),
                     Some(_) | None => {}
@@ -219,7 +226,7 @@ async fn look(
         }
     }
     if !new_keys.is_empty() {
-        ask_heads(link, sink, hand, &new_keys, start).await?;
+        ask_heads(link, sink, hand, &new_keys, free, start).await?;
     }
     Ok(full || !hand.ask.is_empty())
 }
@@ -236,7 +243,7 @@ async fn follow_up(
     if keys.is_empty() {
         return Ok(());
     }
-    ask_heads(link, sink, hand, &keys, start).await?;
+    ask_heads(link, sink, hand, &keys, free, start).await?;
     hand.ask.drain(..keys.len());
     Ok(())
 }
@@ -247,6 +254,7 @@ async fn ask_heads(
     sink: &str,
     hand: &mut Hand,
     keys: &[Key],
+    free: usize,
     start: &mut Vec<Fetched>,
 ) -> Result<(), StoreError> {
     let heads = work::heads(link, sink, keys).await?;
@@ -256,7 +264,7 @@ async fn ask_heads(
         }
     }
     for (row, startable) in heads {
-        hand.take_head(row, startable, start);
+        hand.take_head(row, startable, free, start);
     }
     Ok(())
 }
@@ -295,7 +303,7 @@ mod tests {
     fn followers_wait_for_the_head_and_the_next_is_asked_for_once() {
         let mut hand = Hand::new();
         let mut start = Vec::new();
-        hand.take_head(row(5, Some("k")), true, &mut start);
+        hand.take_head(row(5, Some("k")), true, 1, &mut start);
         assert_eq!(ids(&start), [5]);
         assert_eq!(hand.passed_over().keys, (vec![String::new()], vec!["k".to_owned()], vec![5]));
         hand.settled(&(5, String::new()), Some("k"), false);
@@ -308,7 +316,7 @@ mod tests {
     fn a_parked_head_starts_nothing() {
         let mut hand = Hand::new();
         let mut start = Vec::new();
-        hand.take_head(row(5, Some("k")), false, &mut start);
+        hand.take_head(row(5, Some("k")), false, 1, &mut start);
         assert!(start.is_empty());
         assert_eq!(hand.parked_page().len(), 1);
     }
