@@ -5,6 +5,7 @@ mod crash;
 mod data_plane;
 mod delivery;
 mod exports;
+mod hand;
 mod harness;
 mod harness_test;
 mod main_job;

@@ -112,15 +112,27 @@ impl Hand {
         }
     }
 
+    /// Lets rows go that were fetched and will not be started; a later fetch finds them again.
+    fn put_back(&mut self, rows: &[Fetched]) {
+        for row in rows {
+            self.settled(&place(row), row.key.as_deref(), true);
+        }
+    }
+
     fn hold(&mut self, row: &Fetched) {
         self.rows.insert(place(row));
     }
 
-    /// Takes the head that the key index named: starts it, or parks the key behind it.
-    fn take_head(&mut self, row: Fetched, startable: bool, start: &mut Vec<Fetched>) {
+    /// Takes the head that the key index named: starts it if it may and there is room for it among
+    /// `free`, or parks the key behind it.
+    fn take_head(&mut self, row: Fetched, startable: bool, free: usize, start: &mut Vec<Fetched>) {
         let key = (row.target.clone(), row.key.clone().unwrap_or_default());
         let place = place(&row);
-        let startable = startable && !self.rows.contains(&place);
+        let mut startable = startable && !self.rows.contains(&place);
+        if startable && start.len() >= free {
+            self.ask.push(key.clone());
+            startable = false;
+        }
         if startable || self.keys.len() < KEYS_MAX || self.keys.contains_key(&key) {
             let in_flight = startable || self.rows.contains(&place);
             self.keys.insert(key, Head { message_id: row.message_id, in_flight });
@@ -140,7 +152,8 @@ impl Hand {
         }
         let first = self.parked_turn % parked.len();
         self.parked_turn = first + PARKED_PAGE;
-        parked.into_iter().cycle().skip(first).take(PARKED_PAGE.min(self.keys.len())).collect()
+        let page = PARKED_PAGE.min(parked.len());
+        parked.into_iter().cycle().skip(first).take(page).collect()
     }
 }
 
@@ -151,7 +164,7 @@ fn place(row: &Fetched) -> Place {
 /// Fetches what may start now, at most `free` deliveries.
 ///
 /// # Errors
-/// When the database cannot be asked; nothing is lost from the hand then.
+/// When the database cannot be asked; what had been fetched by then is not in hand any more.
 pub async fn fetch(
     link: &Link,
     sink: &str,
@@ -159,7 +172,26 @@ pub async fn fetch(
     free: usize,
 ) -> Result<Batch, StoreError> {
     let mut start = Vec::new();
-    follow_up(link, sink, hand, free, &mut start).await?;
+    match look(link, sink, hand, free, &mut start).await {
+        Ok(more) => Ok(Batch { start, more }),
+        // Half of the look worked: nobody would ever start these rows, and every fetch would pass
+        // them over.
+        Err(error) => {
+            hand.put_back(&start);
+            Err(error)
+        }
+    }
+}
+
+/// Fills `start`; answers whether more is likely to be waiting.
+async fn look(
+    link: &Link,
+    sink: &str,
+    hand: &mut Hand,
+    free: usize,
+    start: &mut Vec<Fetched>,
+) -> Result<bool, StoreError> {
+    follow_up(link, sink, hand, free, start).await?;
 
     let limit = free.saturating_sub(start.len()).min(LIMIT_MAX);
     let in_hand = hand.passed_over();
@@ -171,7 +203,8 @@ pub async fn fetch(
     let due: Vec<Timestamp> = rows.iter().map(|row| row.due_at).collect();
     hand.floor.learn(from, &due, begun.elapsed(), Instant::now());
 
-    let mut new_keys: Vec<Key> = if from.full { hand.parked_page() } else { Vec::new() };
+    let page = from.full && hand.ask.is_empty();
+    let mut new_keys: Vec<Key> = if page { hand.parked_page() } else { Vec::new() };
     for row in rows {
         match row.key.clone() {
             None => {
@@ -184,7 +217,7 @@ pub async fn fetch(
                 let key = (row.target.clone(), key);
                 match hand.keys.get(&key) {
                     Some(head) if head.message_id == row.message_id => {
-                        hand.take_head(row, true, &mut start);
+                        hand.take_head(row, true, free, start);
                     }
                     None if !new_keys.contains(&key) => new_keys.push(key),
                     Some(_) | None => {}
@@ -193,9 +226,9 @@ pub async fn fetch(
         }
     }
     if !new_keys.is_empty() {
-        ask_heads(link, sink, hand, &new_keys, &mut start).await?;
+        ask_heads(link, sink, hand, &new_keys, free, start).await?;
     }
-    Ok(Batch { more: full || !hand.ask.is_empty(), start })
+    Ok(full || !hand.ask.is_empty())
 }
 
 /// Starts the next of each key whose head closed, as far as there is room.
@@ -210,7 +243,7 @@ async fn follow_up(
     if keys.is_empty() {
         return Ok(());
     }
-    ask_heads(link, sink, hand, &keys, start).await?;
+    ask_heads(link, sink, hand, &keys, free, start).await?;
     hand.ask.drain(..keys.len());
     Ok(())
 }
@@ -221,6 +254,7 @@ async fn ask_heads(
     sink: &str,
     hand: &mut Hand,
     keys: &[Key],
+    free: usize,
     start: &mut Vec<Fetched>,
 ) -> Result<(), StoreError> {
     let heads = work::heads(link, sink, keys).await?;
@@ -230,7 +264,7 @@ async fn ask_heads(
         }
     }
     for (row, startable) in heads {
-        hand.take_head(row, startable, start);
+        hand.take_head(row, startable, free, start);
     }
     Ok(())
 }
@@ -269,7 +303,7 @@ mod tests {
     fn followers_wait_for_the_head_and_the_next_is_asked_for_once() {
         let mut hand = Hand::new();
         let mut start = Vec::new();
-        hand.take_head(row(5, Some("k")), true, &mut start);
+        hand.take_head(row(5, Some("k")), true, 1, &mut start);
         assert_eq!(ids(&start), [5]);
         assert_eq!(hand.passed_over().keys, (vec![String::new()], vec!["k".to_owned()], vec![5]));
         hand.settled(&(5, String::new()), Some("k"), false);
@@ -282,7 +316,7 @@ mod tests {
     fn a_parked_head_starts_nothing() {
         let mut hand = Hand::new();
         let mut start = Vec::new();
-        hand.take_head(row(5, Some("k")), false, &mut start);
+        hand.take_head(row(5, Some("k")), false, 1, &mut start);
         assert!(start.is_empty());
         assert_eq!(hand.parked_page().len(), 1);
     }

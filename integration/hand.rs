@@ -1,0 +1,65 @@
+//! What a relay holds in memory: rows fetched and keys with a head.
+
+use std::time::Duration;
+
+use crate::harness::http::{Answer, HttpPeer};
+use crate::harness::plane::{message_ids, until_closed, until_count, until_routed};
+use crate::harness::postgres::{Cluster, Database};
+use crate::harness::proxy::{self, Proxy};
+use crate::harness::relay::{Relay, config, crm};
+
+/// A look that fails in the middle has brought rows already. They must not stay in hand: nobody
+/// would start them, and every later fetch would pass them over.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_look_that_fails_in_the_middle_leaves_no_row_behind() {
+    let database = Database::migrated().await;
+    let client = database.connect().await;
+    let wire = Proxy::start(proxy::Target::Unix(Cluster::shared().socket())).await;
+    let url = Cluster::tcp_url(wire.port(), database.name());
+    let peer = HttpPeer::start().await;
+    let relay = Relay::start(config(&url, &crm(&peer.url("/"), "")));
+    until_routed(&client).await;
+    // The fetch brings both; then the key index is asked who is the head of "k".
+    wire.hold_replies_after(b"AS k (target, key)\n CROSS JOIN LATERAL");
+    client
+        .batch_execute(
+            "INSERT INTO outbox.message (type, payload, key) VALUES ('t', '{}', NULL), ('t', '{}', 'k')",
+        )
+        .await
+        .unwrap();
+    wire.snared().await;
+    wire.cut().await;
+    wire.resume();
+    until_closed(&client).await;
+    relay.stop().await;
+    let mut ids = message_ids(&peer.received());
+    ids.sort_unstable();
+    assert_eq!(ids, [1, 2]);
+}
+
+/// A full poll asks for hundreds of parked keys at once; their heads start as far as there is room.
+#[tokio::test(flavor = "multi_thread")]
+async fn parked_heads_that_fall_due_together_keep_to_the_concurrency() {
+    let database = Database::migrated().await;
+    let client = database.connect().await;
+    let peer = HttpPeer::start().await;
+    peer.always(Answer::status(503));
+    let rest =
+        crm(&peer.url("/"), "concurrency = 2").replace("\"100ms\", \"100ms\", \"100ms\"", "\"1h\"");
+    let relay = Relay::start(config(&database.url(), &rest));
+    until_routed(&client).await;
+    client
+        .batch_execute(
+            "INSERT INTO outbox.message (type, payload, key)
+             SELECT 't', '{}', 'key ' || n FROM generate_series(1, 40) AS n",
+        )
+        .await
+        .unwrap();
+    let parked = "SELECT count(*) FROM outbox.delivery WHERE attempt = 1";
+    until_count(&client, "every head waits for its retry", parked, 40).await;
+    peer.always(Answer::Delayed(Duration::from_millis(100), Box::new(Answer::status(200))));
+    client.batch_execute("UPDATE outbox.delivery SET due_at = clock_timestamp()").await.unwrap();
+    until_closed(&client).await;
+    relay.stop().await;
+    assert!(peer.peak_connections() <= 2, "{} at once", peer.peak_connections());
+}
