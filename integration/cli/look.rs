@@ -68,7 +68,7 @@ async fn send_takes_what_the_contract_takes_and_says_what_it_does_not() {
         (&["send", "order x", "{}"], "words between dots"),
         (&["send", "order.x", "{}", "--due-at", "tomorrow"], "with an offset"),
         (&["send", "order.x", "{}", "--in", "5"], "15s"),
-        (&["send", "order.x", "{}", "--key", ""], "message_key_length"),
+        (&["send", "order.x", "{}", "--key", ""], "key must be 1 to 1000 bytes long"),
         (&["send", "order.x", r#""\u0000""#], "Unicode"),
         (&["send", "order.x"], "JSON"),
     ] {

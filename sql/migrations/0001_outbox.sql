@@ -149,20 +149,33 @@ CREATE TABLE outbox.delivery (
   content_hash bytea,
   reason       text,
   CONSTRAINT delivery_pk PRIMARY KEY (message_id, sink, target),
-  -- One constraint, because each is compiled anew for each statement of a producer. Whatever waits
-  -- for something else than time has no due time, and costs the fetch nothing.
-  CONSTRAINT delivery_state_fits CHECK (
-    CASE state
-      WHEN 'pending' THEN isfinite(due_at) AND sink <> ''
-      WHEN 'unrouted' THEN due_at = 'infinity' AND sink = ''
-      WHEN 'sending' THEN due_at = 'infinity' AND epoch IS NOT NULL
-      WHEN 'held' THEN due_at = 'infinity' AND reason IS NOT NULL
-      WHEN 'dead' THEN due_at = 'infinity' AND reason IS NOT NULL
-      ELSE false
-    END)
+  -- The one CHECK that producers pay for; the trigger below holds the rest.
+  CONSTRAINT delivery_due_if_pending CHECK ((state = 'pending') = isfinite(due_at))
 ) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.05);
 COMMENT ON TABLE outbox.delivery IS
   'The work still open: a row exists if and only if no final outcome is recorded.';
+
+-- The shape of each state. Rows are inserted by the routing functions alone, and changed by relays and
+-- operators: this looks at changes, whose cost is not the producers'.
+CREATE FUNCTION outbox.refuse_state() RETURNS trigger
+LANGUAGE plpgsql AS $$
+BEGIN
+  RAISE EXCEPTION 'outbox.delivery: state % does not fit its row', NEW.state
+    USING ERRCODE = 'check_violation', CONSTRAINT = 'delivery_state_fits',
+          SCHEMA = 'outbox', TABLE = 'delivery';
+END
+$$;
+CREATE TRIGGER delivery_state_fits BEFORE UPDATE ON outbox.delivery
+  FOR EACH ROW
+  WHEN (NOT (CASE NEW.state
+               WHEN 'pending' THEN NEW.sink <> ''
+               WHEN 'unrouted' THEN NEW.sink = ''
+               WHEN 'sending' THEN NEW.epoch IS NOT NULL
+               WHEN 'held' THEN NEW.reason IS NOT NULL
+               WHEN 'dead' THEN NEW.reason IS NOT NULL
+               ELSE false
+             END AND NEW.attempt >= 0 AND NEW.rev > OLD.rev AND NEW.round >= 1))
+  EXECUTE FUNCTION outbox.refuse_state();
 
 CREATE INDEX delivery_fetch ON outbox.delivery (sink, lane, due_at, message_id);
 CREATE UNIQUE INDEX delivery_key ON outbox.delivery (sink, target, key, message_id)
@@ -334,6 +347,8 @@ DECLARE
   bell integer;
 BEGIN
   FOREACH bell IN ARRAY bells LOOP
+    -- NULL: a CSV sink, which looks at the clock, or a database where producers must not NOTIFY.
+    CONTINUE WHEN bell IS NULL;
     IF NOT pg_try_advisory_xact_lock_shared('outbox.sink'::regclass::oid::integer, bell) THEN
       PERFORM pg_notify('outbox_bell_' || bell, '');
     END IF;
@@ -384,8 +399,28 @@ BEGIN
 END
 $$;
 
+-- Which part of the contract a message breaks, by the name of a constraint; none if it keeps it.
+-- Inlined by the planner.
+CREATE FUNCTION outbox.fault_of(
+  type text, key text, due_at timestamptz, expires_at timestamptz, dedupe_key text, headers jsonb
+) RETURNS text LANGUAGE sql IMMUTABLE AS $$
+  SELECT CASE
+      -- Dotted, no white space, no "*" (which patterns use).
+      WHEN length(type) NOT BETWEEN 1 AND 200 OR type <> translate(type, E' *\t\n\r\x0B\f', '')
+           OR '.' || type || '.' LIKE '%..%' THEN 'message_type_form'
+      WHEN NOT isfinite(due_at) THEN 'message_due_at_finite'
+      WHEN NOT isfinite(expires_at) THEN 'message_expires_at_finite'
+      -- Both keys stand in indexes, whose entries are limited to a third of a page.
+      WHEN octet_length(key) NOT BETWEEN 1 AND 1000 THEN 'message_key_length'
+      WHEN octet_length(dedupe_key) NOT BETWEEN 1 AND 1000 THEN 'message_dedupe_key_length'
+      WHEN jsonb_typeof(headers) <> 'object'
+           OR jsonb_path_exists(headers, '$.* ? (@.type() != "string")') THEN 'message_headers_form'
+    END
+$$;
+
 -- Checks and routes what a statement inserted, in the producer's own transaction: each distinct type
--- once. Few and simple statements, because every producer pays for them.
+-- once. Few and simple statements, because every producer pays for them; the plain case, one type, no
+-- duplicate, somewhere to go, pays for no other.
 CREATE FUNCTION outbox.route_inserted() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -393,77 +428,65 @@ DECLARE
   high    text;
   deduped boolean;
   fault   text;
-  types   text[];
   losers  bigint[];
+  route   record;
+  routed  boolean := false;
   kinds   text[];
   sinks   text[];
   targets text[];
   lanes   smallint[];
-  bells   integer[];
+  bells   integer[] := '{}';
 BEGIN
   SELECT min(i.type), max(i.type), bool_or(i.dedupe_key IS NOT NULL),
-         min(CASE
-               -- Dotted, no white space, no "*" (which patterns use).
-               WHEN length(i.type) NOT BETWEEN 1 AND 200
-                    OR i.type <> translate(i.type, E' *\t\n\r\x0B\f', '')
-                    OR '.' || i.type || '.' LIKE '%..%' THEN 'message_type_form'
-               WHEN NOT isfinite(i.due_at) THEN 'message_due_at_finite'
-               WHEN NOT isfinite(i.expires_at) THEN 'message_expires_at_finite'
-               -- Both keys stand in indexes, whose entries are limited to a third of a page.
-               WHEN octet_length(i.key) NOT BETWEEN 1 AND 1000 THEN 'message_key_length'
-               WHEN octet_length(i.dedupe_key) NOT BETWEEN 1 AND 1000 THEN 'message_dedupe_key_length'
-               WHEN jsonb_typeof(i.headers) <> 'object'
-                    OR jsonb_path_exists(i.headers, '$.* ? (@.type() != "string")')
-                    THEN 'message_headers_form'
-             END)
+         min(outbox.fault_of(i.type, i.key, i.due_at, i.expires_at, i.dedupe_key, i.headers))
     INTO low, high, deduped, fault
     FROM inserted i;
   IF fault IS NOT NULL THEN
     PERFORM outbox.refuse(fault);
   ELSIF low IS NULL THEN
     RETURN NULL;
-  ELSIF low = high THEN
-    types := ARRAY[low];
-  ELSE
-    types := ARRAY(SELECT i.type FROM inserted i GROUP BY i.type);
-  END IF;
-
-  SELECT array_agg(t.type), array_agg(r.sink), array_agg(r.target), array_agg(r.lane),
-         array_agg(r.bell) FILTER (WHERE r.bell IS NOT NULL)
-    INTO kinds, sinks, targets, lanes, bells
-    FROM unnest(types) AS t (type) LEFT JOIN LATERAL outbox.matching(t.type) r ON true;
-  IF '' = ANY (sinks) THEN
-    SELECT array_agg(t.type), array_agg(r.sink), array_agg(r.target), array_agg(r.lane),
-           array_agg(r.bell) FILTER (WHERE r.bell IS NOT NULL)
-      INTO kinds, sinks, targets, lanes, bells
-      FROM unnest(types) AS t (type) LEFT JOIN LATERAL outbox.routes_of(t.type) r ON true;
   END IF;
   IF deduped THEN
     SELECT outbox.close_duplicates(array_agg(i.id), array_agg(i.type), array_agg(i.dedupe_key))
       INTO losers FROM inserted i WHERE i.dedupe_key IS NOT NULL;
   END IF;
 
-  INSERT INTO outbox.delivery (message_id, sink, target, lane, state, due_at, key)
-  SELECT i.id, coalesce(k.sink, ''), coalesce(k.target, ''), coalesce(k.lane, 0::smallint),
-         CASE WHEN k.sink IS NULL THEN 'unrouted' ELSE 'pending' END,
-         CASE WHEN k.sink IS NULL THEN 'infinity' ELSE greatest(i.due_at, clock_timestamp()) END,
-         i.key
-    FROM inserted i
-    JOIN unnest(kinds, sinks, targets, lanes) AS k (type, sink, target, lane) ON k.type = i.type
-   WHERE k.sink IS DISTINCT FROM '' AND (losers IS NULL OR i.id <> ALL (losers));
+  IF low = high AND losers IS NULL THEN
+    FOR route IN SELECT r.sink, r.target, r.lane, r.bell FROM outbox.matching(low) r LOOP
+      -- A route to nowhere comes first, as its sink is empty.
+      EXIT WHEN route.sink = '';
+      routed := true;
+      INSERT INTO outbox.delivery (message_id, sink, target, lane, due_at, key)
+      SELECT i.id, route.sink, route.target, route.lane, greatest(i.due_at, clock_timestamp()), i.key
+        FROM inserted i;
+      bells := bells || route.bell;
+    END LOOP;
+  END IF;
 
-  -- Types that are routed nowhere, on purpose, and nowhere else.
-  IF '' = ANY (sinks) THEN
+  IF NOT routed THEN
+    SELECT array_agg(t.type), array_agg(r.sink), array_agg(r.target), array_agg(r.lane),
+           array_agg(DISTINCT r.bell)
+      INTO kinds, sinks, targets, lanes, bells
+      FROM (SELECT i.type FROM inserted i GROUP BY i.type) t
+      LEFT JOIN LATERAL outbox.routes_of(t.type) r ON true;
+    INSERT INTO outbox.delivery (message_id, sink, target, lane, state, due_at, key)
+    SELECT i.id, coalesce(k.sink, ''), coalesce(k.target, ''), coalesce(k.lane, 0::smallint),
+           CASE WHEN k.sink IS NULL THEN 'unrouted' ELSE 'pending' END,
+           CASE WHEN k.sink IS NULL THEN 'infinity' ELSE greatest(i.due_at, clock_timestamp()) END,
+           i.key
+      FROM inserted i
+      JOIN unnest(kinds, sinks, targets, lanes) AS k (type, sink, target, lane) ON k.type = i.type
+     WHERE k.sink IS DISTINCT FROM ''
+       AND (losers IS NULL OR i.id NOT IN (SELECT l.id FROM unnest(losers) AS l (id)));
+    -- Types that are routed nowhere, on purpose, and nowhere else.
     PERFORM outbox.close_undelivered(array_agg(i.id), 'skipped', '{}')
        FROM inserted i
-      WHERE (losers IS NULL OR i.id <> ALL (losers))
-        AND (SELECT bool_and(k.sink = '') FROM unnest(kinds, sinks) AS k (type, sink)
-              WHERE k.type = i.type)
+      WHERE i.type IN (SELECT k.type FROM unnest(kinds, sinks) AS k (type, sink)
+                        GROUP BY k.type HAVING bool_and(k.sink = ''))
+        AND (losers IS NULL OR i.id NOT IN (SELECT l.id FROM unnest(losers) AS l (id)))
      HAVING count(*) > 0;
   END IF;
-  IF bells IS NOT NULL THEN
-    PERFORM outbox.ring(bells);
-  END IF;
+  PERFORM outbox.ring(bells);
   RETURN NULL;
 END
 $$;
@@ -583,6 +606,8 @@ REVOKE ALL ON FUNCTION outbox.extend_ledger() FROM PUBLIC;
 REVOKE ALL ON FUNCTION outbox.matching(text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION outbox.routes_of(text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION outbox.refuse(text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION outbox.fault_of(text, text, timestamptz, timestamptz, text, jsonb) FROM PUBLIC;
+REVOKE ALL ON FUNCTION outbox.refuse_state() FROM PUBLIC;
 REVOKE ALL ON FUNCTION outbox.close_undelivered(bigint[], text, text[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION outbox.ring(integer[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION outbox.close_duplicates(bigint[], text[], text[]) FROM PUBLIC;
@@ -630,7 +655,8 @@ BEGIN
       outbox.installation TO outbox_relay;
     GRANT INSERT (type, payload, key, due_at, expires_at, dedupe_key, headers)
       ON outbox.message TO outbox_relay;
-    GRANT SELECT, INSERT, UPDATE, DELETE ON outbox.delivery, outbox.sink, outbox.flow, outbox.relay,
+    GRANT SELECT, UPDATE, DELETE ON outbox.delivery TO outbox_relay;
+    GRANT SELECT, INSERT, UPDATE, DELETE ON outbox.sink, outbox.flow, outbox.relay,
       outbox.route, outbox.unseen, outbox.export, outbox.occurrence, outbox.dedupe TO outbox_relay;
     GRANT SELECT, INSERT ON outbox.ledger, outbox.route_set, outbox.action TO outbox_relay;
     GRANT EXECUTE ON FUNCTION outbox.extend_ledger(), outbox.matching(text),

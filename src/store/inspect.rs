@@ -20,7 +20,7 @@ const TABLE_RIGHTS: &[(&str, &[&str])] = &[
     ("message", &["SELECT"]),
     ("installation", &["SELECT"]),
     ("migration", &["SELECT"]),
-    ("delivery", &["SELECT", "INSERT", "UPDATE", "DELETE"]),
+    ("delivery", &["SELECT", "UPDATE", "DELETE"]),
     ("sink", &["SELECT", "INSERT", "UPDATE"]),
     ("flow", &["SELECT", "INSERT", "UPDATE"]),
     ("relay", &["SELECT", "INSERT", "UPDATE", "DELETE"]),
