@@ -58,7 +58,10 @@ async fn parked_heads_that_fall_due_together_keep_to_the_concurrency() {
     let parked = "SELECT count(*) FROM outbox.delivery WHERE attempt = 1";
     until_count(&client, "every head waits for its retry", parked, 40).await;
     peer.always(Answer::Delayed(Duration::from_millis(100), Box::new(Answer::status(200))));
-    client.batch_execute("UPDATE outbox.delivery SET due_at = clock_timestamp(), rev = rev + 1").await.unwrap();
+    client
+        .batch_execute("UPDATE outbox.delivery SET due_at = clock_timestamp(), rev = rev + 1")
+        .await
+        .unwrap();
     until_closed(&client).await;
     relay.stop().await;
     assert!(peer.peak_connections() <= 2, "{} at once", peer.peak_connections());

@@ -113,7 +113,7 @@ impl Hand {
     }
 
     /// Lets rows go that were fetched and will not be started; a later fetch finds them again.
-    fn put_back(&mut self, rows: &[Fetched]) {
+    pub fn put_back<'a>(&mut self, rows: impl IntoIterator<Item = &'a Fetched>) {
         for row in rows {
             self.settled(&place(row), row.key.as_deref(), true);
         }

@@ -15,7 +15,7 @@ use super::settle::{BACKLOG_MAX, Decided, Settler, Written, report};
 use super::wake::Wake;
 use crate::delivery::Settlement;
 use crate::store::Link;
-use crate::store::work::{self as store, Flow};
+use crate::store::work::{self as store, Fetched, Flow};
 
 /// How often the flow row is brought up to date, if anything changed.
 const FLOW_EVERY: Duration = Duration::from_secs(1);
@@ -23,6 +23,9 @@ const FLOW_EVERY: Duration = Duration::from_secs(1);
 const FLOW_AT_LEAST: Duration = Duration::from_secs(30);
 /// A fetch for few free slots waits so long for more of them.
 const FEW_SLOTS_PAUSE: Duration = Duration::from_millis(3);
+/// Most rows that are fetched ahead of free slots, and how long one may wait for its slot.
+const AHEAD_MAX: usize = 64;
+const AHEAD_LIMIT: Duration = Duration::from_secs(1);
 
 /// What it takes to work one sink.
 pub struct Worker {
@@ -46,6 +49,9 @@ pub struct Worker {
 struct Desk {
     hand: Hand,
     attempts: JoinSet<(Decided, Duration)>,
+    /// Fetched ahead of free slots, and when. Only for a sink that is so quick that a fetch for its
+    /// free slots alone would take longer than its attempts.
+    ready: VecDeque<(Instant, Fetched)>,
     /// Settlements handed to the settler and not known to be committed.
     unsettled: usize,
     fetched_at: Instant,
@@ -77,6 +83,7 @@ impl Worker {
                 self.settled(&mut desk, batch);
             }
             let stopping = self.drain.is_cancelled() || self.deliverer.cut.is_cancelled();
+            self.start(&mut desk, stopping);
             if stopping && desk.attempts.is_empty() && desk.unsettled == 0 {
                 break;
             }
@@ -84,6 +91,7 @@ impl Worker {
                 self.look(&mut desk).await;
             }
             let room = !stopping && self.has_room(&desk);
+            let few = !stopping && !room && self.room(&desk) > 0;
             tokio::select! {
                 Some(end) = desk.attempts.join_next() => self.ended(&mut desk, end, &decided).await,
                 batch = written.recv() => match batch {
@@ -93,25 +101,49 @@ impl Worker {
                 () = self.wake.ready(), if room => {}
                 () = self.drain.cancelled(), if !stopping => {}
                 () = self.deliverer.cut.cancelled(), if !stopping => {}
-                () = tokio::time::sleep(FEW_SLOTS_PAUSE), if !stopping && !room => {}
+                () = tokio::time::sleep(FEW_SLOTS_PAUSE), if few => {}
                 _ = flow.tick() => self.show(&mut desk).await,
             }
         }
         self.show(&mut desk).await;
     }
 
-    /// A fetch pays for a quarter of the slots, or after a short pause for any.
-    fn has_room(&self, desk: &Desk) -> bool {
-        let slots = self.deliverer.config.concurrency.get();
-        let free = slots - desk.attempts.len().min(slots);
-        let worth_it = free * 4 >= slots || desk.fetched_at.elapsed() >= FEW_SLOTS_PAUSE;
-        free > 0 && worth_it && desk.hand.held() < BACKLOG_MAX
+    fn slots(&self) -> usize {
+        self.deliverer.config.concurrency.get()
     }
 
-    /// Fetches what may start now, and starts it.
+    /// Starts what is ready, as far as there are slots. What has waited too long is put back: its row
+    /// may have changed meanwhile.
+    fn start(&self, desk: &mut Desk, stopping: bool) {
+        let stale = desk.ready.front().is_some_and(|(at, _)| at.elapsed() > AHEAD_LIMIT);
+        if stopping || stale {
+            desk.hand.put_back(desk.ready.iter().map(|(_, row)| row));
+            desk.ready.clear();
+        }
+        while desk.attempts.len() < self.slots() {
+            let Some((_, row)) = desk.ready.pop_front() else { break };
+            desk.attempts.spawn(Arc::clone(&self.deliverer).attempt(row));
+        }
+    }
+
+    /// How many rows a fetch may bring now.
+    fn room(&self, desk: &Desk) -> usize {
+        let free = self.slots().saturating_sub(desk.attempts.len());
+        (free + desk.minute.pace().min(AHEAD_MAX)).saturating_sub(desk.ready.len())
+    }
+
+    /// A fetch pays for a quarter of the slots, or after a short pause for any; fetching ahead, once
+    /// half of what was ready has started.
+    fn has_room(&self, desk: &Desk) -> bool {
+        let room = self.room(desk);
+        let worth_it = desk.ready.len() * 2 <= AHEAD_MAX
+            && (room * 4 >= self.slots() || desk.fetched_at.elapsed() >= FEW_SLOTS_PAUSE);
+        room > 0 && worth_it && desk.hand.held() < BACKLOG_MAX
+    }
+
+    /// Fetches what may start now, or next, and starts it.
     async fn look(&mut self, desk: &mut Desk) {
-        let slots = self.deliverer.config.concurrency.get();
-        let free = slots - desk.attempts.len().min(slots);
+        let free = self.room(desk);
         desk.fetched_at = Instant::now();
         let batch = fetch::fetch(&self.fetch, self.sink(), &mut desk.hand, free).await;
         let took = desk.fetched_at.elapsed();
@@ -136,9 +168,9 @@ impl Worker {
         let (starting, held) = (batch.start.len(), desk.hand.held());
         debug!(sink = self.sink(), free, starting, held, more = batch.more, ?took, "fetched");
         self.wake.worked(batch.more);
-        for row in batch.start {
-            desk.attempts.spawn(Arc::clone(&self.deliverer).attempt(row));
-        }
+        let now = Instant::now();
+        desk.ready.extend(batch.start.into_iter().map(|row| (now, row)));
+        self.start(desk, false);
     }
 
     /// An attempt ended: hands its settlement over.
@@ -204,6 +236,7 @@ impl Desk {
         Desk {
             hand: Hand::new(),
             attempts: JoinSet::new(),
+            ready: VecDeque::new(),
             unsettled: 0,
             fetched_at: Instant::now(),
             minute: Minute::default(),
@@ -233,6 +266,14 @@ impl Minute {
         while self.seconds.len() > 61 {
             self.seconds.pop_front();
         }
+    }
+
+    /// Attempts that ended within the last second or so.
+    fn pace(&self) -> usize {
+        let recent = self.seconds.iter().rev().take(2);
+        let recent = recent.filter(|second| second.0.elapsed() < Duration::from_secs(2));
+        let most = recent.map(|second| second.1 + second.2).max();
+        usize::try_from(most.unwrap_or_default()).unwrap_or_default()
     }
 
     fn sums(&mut self) -> (i32, i32) {
