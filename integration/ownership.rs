@@ -185,3 +185,32 @@ async fn sessions_ended_by_the_server_cost_nothing() {
     let distinct: std::collections::BTreeSet<i64> = ids.iter().copied().collect();
     assert_eq!((distinct.len(), ids.len()), (1000, 1000));
 }
+
+/// What a sink accepted while the database was away is recorded before the sink is worked again,
+/// also when the lease ran out meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_longer_than_the_lease_repeats_nothing_that_was_accepted() {
+    let database = Database::migrated().await;
+    let client = database.connect().await;
+    let peer = HttpPeer::start().await;
+    let gate = Gate::new();
+    peer.always(Answer::Gated(gate.clone(), Box::new(Answer::status(200))));
+    let wire = Proxy::start(proxy::Target::Unix(Cluster::shared().socket())).await;
+    let url = Cluster::tcp_url(wire.port(), database.name());
+    let relay = Relay::start(config(&url, &crm(&peer.url("/"), "")));
+    until_routed(&client).await;
+    for _ in 0..10 {
+        send(&client, "t", "{}").await;
+    }
+    peer.until(|peer| peer.requests() == 10).await;
+    wire.go_down().await;
+    gate.open();
+    // Two leases, so that it is certainly over.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    wire.resume();
+    until_closed(&client).await;
+    send(&client, "t", "{}").await;
+    until_closed(&client).await;
+    relay.stop().await;
+    assert_eq!(peer.requests(), 11, "{:?}", message_ids(&peer.received()));
+}

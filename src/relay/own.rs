@@ -46,6 +46,9 @@ pub struct Owner {
     entry: RelayEntry,
     begin: Box<Begin>,
     owned: BTreeMap<String, Owned>,
+    /// The work of lost sinks, as long as it still records how its attempts ended. Until then the
+    /// sink is not taken again: what it accepted would look as if it were still to be sent.
+    ending: BTreeMap<String, JoinHandle<()>>,
     /// Told whenever the work of a sink has ended.
     ended: Arc<Notify>,
 }
@@ -54,8 +57,8 @@ impl Owner {
     /// An owner that is not entered yet and owns nothing.
     #[must_use]
     pub fn new(link: Arc<Link>, lease: Arc<Lease>, entry: RelayEntry, begin: Box<Begin>) -> Owner {
-        let (owned, ended) = (BTreeMap::new(), Arc::default());
-        Owner { link, lease, entry, begin, owned, ended }
+        let (owned, ending, ended) = (BTreeMap::new(), BTreeMap::new(), Arc::default());
+        Owner { link, lease, entry, begin, owned, ending, ended }
     }
 
     /// Beats until `stop`, then drains: sinks that finish within `grace` are handed over one by
@@ -75,7 +78,7 @@ impl Owner {
                 if entered {
                     error!("the lease ran out; stopping all work until it is back");
                 }
-                self.lose_all().await;
+                self.lose_all();
                 entered = false;
                 self.entry.id = super::random_id();
             }
@@ -126,14 +129,17 @@ impl Owner {
     /// Takes every sink whose owner is gone, and drops those that another relay has now.
     async fn share_out(&mut self) -> Result<(), StoreError> {
         let names: Vec<String> = self.entry.sinks.iter().map(|(name, _)| name.clone()).collect();
-        for row in self.limited(own::sinks(&self.link, &names)).await? {
+        let rows = self.limited(own::sinks(&self.link, &names)).await?;
+        self.ending.retain(|_, work| !work.is_finished());
+        for row in rows {
             let ours = row.owner.as_deref() == Some(self.entry.id.as_str());
             match self.owned.get(&row.name) {
                 Some(owned) if ours && owned.epoch == row.epoch && !owned.work.is_finished() => {}
                 Some(_) => {
                     warn!(sink = row.name, "another relay has this sink now; stopping work on it");
-                    self.lose(&row.name).await;
+                    self.lose(&row.name);
                 }
+                None if self.ending.contains_key(&row.name) => {}
                 None if !row.alive || ours => self.take(row).await?,
                 None => {}
             }
@@ -168,20 +174,17 @@ impl Owner {
         Ok(())
     }
 
-    async fn lose(&mut self, sink: &str) {
+    /// Cuts open attempts short. Their settlements go on being written: `Delivered` stays true.
+    fn lose(&mut self, sink: &str) {
         if let Some(owned) = self.owned.remove(sink) {
             owned.cut.cancel();
-            // Its settlements go on being written in its own time: Delivered stays true.
-            let _ = tokio::time::timeout(self.entry.lease / 4, owned.work).await;
+            self.ending.insert(sink.to_owned(), owned.work);
         }
     }
 
-    async fn lose_all(&mut self) {
-        for owned in self.owned.values() {
-            owned.cut.cancel();
-        }
+    fn lose_all(&mut self) {
         for sink in self.owned.keys().cloned().collect::<Vec<_>>() {
-            self.lose(&sink).await;
+            self.lose(&sink);
         }
     }
 
