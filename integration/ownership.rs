@@ -214,3 +214,32 @@ async fn an_outage_longer_than_the_lease_repeats_nothing_that_was_accepted() {
     relay.stop().await;
     assert_eq!(peer.requests(), 11, "{:?}", message_ids(&peer.received()));
 }
+
+/// The grace period is for settlements too: a database that comes back within it gets them, though
+/// the lease has run out and nothing more is sent.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_without_a_database_waits_for_it_until_the_grace_period_ends() {
+    let database = Database::migrated().await;
+    let client = database.connect().await;
+    let peer = HttpPeer::start().await;
+    let gate = Gate::new();
+    peer.always(Answer::Gated(gate.clone(), Box::new(Answer::status(200))));
+    let wire = Proxy::start(proxy::Target::Unix(Cluster::shared().socket())).await;
+    let url = Cluster::tcp_url(wire.port(), database.name());
+    let relay = "lease = \"1s\"\ngrace = \"40s\"";
+    let relay = Relay::start(config_with(&url, relay, &crm(&peer.url("/"), "")));
+    until_routed(&client).await;
+    send(&client, "t", "{}").await;
+    peer.until(|peer| peer.requests() == 1).await;
+    wire.go_down().await;
+    gate.open();
+    relay.ask_to_stop();
+    // Longer than the lease and the limit for settling what was cut short.
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    wire.resume();
+    let begun = Instant::now();
+    relay.stop().await;
+    assert!(begun.elapsed() < Duration::from_secs(30), "it ends as soon as all is recorded");
+    assert_eq!(number(&client, "SELECT count(*) FROM outbox.delivery").await, 0);
+    assert_eq!(number(&client, "SELECT count(*) FROM outbox.ledger").await, 1);
+}

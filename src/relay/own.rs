@@ -14,6 +14,9 @@ use super::lease::{Lease, since_boot};
 use crate::store::own::{self, RelayEntry, SinkRow};
 use crate::store::{Link, StoreError};
 
+/// How often a drain looks whether work has ended: the news may come a moment before the end.
+const DRAIN_LOOK: Duration = Duration::from_millis(500);
+
 /// A sink this relay works: its epoch, and how to stop the work.
 struct Owned {
     epoch: i64,
@@ -130,7 +133,7 @@ impl Owner {
     async fn share_out(&mut self) -> Result<(), StoreError> {
         let names: Vec<String> = self.entry.sinks.iter().map(|(name, _)| name.clone()).collect();
         let rows = self.limited(own::sinks(&self.link, &names)).await?;
-        self.ending.retain(|_, work| !work.is_finished());
+        self.forget_ended();
         for row in rows {
             let ours = row.owner.as_deref() == Some(self.entry.id.as_str());
             match self.owned.get(&row.name) {
@@ -188,6 +191,15 @@ impl Owner {
         }
     }
 
+    fn forget_ended(&mut self) {
+        self.ending.retain(|_, work| !work.is_finished());
+    }
+
+    fn is_at_work(&mut self) -> bool {
+        self.forget_ended();
+        !self.owned.is_empty() || !self.ending.is_empty()
+    }
+
     /// Stops taking, finishes, settles, hands over.
     async fn drain(mut self, grace: Duration, beat: Duration) {
         info!(sinks = self.owned.len(), ?grace, "draining");
@@ -195,28 +207,30 @@ impl Owner {
             owned.drain.cancel();
         }
         let end = tokio::time::Instant::now() + grace;
-        while !self.owned.is_empty() && tokio::time::Instant::now() < end {
+        while self.is_at_work() && tokio::time::Instant::now() < end {
             self.hand_over_finished().await;
             if let Err(error) = self.beat(true).await {
                 warn!(%error, "cannot renew the lease while draining");
             }
             if !self.lease.holds() {
-                break;
+                // Nothing is sent any more; what was accepted can still be recorded.
+                self.lose_all();
             }
-            let wait = beat.min(end.saturating_duration_since(tokio::time::Instant::now()));
+            let left = end.saturating_duration_since(tokio::time::Instant::now());
+            let wait = beat.min(left).min(DRAIN_LOOK);
             let _ = tokio::time::timeout(wait, self.ended.notified()).await;
         }
         self.hand_over_finished().await;
-        if !self.owned.is_empty() {
+        if self.is_at_work() {
             warn!(
-                sinks = self.owned.len(),
+                sinks = self.owned.len() + self.ending.len(),
                 "the grace period is over; cutting open attempts short"
             );
             for owned in self.owned.values() {
                 owned.cut.cancel();
             }
             let cut_off_limit = tokio::time::Instant::now() + super::CUT_LIMIT;
-            while !self.owned.is_empty() && tokio::time::Instant::now() < cut_off_limit {
+            while self.is_at_work() && tokio::time::Instant::now() < cut_off_limit {
                 let wait = Duration::from_millis(100);
                 let _ = tokio::time::timeout(wait, self.ended.notified()).await;
                 self.hand_over_finished().await;
