@@ -99,7 +99,10 @@ impl Owner {
         self.limited(own::register(&self.link, &self.entry)).await?;
         self.lease.renew(asked_at, self.entry.lease);
         info!(relay = self.entry.id, "entered");
-        self.share_out().await?;
+        // Entered it is, whatever happens next: to enter twice under one id is refused.
+        if let Err(error) = self.share_out().await {
+            warn!(%error, "cannot look at the sinks; trying again");
+        }
         Ok(true)
     }
 
@@ -118,15 +121,20 @@ impl Owner {
         Ok(true)
     }
 
-    /// No call may take longer than the lease has left.
+    /// No call may take longer than the lease has left; the connection that let one wait so long
+    /// is given up, or the next call would wait behind it.
     async fn limited<T>(
         &self,
         call: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
         let limit = self.lease.left().clamp(self.entry.lease / 4, self.entry.lease);
-        tokio::time::timeout(limit, call)
-            .await
-            .unwrap_or_else(|_| Err(StoreError::silent("renew the lease", limit)))
+        match tokio::time::timeout(limit, call).await {
+            Ok(result) => result,
+            Err(_) => {
+                self.link.forget().await;
+                Err(StoreError::silent("renew the lease", limit))
+            }
+        }
     }
 
     /// Takes every sink whose owner is gone, and drops those that another relay has now.
