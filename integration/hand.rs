@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::harness::http::{Answer, HttpPeer};
-use crate::harness::plane::{message_ids, until_closed, until_count, until_routed};
+use crate::harness::plane::{LONG, message_ids, send, until_closed, until_count, until_routed};
 use crate::harness::postgres::{Cluster, Database};
 use crate::harness::proxy::{self, Proxy};
 use crate::harness::relay::{Relay, config, crm};
@@ -65,4 +65,44 @@ async fn parked_heads_that_fall_due_together_keep_to_the_concurrency() {
     until_closed(&client).await;
     relay.stop().await;
     assert!(peer.peak_connections() <= 2, "{} at once", peer.peak_connections());
+}
+
+/// More parked keys than are remembered: their followers, which fall due before everything else,
+/// must not fill every fetch.
+#[tokio::test(flavor = "multi_thread")]
+async fn more_parked_keys_than_are_remembered_hold_up_nobody() {
+    let database = Database::migrated().await;
+    let client = database.connect().await;
+    let peer = HttpPeer::start().await;
+    let rest = crm(&peer.url("/"), "");
+    let relay = Relay::start(config(&database.url(), &rest));
+    until_routed(&client).await;
+    relay.stop().await;
+    // Heads that are dead, each with a follower.
+    client
+        .batch_execute(
+            "INSERT INTO outbox.message (type, payload, key)
+             SELECT 't', '{}', 'key ' || n FROM generate_series(1, 1200) AS n;
+             UPDATE outbox.delivery SET state = 'dead', due_at = 'infinity', reason = 'no';
+             INSERT INTO outbox.message (type, payload, key)
+             SELECT 't', '{}', 'key ' || n FROM generate_series(1, 1200) AS n;",
+        )
+        .await
+        .unwrap();
+    let last = send(&client, "t", "{}").await;
+    let relay = Relay::start(config(&database.url(), &rest));
+    let until = async |count| {
+        let arrived = peer.until(|peer| peer.requests() == count);
+        tokio::time::timeout(LONG, arrived).await.expect("the fetch gets past the followers");
+    };
+    until(1).await;
+    assert_eq!(message_ids(&peer.received()), [last]);
+    // Heads that are given up make way for their followers, remembered or not.
+    let give_up = "DELETE FROM outbox.delivery WHERE message_id IN (1, 1190, 1200)";
+    client.batch_execute(give_up).await.unwrap();
+    until(4).await;
+    relay.stop().await;
+    let mut ids = message_ids(&peer.received());
+    ids.sort_unstable();
+    assert_eq!(ids, [1_201, 2_390, 2_400, last]);
 }

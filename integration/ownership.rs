@@ -185,3 +185,131 @@ async fn sessions_ended_by_the_server_cost_nothing() {
     let distinct: std::collections::BTreeSet<i64> = ids.iter().copied().collect();
     assert_eq!((distinct.len(), ids.len()), (1000, 1000));
 }
+
+/// What a sink accepted while the database was away is recorded before the sink is worked again,
+/// also when the lease ran out meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_longer_than_the_lease_repeats_nothing_that_was_accepted() {
+    let database = Database::migrated().await;
+    let client = database.connect().await;
+    let peer = HttpPeer::start().await;
+    let gate = Gate::new();
+    peer.always(Answer::Gated(gate.clone(), Box::new(Answer::status(200))));
+    let wire = Proxy::start(proxy::Target::Unix(Cluster::shared().socket())).await;
+    let url = Cluster::tcp_url(wire.port(), database.name());
+    let relay = Relay::start(config(&url, &crm(&peer.url("/"), "")));
+    until_routed(&client).await;
+    for _ in 0..10 {
+        send(&client, "t", "{}").await;
+    }
+    peer.until(|peer| peer.requests() == 10).await;
+    wire.go_down().await;
+    gate.open();
+    // Two leases, so that it is certainly over.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    wire.resume();
+    until_closed(&client).await;
+    send(&client, "t", "{}").await;
+    until_closed(&client).await;
+    relay.stop().await;
+    assert_eq!(peer.requests(), 11, "{:?}", message_ids(&peer.received()));
+}
+
+/// The grace period is for settlements too: a database that comes back within it gets them, though
+/// the lease has run out and nothing more is sent.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_without_a_database_waits_for_it_until_the_grace_period_ends() {
+    let database = Database::migrated().await;
+    let client = database.connect().await;
+    let peer = HttpPeer::start().await;
+    let gate = Gate::new();
+    peer.always(Answer::Gated(gate.clone(), Box::new(Answer::status(200))));
+    let wire = Proxy::start(proxy::Target::Unix(Cluster::shared().socket())).await;
+    let url = Cluster::tcp_url(wire.port(), database.name());
+    let relay = "lease = \"1s\"\ngrace = \"40s\"";
+    let relay = Relay::start(config_with(&url, relay, &crm(&peer.url("/"), "")));
+    until_routed(&client).await;
+    send(&client, "t", "{}").await;
+    peer.until(|peer| peer.requests() == 1).await;
+    wire.go_down().await;
+    gate.open();
+    relay.ask_to_stop();
+    // Longer than the lease and the limit for settling what was cut short.
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    wire.resume();
+    let begun = Instant::now();
+    relay.stop().await;
+    assert!(begun.elapsed() < Duration::from_secs(30), "it ends as soon as all is recorded");
+    assert_eq!(number(&client, "SELECT count(*) FROM outbox.delivery").await, 0);
+    assert_eq!(number(&client, "SELECT count(*) FROM outbox.ledger").await, 1);
+}
+
+/// A chore that takes its time must not hold up the heartbeat.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chore_that_waits_for_a_lock_does_not_cost_the_lease() {
+    let database = Database::migrated().await;
+    let client = database.connect().await;
+    let mut locker = database.connect().await;
+    let peer = HttpPeer::start().await;
+    let relay = Relay::start(config(&database.url(), &crm(&peer.url("/"), "")));
+    let first_owner = until_owned(&client).await;
+    let lock = locker.transaction().await.unwrap();
+    lock.batch_execute("LOCK TABLE outbox.unseen IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+                    AND wait_event_type = 'Lock' AND application_name = 'outboxd'";
+    until_count(&client, "the sweep waits for the lock", waiting, 1).await;
+    // Two leases.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let alive = "SELECT count(*) FROM outbox.relay WHERE heartbeat_at > clock_timestamp() - lease";
+    assert_eq!(number(&client, alive).await, 1, "the heartbeat goes on");
+    lock.rollback().await.unwrap();
+    assert_eq!(owner(&client).await, first_owner);
+    assert_eq!(number(&client, "SELECT epoch FROM outbox.sink").await, 1);
+    relay.stop().await;
+}
+
+/// A connection that answers no more is given up with the first call that it leaves waiting.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_connection_costs_one_lease_at_most() {
+    let database = Database::migrated().await;
+    let client = database.connect().await;
+    let peer = HttpPeer::start().await;
+    let wire = Proxy::start(proxy::Target::Unix(Cluster::shared().socket())).await;
+    let url = Cluster::tcp_url(wire.port(), database.name());
+    let relay = Relay::start(config(&url, &crm(&peer.url("/"), "")));
+    let first_owner = until_owned(&client).await;
+    wire.hold_replies_after(b"UPDATE outbox.relay");
+    wire.snared().await;
+    let begun = Instant::now();
+    eventually("the relay is entered anew, or goes on", LONG, async || {
+        let beats = "SELECT count(*) FROM outbox.relay r JOIN outbox.sink s ON s.owner = r.id
+                      WHERE r.heartbeat_at > clock_timestamp() - interval '1 s'";
+        match number(&client, beats).await {
+            1 if owner(&client).await != first_owner => Ok(()),
+            _ => Err("its owner is silent".to_owned()),
+        }
+    })
+    .await;
+    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+    relay.stop().await;
+}
+
+/// A relay that is entered but could not look at the sinks looks again, long before its lease ends.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failure_right_after_the_entry_is_made_good_at_the_next_beat() {
+    let database = Database::migrated().await;
+    let client = database.connect().await;
+    let peer = HttpPeer::start().await;
+    let wire = Proxy::start(proxy::Target::Unix(Cluster::shared().socket())).await;
+    let url = Cluster::tcp_url(wire.port(), database.name());
+    wire.hold_replies_after(b"FROM outbox.sink s\n WHERE s.name = ANY");
+    let settings = config_with(&url, "lease = \"30s\"\ngrace = \"10s\"", &crm(&peer.url("/"), ""));
+    let relay = Relay::start(settings);
+    wire.snared().await;
+    wire.cut().await;
+    wire.resume();
+    let begun = Instant::now();
+    until_owned(&client).await;
+    assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
+    relay.stop().await;
+}

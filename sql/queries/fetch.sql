@@ -2,8 +2,11 @@
 -- fetch index from the floor; rows in hand and followers of keys in hand are passed over inside
 -- the walk. Keyed rows come without payload: the key index decides which of them may start.
 -- Payloads that are compressed or larger than 8 kB come alone, through payload.sql.
+-- Where more keys are parked than the hand can name, their followers would fill every fetch; then
+-- the key index is asked row by row whether a keyed row is the head.
 -- $1 sink, $2 lane, $3 floor, $4 limit, $5 and $6 rows in hand (message ids, targets),
--- $7 and $8 keys in hand (targets, keys), $9 the head of each of those keys
+-- $7 and $8 keys in hand (targets, keys), $9 the head of each of those keys, $10 whether these are
+-- not all
 SELECT d.message_id, d.target, d.key, d.attempt, d.rev, d.due_at,
        m.type, m.created_at, m.headers::text AS headers,
        coalesce(m.expires_at <= statement_timestamp(), false) AS expired,
@@ -20,7 +23,13 @@ SELECT d.message_id, d.target, d.key, d.attempt, d.rev, d.due_at,
            AND (w.key IS NULL
                 OR (w.target, w.key) NOT IN (
                      SELECT k.target, k.key FROM unnest($7::text[], $8::text[]) AS k (target, key))
-                OR w.message_id = ANY ($9::bigint[]))
+                OR (w.message_id, w.target) IN (
+                     SELECT k.head, k.target FROM unnest($9::bigint[], $7::text[]) AS k (head, target)))
+           AND (NOT $10 OR w.key IS NULL
+                OR NOT EXISTS (
+                     SELECT FROM outbox.delivery l
+                      WHERE l.sink = $1 AND l.target = w.target AND l.key = w.key
+                        AND l.message_id < w.message_id))
          ORDER BY w.due_at, w.message_id
          LIMIT $4) d
   LEFT JOIN outbox.message m ON m.id = d.message_id

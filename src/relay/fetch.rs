@@ -24,8 +24,8 @@ pub type Key = (String, String);
 
 /// Most rows one fetch asks for.
 const LIMIT_MAX: usize = 1_000;
-/// Most keys that are remembered as active or parked; beyond it followers are asked for anew.
-const KEYS_MAX: usize = 10_000;
+/// Most keys that are remembered as active or parked; beyond it the fetch looks at each keyed row.
+const KEYS_MAX: usize = 1_000;
 /// Most parked keys that one full poll asks for again.
 const PARKED_PAGE: usize = 500;
 
@@ -96,7 +96,7 @@ impl Hand {
             keys.1.push(key.clone());
             keys.2.push(head.message_id);
         }
-        InHand { rows, keys }
+        InHand { rows, keys, more_keys: self.keys.len() >= KEYS_MAX }
     }
 
     /// Notes that the settlement of a row is committed, and lets the row go.

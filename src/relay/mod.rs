@@ -93,7 +93,7 @@ pub async fn run(
     let entry = shared.entry(lease);
     shared.mirror_routes(&entry.id).await?;
 
-    let chores = tokio::spawn(keep::keep(Arc::clone(&shared.own)));
+    let chores = tokio::spawn(keep::keep(Arc::clone(&shared.keep)));
     let begin = Arc::clone(&shared);
     let begin = Box::new(move |taken| begin.begin(taken));
     let owner = Owner::new(Arc::clone(&shared.own), Arc::clone(&shared.lease), entry, begin);
@@ -150,9 +150,10 @@ struct Shared {
     bells: Bells,
     memory: Arc<Semaphore>,
     lease: Arc<Lease>,
-    /// One connection each for the lease and chores, for fetches, and for settlements: a slow one
+    /// One connection each for the lease, for chores, for fetches, and for settlements: a slow one
     /// of these must not hold up the others.
     own: Arc<Link>,
+    keep: Arc<Link>,
     fetch: Arc<Link>,
     settle: Arc<Link>,
     now: CancellationToken,
@@ -181,6 +182,7 @@ impl Shared {
             memory: deliver::memory(),
             lease: Arc::default(),
             own: link(),
+            keep: link(),
             fetch: link(),
             settle: link(),
             now: now.clone(),

@@ -14,6 +14,9 @@ use super::lease::{Lease, since_boot};
 use crate::store::own::{self, RelayEntry, SinkRow};
 use crate::store::{Link, StoreError};
 
+/// How often a drain looks whether work has ended: the news may come a moment before the end.
+const DRAIN_LOOK: Duration = Duration::from_millis(500);
+
 /// A sink this relay works: its epoch, and how to stop the work.
 struct Owned {
     epoch: i64,
@@ -46,6 +49,9 @@ pub struct Owner {
     entry: RelayEntry,
     begin: Box<Begin>,
     owned: BTreeMap<String, Owned>,
+    /// The work of lost sinks, as long as it still records how its attempts ended. Until then the
+    /// sink is not taken again: what it accepted would look as if it were still to be sent.
+    ending: BTreeMap<String, JoinHandle<()>>,
     /// Told whenever the work of a sink has ended.
     ended: Arc<Notify>,
 }
@@ -54,8 +60,8 @@ impl Owner {
     /// An owner that is not entered yet and owns nothing.
     #[must_use]
     pub fn new(link: Arc<Link>, lease: Arc<Lease>, entry: RelayEntry, begin: Box<Begin>) -> Owner {
-        let (owned, ended) = (BTreeMap::new(), Arc::default());
-        Owner { link, lease, entry, begin, owned, ended }
+        let (owned, ending, ended) = (BTreeMap::new(), BTreeMap::new(), Arc::default());
+        Owner { link, lease, entry, begin, owned, ending, ended }
     }
 
     /// Beats until `stop`, then drains: sinks that finish within `grace` are handed over one by
@@ -75,7 +81,7 @@ impl Owner {
                 if entered {
                     error!("the lease ran out; stopping all work until it is back");
                 }
-                self.lose_all().await;
+                self.lose_all();
                 entered = false;
                 self.entry.id = super::random_id();
             }
@@ -93,7 +99,10 @@ impl Owner {
         self.limited(own::register(&self.link, &self.entry)).await?;
         self.lease.renew(asked_at, self.entry.lease);
         info!(relay = self.entry.id, "entered");
-        self.share_out().await?;
+        // Entered it is, whatever happens next: to enter twice under one id is refused.
+        if let Err(error) = self.share_out().await {
+            warn!(%error, "cannot look at the sinks; trying again");
+        }
         Ok(true)
     }
 
@@ -112,28 +121,36 @@ impl Owner {
         Ok(true)
     }
 
-    /// No call may take longer than the lease has left.
+    /// No call may take longer than the lease has left; the connection that let one wait so long
+    /// is given up, or the next call would wait behind it.
     async fn limited<T>(
         &self,
         call: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
         let limit = self.lease.left().clamp(self.entry.lease / 4, self.entry.lease);
-        tokio::time::timeout(limit, call)
-            .await
-            .unwrap_or_else(|_| Err(StoreError::silent("renew the lease", limit)))
+        match tokio::time::timeout(limit, call).await {
+            Ok(result) => result,
+            Err(_) => {
+                self.link.forget().await;
+                Err(StoreError::silent("renew the lease", limit))
+            }
+        }
     }
 
     /// Takes every sink whose owner is gone, and drops those that another relay has now.
     async fn share_out(&mut self) -> Result<(), StoreError> {
         let names: Vec<String> = self.entry.sinks.iter().map(|(name, _)| name.clone()).collect();
-        for row in self.limited(own::sinks(&self.link, &names)).await? {
+        let rows = self.limited(own::sinks(&self.link, &names)).await?;
+        self.forget_ended();
+        for row in rows {
             let ours = row.owner.as_deref() == Some(self.entry.id.as_str());
             match self.owned.get(&row.name) {
                 Some(owned) if ours && owned.epoch == row.epoch && !owned.work.is_finished() => {}
                 Some(_) => {
                     warn!(sink = row.name, "another relay has this sink now; stopping work on it");
-                    self.lose(&row.name).await;
+                    self.lose(&row.name);
                 }
+                None if self.ending.contains_key(&row.name) => {}
                 None if !row.alive || ours => self.take(row).await?,
                 None => {}
             }
@@ -168,21 +185,27 @@ impl Owner {
         Ok(())
     }
 
-    async fn lose(&mut self, sink: &str) {
+    /// Cuts open attempts short. Their settlements go on being written: `Delivered` stays true.
+    fn lose(&mut self, sink: &str) {
         if let Some(owned) = self.owned.remove(sink) {
             owned.cut.cancel();
-            // Its settlements go on being written in its own time: Delivered stays true.
-            let _ = tokio::time::timeout(self.entry.lease / 4, owned.work).await;
+            self.ending.insert(sink.to_owned(), owned.work);
         }
     }
 
-    async fn lose_all(&mut self) {
-        for owned in self.owned.values() {
-            owned.cut.cancel();
-        }
+    fn lose_all(&mut self) {
         for sink in self.owned.keys().cloned().collect::<Vec<_>>() {
-            self.lose(&sink).await;
+            self.lose(&sink);
         }
+    }
+
+    fn forget_ended(&mut self) {
+        self.ending.retain(|_, work| !work.is_finished());
+    }
+
+    fn is_at_work(&mut self) -> bool {
+        self.forget_ended();
+        !self.owned.is_empty() || !self.ending.is_empty()
     }
 
     /// Stops taking, finishes, settles, hands over.
@@ -192,28 +215,30 @@ impl Owner {
             owned.drain.cancel();
         }
         let end = tokio::time::Instant::now() + grace;
-        while !self.owned.is_empty() && tokio::time::Instant::now() < end {
+        while self.is_at_work() && tokio::time::Instant::now() < end {
             self.hand_over_finished().await;
             if let Err(error) = self.beat(true).await {
                 warn!(%error, "cannot renew the lease while draining");
             }
             if !self.lease.holds() {
-                break;
+                // Nothing is sent any more; what was accepted can still be recorded.
+                self.lose_all();
             }
-            let wait = beat.min(end.saturating_duration_since(tokio::time::Instant::now()));
+            let left = end.saturating_duration_since(tokio::time::Instant::now());
+            let wait = beat.min(left).min(DRAIN_LOOK);
             let _ = tokio::time::timeout(wait, self.ended.notified()).await;
         }
         self.hand_over_finished().await;
-        if !self.owned.is_empty() {
+        if self.is_at_work() {
             warn!(
-                sinks = self.owned.len(),
+                sinks = self.owned.len() + self.ending.len(),
                 "the grace period is over; cutting open attempts short"
             );
             for owned in self.owned.values() {
                 owned.cut.cancel();
             }
             let cut_off_limit = tokio::time::Instant::now() + super::CUT_LIMIT;
-            while !self.owned.is_empty() && tokio::time::Instant::now() < cut_off_limit {
+            while self.is_at_work() && tokio::time::Instant::now() < cut_off_limit {
                 let wait = Duration::from_millis(100);
                 let _ = tokio::time::timeout(wait, self.ended.notified()).await;
                 self.hand_over_finished().await;

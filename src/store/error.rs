@@ -102,7 +102,7 @@ impl fmt::Display for StoreError {
         match &self.kind {
             Kind::Said(words) => write!(f, "{words}"),
             Kind::Silent(limit) => {
-                write!(f, "{}: no answer within {} s", self.doing, limit.as_secs())
+                write!(f, "{}: no answer within {limit:.1?}", self.doing)
             }
             Kind::Postgres(error) => {
                 write!(f, "{}: ", self.doing)?;

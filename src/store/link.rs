@@ -151,9 +151,15 @@ impl Link {
     /// Forgets the connection after a failure that a new one may cure.
     async fn look_at<T>(&self, result: Result<T, StoreError>) -> Result<T, StoreError> {
         if result.as_ref().is_err_and(StoreError::is_connection) {
-            *self.client.lock().await = None;
+            self.forget().await;
         }
         result
+    }
+
+    /// Gives the connection up: the next call makes a new one. For callers who would not wait as
+    /// long as a call may take.
+    pub async fn forget(&self) {
+        *self.client.lock().await = None;
     }
 
     /// Runs one statement and answers its rows.

@@ -57,6 +57,8 @@ pub struct InHand {
     pub rows: (Vec<i64>, Vec<String>),
     /// Keys with a head in hand or parked: targets, keys, heads.
     pub keys: (Vec<String>, Vec<String>, Vec<i64>),
+    /// Whether there are more such keys than these.
+    pub more_keys: bool,
 }
 
 /// An attempt's end that leaves the delivery open.
@@ -165,6 +167,7 @@ pub async fn fetch(
         (&in_hand.keys.0 as _, Type::TEXT_ARRAY),
         (&in_hand.keys.1 as _, Type::TEXT_ARRAY),
         (&in_hand.keys.2 as _, Type::INT8_ARRAY),
+        (&in_hand.more_keys as _, Type::BOOL),
     ];
     let rows = link.rows_by_index("fetch", &link.queries().fetch, &params).await?;
     Ok(rows.iter().map(fetched).collect())
