@@ -146,6 +146,13 @@ impl Owner {
             let ours = row.owner.as_deref() == Some(self.entry.id.as_str());
             match self.owned.get(&row.name) {
                 Some(owned) if ours && owned.epoch == row.epoch && !owned.work.is_finished() => {}
+                Some(_) if ours => {
+                    error!(
+                        sink = row.name,
+                        "the work on this sink ended by itself, a fault inside outboxd; taking it up anew"
+                    );
+                    self.lose(&row.name);
+                }
                 Some(_) => {
                     warn!(sink = row.name, "another relay has this sink now; stopping work on it");
                     self.lose(&row.name);
@@ -215,8 +222,11 @@ impl Owner {
             owned.drain.cancel();
         }
         let end = tokio::time::Instant::now() + grace;
-        while self.is_at_work() && tokio::time::Instant::now() < end {
+        while tokio::time::Instant::now() < end {
             self.hand_over_finished().await;
+            if !self.is_at_work() {
+                break;
+            }
             if let Err(error) = self.beat(true).await {
                 warn!(%error, "cannot renew the lease while draining");
             }
