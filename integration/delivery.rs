@@ -168,6 +168,34 @@ async fn a_payload_of_fifty_megabytes_arrives_whole_among_small_ones() {
     assert_eq!(sizes, [2, 2, 50_000_000 + "{\"big\": \"\"}".len()]);
 }
 
+/// Guard: payloads that are fetched alone wait for room, and keep no small one from going.
+#[tokio::test(flavor = "multi_thread")]
+async fn large_payloads_wait_for_room_and_hold_up_no_small_one() {
+    let database = Database::migrated().await;
+    let client = database.connect().await;
+    let peer = HttpPeer::start().await;
+    peer.count_only();
+    // Slow enough that whatever may run at the same time does.
+    peer.always(Answer::Delayed(Duration::from_millis(500), Box::new(Answer::status(200))));
+    let more = "timeout = \"60s\"\nconcurrency = 8";
+    let relay = Relay::start(config(&database.url(), &crm(&peer.url("/"), more)));
+    until_routed(&client).await;
+    client
+        .batch_execute(
+            "INSERT INTO outbox.message (type, payload)
+             SELECT 't', jsonb_build_object('big', repeat('0123456789', 2000000))
+               FROM generate_series(1, 5);
+             INSERT INTO outbox.message (type, payload) VALUES ('t', '{}')",
+        )
+        .await
+        .unwrap();
+    until_closed(&client).await;
+    relay.stop().await;
+    assert_eq!(peer.requests(), 6);
+    // 20 MB each, 32 MB for a sink: one large and the small one at a time.
+    assert!(peer.peak_connections() <= 2, "{} at once", peer.peak_connections());
+}
+
 /// NUL and invalid text are refused by PostgreSQL itself, at the producer, with nothing written.
 #[tokio::test(flavor = "multi_thread")]
 async fn nul_and_malformed_columns_are_refused_at_the_producer() {

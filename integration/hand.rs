@@ -83,7 +83,7 @@ async fn more_parked_keys_than_are_remembered_hold_up_nobody() {
         .batch_execute(
             "INSERT INTO outbox.message (type, payload, key)
              SELECT 't', '{}', 'key ' || n FROM generate_series(1, 1200) AS n;
-             UPDATE outbox.delivery SET state = 'dead', due_at = 'infinity', reason = 'no';
+             UPDATE outbox.delivery SET state = 'dead', rev = rev + 1, due_at = 'infinity', reason = 'no';
              INSERT INTO outbox.message (type, payload, key)
              SELECT 't', '{}', 'key ' || n FROM generate_series(1, 1200) AS n;",
         )

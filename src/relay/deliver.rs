@@ -19,8 +19,11 @@ use crate::sink::{Prepared, Sink};
 use crate::store::work::{self, Fetched};
 use crate::store::{Link, StoreError};
 
-/// Payload bytes in memory over all sinks of a relay.
+/// Bytes of payloads that are fetched alone, in memory over all sinks of a relay, and for one sink: one
+/// that hangs leaves room for the others. Payloads that come with the fetch are small, and as many as
+/// there are attempts.
 pub const MEMORY_MAX: usize = 64 * 1024 * 1024;
+const MEMORY_SINK_MAX: usize = MEMORY_MAX / 2;
 /// What one permit of the memory stands for.
 const MEMORY_UNIT: usize = 1024;
 /// How long a row rests that this relay's config has no route for.
@@ -40,18 +43,50 @@ pub struct Deliverer {
     pub installation: Name,
     /// For payloads that are fetched alone.
     pub link: Arc<Link>,
-    /// Bounds the payload bytes in memory.
-    pub memory: Arc<Semaphore>,
+    /// Bounds the payload bytes in memory, for the relay and for the sink.
+    pub memory: Memory,
     /// Whether the relay may still send.
     pub lease: Arc<Lease>,
     /// Cuts open attempts short.
     pub cut: CancellationToken,
 }
 
-/// A semaphore that bounds payload bytes to [`MEMORY_MAX`].
-#[must_use]
-pub fn memory() -> Arc<Semaphore> {
-    Arc::new(Semaphore::new(MEMORY_MAX / MEMORY_UNIT))
+/// Room for payloads that are fetched alone.
+#[derive(Clone)]
+pub struct Memory {
+    relay: Arc<Semaphore>,
+    sink: Arc<Semaphore>,
+}
+
+/// The room a payload takes, until it is dropped.
+type Room = (OwnedSemaphorePermit, OwnedSemaphorePermit);
+
+impl Memory {
+    /// All of it is free.
+    #[must_use]
+    pub fn new() -> Memory {
+        let room = |bytes| Arc::new(Semaphore::new(bytes / MEMORY_UNIT));
+        Memory { relay: room(MEMORY_MAX), sink: room(MEMORY_SINK_MAX) }
+    }
+
+    /// The same memory for one more sink.
+    #[must_use]
+    pub fn for_sink(&self) -> Memory {
+        Memory { relay: Arc::clone(&self.relay), sink: Memory::new().sink }
+    }
+
+    /// Waits for room; a payload larger than all of it waits until it is alone.
+    async fn reserve(&self, bytes: usize) -> Room {
+        let take = |room: &Arc<Semaphore>, all: usize| {
+            let units = bytes.div_ceil(MEMORY_UNIT).clamp(1, all / MEMORY_UNIT);
+            let units = u32::try_from(units).expect("the memory has fewer units than that");
+            Arc::clone(room).acquire_many_owned(units)
+        };
+        // The sink's first: whoever waits for it holds nothing that others need.
+        let sink = take(&self.sink, MEMORY_SINK_MAX).await.expect("the memory is never closed");
+        let relay = take(&self.relay, MEMORY_MAX).await.expect("the memory is never closed");
+        (sink, relay)
+    }
 }
 
 /// How an attempt ended, before the policy is asked.
@@ -121,7 +156,7 @@ impl Deliverer {
     }
 
     /// The message with its payload, its route, and the memory it takes.
-    async fn load(&self, row: &Fetched) -> Result<(Message, &Route, OwnedSemaphorePermit), End> {
+    async fn load(&self, row: &Fetched) -> Result<(Message, &Route, Option<Room>), End> {
         let dead = |reason: &str| End::Outcome(Outcome::Permanent { reason: reason.to_owned() });
         let gone = || dead("its message is gone: somebody deleted the row");
         let Some(fetched) = &row.message else { return Err(gone()) };
@@ -137,14 +172,14 @@ impl Deliverer {
             End::Settled(Settlement::Release { delay: UNREAD_PAUSE, reason })
         };
         let (payload, memory) = if let Some(payload) = &fetched.payload {
-            (payload.clone(), self.reserve(payload.len()).await)
+            (payload.clone(), None)
         } else {
             // Room is made for its size before it is fetched.
             let bytes = work::payload_bytes(&self.link, row.message_id).await.map_err(unread)?;
             let bytes = usize::try_from(bytes.ok_or_else(gone)?).unwrap_or(usize::MAX);
-            let memory = self.reserve(bytes).await;
+            let memory = self.memory.reserve(bytes).await;
             let payload = work::payload(&self.link, row.message_id).await.map_err(unread)?;
-            (payload.ok_or_else(gone)?, memory)
+            (payload.ok_or_else(gone)?, Some(memory))
         };
         let message = Message {
             id: row.message_id,
@@ -155,14 +190,6 @@ impl Deliverer {
             created_at: fetched.created_at,
         };
         Ok((message, route, memory))
-    }
-
-    /// Waits for room; a payload larger than all of it waits until it is alone.
-    async fn reserve(&self, bytes: usize) -> OwnedSemaphorePermit {
-        let units = bytes.div_ceil(MEMORY_UNIT).clamp(1, MEMORY_MAX / MEMORY_UNIT);
-        let units = u32::try_from(units).expect("the memory has fewer units than that");
-        let memory = Arc::clone(&self.memory).acquire_many_owned(units).await;
-        memory.expect("the memory is never closed")
     }
 }
 

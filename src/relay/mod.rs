@@ -24,7 +24,6 @@ use std::time::Duration;
 use backon::{ExponentialBuilder, Retryable};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -36,7 +35,7 @@ use crate::store::own::{Installation, RelayEntry, installation};
 use crate::store::routes::{Mirrored, mirror};
 use crate::store::{Link, StoreError, Target};
 use cut::Cutter;
-use deliver::Deliverer;
+use deliver::{Deliverer, Memory};
 use lease::Lease;
 use own::{Owner, Taken};
 use route::Routes;
@@ -148,7 +147,7 @@ struct Shared {
     installation: Name,
     doorbell: bool,
     bells: Bells,
-    memory: Arc<Semaphore>,
+    memory: Memory,
     lease: Arc<Lease>,
     /// One connection each for the lease, for chores, for fetches, and for settlements: a slow one
     /// of these must not hold up the others.
@@ -156,6 +155,8 @@ struct Shared {
     keep: Arc<Link>,
     fetch: Arc<Link>,
     settle: Arc<Link>,
+    /// And one for payloads that are fetched alone.
+    large: Arc<Link>,
     now: CancellationToken,
 }
 
@@ -179,12 +180,13 @@ impl Shared {
             installation,
             doorbell: found.doorbell,
             bells: Bells::start(Arc::clone(target), found.bell_class, now.clone()),
-            memory: deliver::memory(),
+            memory: Memory::new(),
             lease: Arc::default(),
             own: link(),
             keep: link(),
             fetch: link(),
             settle: link(),
+            large: link(),
             now: now.clone(),
         })
     }
@@ -253,8 +255,8 @@ impl Shared {
             config,
             routes: Arc::clone(&self.routes),
             installation: self.installation.clone(),
-            link: Arc::clone(&self.fetch),
-            memory: Arc::clone(&self.memory),
+            link: Arc::clone(&self.large),
+            memory: self.memory.for_sink(),
             lease: Arc::clone(&self.lease),
             cut: taken.cut,
         });
