@@ -226,6 +226,34 @@ async fn a_sleeping_sink_is_woken_by_the_commit_and_a_busy_one_is_not_rung() {
     assert!(slow <= 1, "{slow} of 5 commits waited for a poll");
 }
 
+/// Guard: outcomes other than `Delivered` apply only to the rev that was fetched. What an operator did
+/// while an attempt was in flight stands.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operators_change_during_an_attempt_is_not_undone() {
+    let database = Database::migrated().await;
+    let client = database.connect().await;
+    let peer = HttpPeer::start().await;
+    let gate = Gate::new();
+    peer.always(Answer::Gated(gate.clone(), Box::new(Answer::status(500))));
+    let relay = Relay::start(config(&database.url(), &crm(&peer.url("/"), "")));
+    until_routed(&client).await;
+    send(&client, "t", "{}").await;
+    peer.until(|peer| peer.requests() == 1).await;
+    client
+        .batch_execute(
+            "UPDATE outbox.delivery
+                SET state = 'dead', due_at = 'infinity', reason = 'an operator', rev = rev + 1",
+        )
+        .await
+        .unwrap();
+    gate.open();
+    until_count(&client, "the settlement is counted", "SELECT gone FROM outbox.flow", 1).await;
+    relay.stop().await;
+    let row = client.query_one("SELECT attempt, reason FROM outbox.delivery", &[]).await.unwrap();
+    assert_eq!((row.get::<_, i32>(0), row.get::<_, &str>(1)), (0, "an operator"));
+    assert_eq!(peer.requests(), 1);
+}
+
 /// The plan of the fetch must not depend on statistics taken while the table was empty.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_fetch_walks_its_index_on_an_empty_analysed_table() {

@@ -115,6 +115,7 @@ impl Hand {
     /// Lets rows go that were fetched and will not be started; a later fetch finds them again.
     pub fn put_back<'a>(&mut self, rows: impl IntoIterator<Item = &'a Fetched>) {
         for row in rows {
+            self.floor.lower_to(row.due_at);
             self.settled(&place(row), row.key.as_deref(), true);
         }
     }

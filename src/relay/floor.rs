@@ -25,9 +25,11 @@ const LOWEST: Timestamp = Timestamp::UNIX_EPOCH;
 #[derive(Debug)]
 pub struct Floor {
     at: Timestamp,
+    /// The highest the floor has been: what is found below it, a fetch from there would have missed.
+    reached: Timestamp,
     trail: Duration,
     next_full: Instant,
-    /// Rows that only full polls found.
+    /// Rows that only a full poll, or the lower floor after one, has found.
     hidden: u64,
 }
 
@@ -44,7 +46,7 @@ impl Floor {
     /// Nothing is known: the first fetch is a full poll.
     #[must_use]
     pub fn new() -> Floor {
-        Floor { at: LOWEST, trail: TRAIL, next_full: Instant::now(), hidden: 0 }
+        Floor { at: LOWEST, reached: LOWEST, trail: TRAIL, next_full: Instant::now(), hidden: 0 }
     }
 
     /// Where the fetch that begins `now` starts.
@@ -58,14 +60,14 @@ impl Floor {
 
     /// Learns from a fetch: `due` are the due times of its rows, `took` how long it ran.
     pub fn learn(&mut self, start: Start, due: &[Timestamp], took: Duration, now: Instant) {
+        let hidden: Vec<&Timestamp> = due.iter().filter(|due| **due < self.reached).collect();
+        self.hidden += hidden.len() as u64;
         if start.full {
             self.next_full = now + (took * FULL_SHARE).max(FULL_EVERY);
-            let hidden: Vec<&Timestamp> = due.iter().filter(|due| **due < self.at).collect();
-            self.hidden += hidden.len() as u64;
             if let Some(lowest) = hidden.into_iter().min() {
-                let behind =
-                    Duration::try_from(self.at.duration_since(*lowest)).unwrap_or(TRAIL_MAX);
-                self.trail = (self.trail + behind).min(TRAIL_MAX);
+                let behind = self.reached.duration_since(*lowest);
+                let behind = Duration::try_from(behind).unwrap_or(TRAIL_MAX);
+                self.trail = self.trail.max(behind + TRAIL).min(TRAIL_MAX);
                 self.at = (*lowest).saturating_sub(self.trail).unwrap_or(LOWEST);
                 return;
             }
@@ -73,10 +75,17 @@ impl Floor {
         if let Some(highest) = due.iter().max() {
             let below = highest.saturating_sub(self.trail).unwrap_or(LOWEST);
             self.at = self.at.max(below);
+            self.reached = self.reached.max(self.at);
         }
     }
 
-    /// How many rows only full polls have found.
+    /// Rows that were fetched are put back: the next fetch must find them again.
+    pub fn lower_to(&mut self, due: Timestamp) {
+        self.at = self.at.min(due);
+        self.reached = self.reached.min(due);
+    }
+
+    /// How many rows a full poll had to find.
     #[must_use]
     pub fn hidden(&self) -> u64 {
         self.hidden
@@ -121,8 +130,12 @@ mod tests {
         floor.learn(floor.start(later), &[at(90), at(101)], Duration::ZERO, later);
         assert_eq!(floor.hidden(), 1);
         assert_eq!(floor.start(later).from, at(80), "9 s behind, and 1 s of trail, below 90");
-        let full = Start { from: LOWEST, full: true };
-        floor.learn(full, &[at(200)], Duration::ZERO, later);
+        floor.learn(floor.start(later), &[at(95)], Duration::ZERO, later);
+        assert_eq!(floor.hidden(), 2, "found only because the floor was lowered");
+        floor.learn(floor.start(later), &[at(200)], Duration::ZERO, later);
         assert_eq!(floor.start(later).from, at(190));
+        floor.lower_to(at(150));
+        floor.learn(floor.start(later), &[at(150), at(200)], Duration::ZERO, later);
+        assert_eq!((floor.start(later).from, floor.hidden()), (at(190), 2), "put back, not hidden");
     }
 }
