@@ -11,4 +11,5 @@ mod harness_test;
 mod main_job;
 mod ownership;
 mod sink_contract;
+mod store;
 mod tidy;
