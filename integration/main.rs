@@ -13,3 +13,4 @@ mod ownership;
 mod sink_contract;
 mod store;
 mod tidy;
+mod trigger;

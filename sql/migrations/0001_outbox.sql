@@ -403,13 +403,13 @@ BEGIN
          i.key
     FROM inserted i
     JOIN unnest(kinds, sinks, targets, lanes) AS k (type, sink, target, lane) ON k.type = i.type
-   WHERE k.sink IS DISTINCT FROM '' AND (losers IS NULL OR i.id <> ALL (losers));
+   WHERE k.sink IS DISTINCT FROM '' AND (losers IS NULL OR i.id NOT IN (SELECT unnest(losers)));
 
   -- Types that are routed nowhere, on purpose, and nowhere else.
   IF '' = ANY (sinks) THEN
     PERFORM outbox.close_undelivered(array_agg(i.id), 'skipped', '{}')
        FROM inserted i
-      WHERE (losers IS NULL OR i.id <> ALL (losers))
+      WHERE (losers IS NULL OR i.id NOT IN (SELECT unnest(losers)))
         AND (SELECT bool_and(k.sink = '') FROM unnest(kinds, sinks) AS k (type, sink)
               WHERE k.type = i.type)
      HAVING count(*) > 0;
