@@ -366,3 +366,57 @@ async fn no_transaction_is_open_while_a_sink_is_talked_to() {
     relay.stop().await;
     assert!(!found.load(Ordering::SeqCst));
 }
+
+/// A sleeping sink whose LISTEN session was lost holds no bell any more: it must take it again, or
+/// nobody rings it until something else wakes it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sleeping_sink_takes_its_bell_again_after_a_reconnect() {
+    let database = Database::migrated().await;
+    let client = database.connect().await;
+    let peer = HttpPeer::start().await;
+    let relay = Relay::start(config(&database.url(), &crm(&peer.url("/"), "")));
+    until_routed(&client).await;
+    let asleep = "SELECT coalesce(max(pid), 0)::bigint FROM pg_locks WHERE locktype = 'advisory'
+                   AND mode = 'ExclusiveLock' AND granted
+                   AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+    let held_by_another_than = async |former: i64| {
+        eventually("the sink holds its bell", LONG, async || match number(&client, asleep).await {
+            pid if pid != 0 && pid != former => Ok(pid),
+            pid => Err(format!("held by {pid}")),
+        })
+        .await
+    };
+    let first = held_by_another_than(0).await;
+    client.query("SELECT pg_terminate_backend($1::bigint::integer)", &[&first]).await.unwrap();
+    held_by_another_than(first).await;
+    relay.stop().await;
+}
+
+/// An answer that comes after its sink has stopped waiting must not leave the bell held: a busy sink
+/// that holds its bell makes every producer notify.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bell_that_is_granted_too_late_is_given_back() {
+    let database = Database::migrated().await;
+    let client = database.connect().await;
+    let wire = Proxy::start(proxy::Target::Unix(Cluster::shared().socket())).await;
+    let url = Cluster::tcp_url(wire.port(), database.name());
+    let peer = HttpPeer::start().await;
+    wire.hold_replies_after(b"pg_try_advisory_lock(");
+    let relay = Relay::start(config(&url, &crm(&peer.url("/"), "")));
+    wire.snared().await;
+    // Longer than a sink waits for its bell.
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    let held = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted
+                 AND mode = 'ExclusiveLock'
+                 AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+    for round in 0..40 {
+        send(&client, "t", "{}").await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        if round == 10 {
+            assert_eq!(number(&client, held).await, 1, "granted, though nobody heard of it");
+            wire.release();
+        }
+    }
+    assert_eq!(number(&client, held).await, 0, "the sink is busy");
+    relay.stop().await;
+}

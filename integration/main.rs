@@ -13,4 +13,6 @@ mod ownership;
 mod producers;
 mod readme;
 mod sink_contract;
+mod store;
 mod tidy;
+mod trigger;

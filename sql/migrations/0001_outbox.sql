@@ -249,6 +249,8 @@ CREATE TABLE outbox.export (
 COMMENT ON TABLE outbox.export IS
   'One row a file: open while its set is gathered, closed once the set is fixed, published once the file stands.';
 CREATE UNIQUE INDEX export_one_at_work ON outbox.export (sink) WHERE state <> 'published';
+-- Up to where the last cut reached is asked for once a second.
+CREATE INDEX export_cut ON outbox.export (sink, due_before);
 
 CREATE TABLE outbox.occurrence (
   schedule   text        NOT NULL,

@@ -41,8 +41,11 @@ enum Ask {
 #[derive(Clone)]
 pub struct Bells {
     ask: mpsc::Sender<Ask>,
-    rings: Arc<Mutex<BTreeMap<i32, Arc<Notify>>>>,
+    rings: Arc<Rings>,
 }
+
+/// The sinks to be woken, by their bells.
+type Rings = Mutex<BTreeMap<i32, Arc<Notify>>>;
 
 impl Bells {
     /// Starts the task that keeps the LISTEN session, until `stop`.
@@ -53,7 +56,7 @@ impl Bells {
         let rings = Arc::clone(&bells.rings);
         tokio::spawn(async move {
             tokio::select! {
-                () = keep_listening(&target, bell_class, asked, &rings) => {}
+                () = keep_listening(&target, bell_class, asked, rings) => {}
                 () = stop.cancelled() => {}
             }
         });
@@ -85,7 +88,12 @@ impl Bell {
                 && answered.await.unwrap_or(false)
         };
         // While the session reconnects nobody answers; the sink polls then.
-        tokio::time::timeout(LOCK_LIMIT, locked).await.unwrap_or(false)
+        let locked = tokio::time::timeout(LOCK_LIMIT, locked).await.unwrap_or(false);
+        if !locked {
+            // It may yet be granted, after we have stopped waiting.
+            self.unlock();
+        }
+        locked
     }
 
     fn unlock(&self) {
@@ -107,7 +115,7 @@ async fn keep_listening(
     target: &Arc<Target>,
     bell_class: i32,
     mut asked: mpsc::Receiver<Ask>,
-    rings: &Mutex<BTreeMap<i32, Arc<Notify>>>,
+    rings: Arc<Rings>,
 ) {
     let mut pause = PAUSE_MAX;
     let mut heard_before = false;
@@ -119,7 +127,7 @@ async fn keep_listening(
                 }
                 heard_before = true;
                 pause = PAUSE_MAX;
-                listen(listener, heard, &mut asked, rings).await;
+                listen(listener, heard, &mut asked, &rings).await;
                 warn!("the LISTEN session ended; polling until it is back");
             }
             Err(error) => {
@@ -140,11 +148,11 @@ async fn keep_listening(
                 pause = (pause * 2).min(SLEEP_MAX);
             }
         }
-        ring_all(rings);
+        ring_all(&rings);
     }
 }
 
-fn ring_all(rings: &Mutex<BTreeMap<i32, Arc<Notify>>>) {
+fn ring_all(rings: &Rings) {
     for ring in rings.lock().unwrap_or_else(PoisonError::into_inner).values() {
         ring.notify_one();
     }
@@ -155,18 +163,19 @@ async fn listen(
     mut listener: Listener,
     mut heard: impl futures_util::Stream<Item = Heard> + Send + Unpin + 'static,
     asked: &mut mpsc::Receiver<Ask>,
-    rings: &Mutex<BTreeMap<i32, Arc<Notify>>>,
+    rings: &Arc<Rings>,
 ) {
-    // The wire needs a task of its own: a call on the session waits for it.
-    let (tell, mut told) = mpsc::channel(256);
-    let wire = tokio::spawn(async move {
+    // The wire needs a task of its own, which never waits: a call on the session waits for it.
+    let to_ring = Arc::clone(rings);
+    let mut wire = tokio::spawn(async move {
         while let Some(Heard::Bell(bell)) = heard.next().await {
-            if tell.send(bell).await.is_err() {
-                break;
+            let rings = to_ring.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(ring) = rings.get(&bell) {
+                ring.notify_one();
             }
         }
     });
-    let wanted = |rings: &Mutex<BTreeMap<i32, Arc<Notify>>>| -> BTreeSet<i32> {
+    let wanted = |rings: &Rings| -> BTreeSet<i32> {
         rings.lock().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
     };
     let mut heartbeat = tokio::time::interval(HEARTBEAT_EVERY);
@@ -175,17 +184,7 @@ async fn listen(
     ring_all(rings);
     while result.is_ok() {
         result = tokio::select! {
-            bell = told.recv() => match bell {
-                Some(bell) => {
-                    if let Some(ring) =
-                        rings.lock().unwrap_or_else(PoisonError::into_inner).get(&bell)
-                    {
-                        ring.notify_one();
-                    }
-                    Ok(())
-                }
-                None => break,
-            },
+            _ = &mut wire => break,
             ask = asked.recv() => match ask {
                 Some(Ask::Listen) => listener.listen(&wanted(rings)).await,
                 Some(Ask::Lock(bell, answer)) => listener.lock_bell(bell).await.map(|held| {
@@ -297,12 +296,15 @@ impl Wake {
     /// Waits until it is time to look, or the bell rings.
     pub async fn ready(&mut self) {
         let time = tokio::time::sleep_until(self.look_at.into());
-        match &self.bell {
-            Some(bell) => tokio::select! {
-                () = time => {}
-                () = bell.ring.notified() => self.look_at = Instant::now(),
-            },
-            None => time.await,
+        let Some(bell) = &self.bell else { return time.await };
+        tokio::select! {
+            () = time => {}
+            () = bell.ring.notified() => {
+                // Also rung when the LISTEN session is new, and that holds no bell: whoever was
+                // asleep has to take it again before sleeping on.
+                self.get_up();
+                self.look_at = Instant::now();
+            }
         }
     }
 

@@ -1,7 +1,7 @@
 //! One connection that is made anew when it breaks.
 
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -116,13 +116,15 @@ impl Target {
 pub struct Link {
     target: Arc<Target>,
     client: Mutex<Option<Arc<Client>>>,
+    /// Held while a call hands its messages to the wire.
+    sending: std::sync::Mutex<()>,
 }
 
 impl Link {
     /// A link that connects at its first call.
     #[must_use]
     pub fn new(target: Arc<Target>) -> Link {
-        Link { target, client: Mutex::new(None) }
+        Link { target, client: Mutex::new(None), sending: std::sync::Mutex::default() }
     }
 
     /// The statements with the schema written in.
@@ -162,6 +164,19 @@ impl Link {
         *self.client.lock().await = None;
     }
 
+    /// Makes a call whose messages go to the wire without another call's between them. A call hands
+    /// all of them over when it is first polled.
+    async fn in_one_flight<T>(&self, call: impl Future<Output = T>) -> T {
+        let mut call = std::pin::pin!(call);
+        let mut sent = false;
+        std::future::poll_fn(|context| {
+            let _sending = (!std::mem::replace(&mut sent, true))
+                .then(|| self.sending.lock().unwrap_or_else(PoisonError::into_inner));
+            call.as_mut().poll(context)
+        })
+        .await
+    }
+
     /// Runs one statement and answers its rows.
     ///
     /// # Errors
@@ -174,7 +189,8 @@ impl Link {
     ) -> Result<Vec<Row>, StoreError> {
         let client = self.client().await?;
         let result = limited(doing, CALL_LIMIT, async {
-            client.query_typed(sql, params).await.map_err(|e| StoreError::postgres(doing, e))
+            let call = self.in_one_flight(client.query_typed(sql, params));
+            call.await.map_err(|e| StoreError::postgres(doing, e))
         })
         .await;
         self.look_at(result).await
@@ -206,7 +222,8 @@ impl Link {
     ) -> Result<u64, StoreError> {
         let client = self.client().await?;
         let result = limited(doing, CALL_LIMIT, async {
-            client.execute_typed(sql, params).await.map_err(|e| StoreError::postgres(doing, e))
+            let call = self.in_one_flight(client.execute_typed(sql, params));
+            call.await.map_err(|e| StoreError::postgres(doing, e))
         })
         .await;
         self.look_at(result).await
@@ -231,12 +248,15 @@ impl Link {
              SET LOCAL enable_mergejoin = off; SET LOCAL jit = off";
         let client = self.client().await?;
         let result = limited(doing, CALL_LIMIT, async {
-            let (begun, rows, ended) = tokio::join!(
-                biased;
-                client.batch_execute(BEGIN),
-                client.query_typed(sql, params),
-                client.batch_execute("COMMIT"),
-            );
+            let call = async {
+                tokio::join!(
+                    biased;
+                    client.batch_execute(BEGIN),
+                    client.query_typed(sql, params),
+                    client.batch_execute("COMMIT"),
+                )
+            };
+            let (begun, rows, ended) = self.in_one_flight(call).await;
             let rows = begun.and(rows).and_then(|rows| ended.map(|()| rows));
             rows.map_err(|e| StoreError::postgres(doing, e))
         })

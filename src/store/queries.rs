@@ -115,6 +115,7 @@ queries!(
     server,
     settle_delivered,
     settle_expired,
+    settle_late,
     settle_open,
     sinks,
     status_relays,

@@ -1,6 +1,6 @@
 //! The work of a sink: fetch, and settle.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -233,7 +233,8 @@ fn applied(rows: &[Row]) -> Applied {
     rows.iter().map(|row| (row.get("message_id"), row.get("target"))).collect()
 }
 
-/// Closes deliveries as delivered; answers those whose row was still open.
+/// Closes deliveries as delivered; answers those whose row was still open. The others are recorded
+/// all the same.
 ///
 /// # Errors
 /// When the database cannot be asked. Safe to repeat: what was written is not written twice.
@@ -242,6 +243,26 @@ pub async fn settle_delivered(
     sink: &str,
     batch: &[DeliveredSettlement],
 ) -> Result<Applied, StoreError> {
+    let all: Vec<&DeliveredSettlement> = batch.iter().collect();
+    let sql = &link.queries().settle_delivered;
+    let closed = applied(&write_delivered(link, "settle as delivered", sql, sink, &all).await?);
+    if closed.len() < all.len() {
+        let found: HashSet<&(i64, String)> = closed.iter().collect();
+        let late = |s: &&DeliveredSettlement| !found.contains(&(s.message_id, s.target.clone()));
+        let late: Vec<&DeliveredSettlement> = all.into_iter().filter(late).collect();
+        let sql = &link.queries().settle_late;
+        write_delivered(link, "settle what was closed meanwhile", sql, sink, &late).await?;
+    }
+    Ok(closed)
+}
+
+async fn write_delivered(
+    link: &Link,
+    doing: &'static str,
+    sql: &str,
+    sink: &str,
+    batch: &[&DeliveredSettlement],
+) -> Result<Vec<Row>, StoreError> {
     let ids: Vec<i64> = batch.iter().map(|s| s.message_id).collect();
     let targets: Vec<&str> = batch.iter().map(|s| s.target.as_str()).collect();
     let attempts: Vec<i32> = batch.iter().map(|s| s.attempt).collect();
@@ -253,10 +274,7 @@ pub async fn settle_delivered(
         (&attempts as _, Type::INT4_ARRAY),
         (&receipts as _, Type::TEXT_ARRAY),
     ];
-    let rows = link
-        .rows_by_index("settle as delivered", &link.queries().settle_delivered, &params)
-        .await?;
-    Ok(applied(&rows))
+    link.rows_by_index(doing, sql, &params).await
 }
 
 /// Closes deliveries as expired, under the fence.
