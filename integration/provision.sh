@@ -27,7 +27,7 @@ provision_postgres() {
     apt_lists
     local package
     package=$(apt-cache search --names-only '^postgresql-[0-9]+$' | awk '{print $1}' | sort -t- -k2 -n | tail -1)
-    [ -n "$package" ] || provision_fails "apt knows no postgresql package; install PostgreSQL 14 or newer and set OUTBOXD_PG_BIN"
+    [ -n "$package" ] || provision_fails "apt knows no postgresql package; install PostgreSQL 15 or newer and set OUTBOXD_PG_BIN"
     local conf=/etc/postgresql-common/createcluster.conf extra=
     if [ ! -e "$conf" ]; then
         as_root mkdir -p "${conf%/*}"
