@@ -313,3 +313,22 @@ async fn a_failure_right_after_the_entry_is_made_good_at_the_next_beat() {
     assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
     relay.stop().await;
 }
+
+/// A database that goes away in the middle of the start is waited for, as before and after it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_survives_a_database_that_goes_away_in_its_middle() {
+    let database = Database::migrated().await;
+    let client = database.connect().await;
+    let peer = HttpPeer::start().await;
+    let wire = Proxy::start(proxy::Target::Unix(Cluster::shared().socket())).await;
+    let url = Cluster::tcp_url(wire.port(), database.name());
+    wire.hold_replies_after(b"INSERT INTO outbox.sink");
+    let relay = Relay::start(config(&url, &crm(&peer.url("/"), "")));
+    wire.snared().await;
+    wire.cut().await;
+    wire.resume();
+    until_routed(&client).await;
+    send(&client, "t", "{}").await;
+    until_closed(&client).await;
+    relay.stop().await;
+}
