@@ -9,7 +9,7 @@ use crate::harness::plane::{
 };
 use crate::harness::postgres::{Cluster, Database};
 use crate::harness::proxy::{self, Proxy};
-use crate::harness::relay::{Relay, config, config_with, crm};
+use crate::harness::relay::{Process, Relay, config, config_with, crm, toml};
 
 const OWNER: &str = "SELECT coalesce(owner, '') FROM outbox.sink WHERE name = 'crm'";
 
@@ -312,4 +312,50 @@ async fn a_failure_right_after_the_entry_is_made_good_at_the_next_beat() {
     until_owned(&client).await;
     assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
     relay.stop().await;
+}
+
+/// A database that goes away in the middle of the start is waited for, as before and after it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_survives_a_database_that_goes_away_in_its_middle() {
+    let database = Database::migrated().await;
+    let client = database.connect().await;
+    let peer = HttpPeer::start().await;
+    let wire = Proxy::start(proxy::Target::Unix(Cluster::shared().socket())).await;
+    let url = Cluster::tcp_url(wire.port(), database.name());
+    wire.hold_replies_after(b"INSERT INTO outbox.sink");
+    let relay = Relay::start(config(&url, &crm(&peer.url("/"), "")));
+    wire.snared().await;
+    wire.cut().await;
+    wire.resume();
+    until_routed(&client).await;
+    send(&client, "t", "{}").await;
+    until_closed(&client).await;
+    relay.stop().await;
+}
+
+/// A relay that was suspended past its lease sends nothing, and what it did not send has cost no
+/// attempt.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_suspended_relay_spends_no_attempts() {
+    let database = Database::migrated().await;
+    let client = database.connect().await;
+    let peer = HttpPeer::start().await;
+    let rest = crm(&peer.url("/"), "concurrency = 100")
+        .replace("{ delays = [\"100ms\", \"100ms\", \"100ms\"] }", "{ delays = [] }");
+    let process = Process::start(&toml(&database.url(), "lease = \"1s\"", &rest));
+    until_routed(&client).await;
+    for _ in 0..5 {
+        until_closed(&client).await;
+        process.signal("STOP");
+        for _ in 0..50 {
+            send(&client, "t", "{}").await;
+        }
+        // Longer than the lease, so that it is certainly over.
+        tokio::time::sleep(Duration::from_millis(1_500)).await;
+        process.signal("CONT");
+    }
+    until_closed(&client).await;
+    assert_eq!(peer.requests(), 250);
+    assert_eq!(number(&client, "SELECT max(attempts)::bigint FROM outbox.ledger").await, 1);
+    process.signal("TERM");
 }

@@ -30,6 +30,8 @@ const MEMORY_UNIT: usize = 1024;
 const UNKNOWN_ROUTE_PAUSE: Duration = Duration::from_secs(60);
 /// How long a row rests after its payload could not be read.
 const UNREAD_PAUSE: Duration = Duration::from_secs(1);
+/// How long a row rests that could not be sent because the lease was over: until that is noticed.
+const NO_LEASE_PAUSE: Duration = Duration::from_secs(1);
 
 /// What the attempts of one sink share.
 pub struct Deliverer {
@@ -113,6 +115,12 @@ impl Deliverer {
         };
         let settlement = match end {
             End::Settled(settlement) => settlement,
+            // Not the receiver's doing: it spends no attempt.
+            End::Outcome(Outcome::Transient { reason, .. })
+                if !phase.may_have_arrived() && !self.lease.holds() =>
+            {
+                Settlement::Release { delay: NO_LEASE_PAUSE, reason }
+            }
             End::Outcome(outcome) => {
                 let number = u32::try_from(row.attempt).unwrap_or_default() + 1;
                 decide(outcome, &self.config.retry, number, fastrand::f64())

@@ -48,16 +48,20 @@ struct Chores {
 }
 
 impl Chores {
-    /// Routes unrouted messages for whose type a route has come; page by page, round and round.
+    /// Routes unrouted messages for whose type a route has come; page by page, round and round, and
+    /// without a pause while there are such messages: they have waited long enough.
     async fn route_waiting(&mut self) -> Result<(), StoreError> {
-        let page = unrouted(&self.link, self.unrouted_after, UNROUTED_PAGE).await?;
-        self.unrouted_after = page.last().map_or(0, |(id, _)| *id);
-        let ids: Vec<i64> = page.iter().filter(|(_, routed)| *routed).map(|(id, _)| *id).collect();
-        if !ids.is_empty() {
+        loop {
+            let page = unrouted(&self.link, self.unrouted_after, UNROUTED_PAGE).await?;
+            self.unrouted_after = page.last().map_or(0, |(id, _)| *id);
+            let ids: Vec<i64> =
+                page.iter().filter(|(_, routed)| *routed).map(|(id, _)| *id).collect();
+            if ids.is_empty() {
+                return Ok(());
+            }
             let routed = route_existing(&self.link, &ids).await?;
             info!(routed, "messages that waited for a route have one now");
         }
-        Ok(())
     }
 
     /// One step of the completeness sweep; from the end it begins again.

@@ -90,7 +90,10 @@ pub async fn run(
     let grace = config.relay.grace;
     let shared = Arc::new(Shared::build(config, &target, &found, &now)?);
     let entry = shared.entry(lease);
-    shared.mirror_routes(&entry.id).await?;
+    tokio::select! {
+        mirrored = shared.mirror_routes(&entry.id) => mirrored?,
+        () = stop.cancelled() => return Ok(()),
+    }
 
     let chores = tokio::spawn(keep::keep(Arc::clone(&shared.keep)));
     let begin = Arc::clone(&shared);
@@ -110,6 +113,23 @@ fn random_id() -> String {
     format!("{:016x}", fastrand::u64(..))
 }
 
+/// Asks the database until it answers, for as long as waiting can help.
+async fn patiently<T, F>(ask: impl FnMut() -> F) -> Result<T, StoreError>
+where
+    F: Future<Output = Result<T, StoreError>>,
+{
+    ask.retry(
+        ExponentialBuilder::default()
+            .with_min_delay(Duration::from_millis(200))
+            .with_max_delay(Duration::from_secs(10))
+            .with_jitter()
+            .without_max_times(),
+    )
+    .when(|error: &StoreError| !error.is_final())
+    .notify(|error, pause| warn!(%error, retry_in = ?pause, "waiting for PostgreSQL"))
+    .await
+}
+
 /// Waits until the database answers, then looks whether this binary and config may work it.
 async fn wait_for_schema(target: &Arc<Target>, config: &Config) -> Result<Installation, RunError> {
     let look = || async {
@@ -119,17 +139,7 @@ async fn wait_for_schema(target: &Arc<Target>, config: &Config) -> Result<Instal
         }
         installation(&Link::new(Arc::clone(target))).await.map(Ok)
     };
-    let found = look
-        .retry(
-            ExponentialBuilder::default()
-                .with_min_delay(Duration::from_millis(200))
-                .with_max_delay(Duration::from_secs(10))
-                .with_jitter()
-                .without_max_times(),
-        )
-        .when(|error: &StoreError| !error.is_final())
-        .notify(|error, pause| warn!(%error, retry_in = ?pause, "waiting for PostgreSQL"))
-        .await?;
+    let found = patiently(look).await?;
     let found = found.map_err(|state| {
         RunError::Schema(state.remedy(&config.database.schema).unwrap_or_default())
     })?;
@@ -210,9 +220,12 @@ impl Shared {
     /// Puts the config's routes in force, unless another config took their place since.
     async fn mirror_routes(&self, relay: &str) -> Result<(), RunError> {
         let kinds: Vec<(String, String)> = self.entry(Duration::from_secs(1)).sinks;
-        crate::store::own::add_sinks(&self.own, &kinds).await?;
-        let rows = self.routes.rows();
-        match mirror(&self.own, &self.routes.hash(), relay, &rows, false).await? {
+        let (hash, rows) = (self.routes.hash(), self.routes.rows());
+        let mirrored = patiently(async || {
+            crate::store::own::add_sinks(&self.own, &kinds).await?;
+            mirror(&self.own, &hash, relay, &rows, false).await
+        });
+        match mirrored.await? {
             Mirrored::InForce => {}
             Mirrored::Applied => info!(routes = rows.len(), "routes are in force"),
             Mirrored::Superseded => warn!(

@@ -113,6 +113,7 @@ queries!(
     route_sets,
     send,
     server,
+    set_bells,
     settle_delivered,
     settle_expired,
     settle_late,

@@ -77,6 +77,7 @@ pub async fn mirror(
         transaction.query_typed(&queries.lock_routes, &[]).await?;
         let row = transaction.query_typed_one(&queries.route_sets, &[(&hash, Type::TEXT)]).await?;
         if row.get("in_force") {
+            transaction.execute_typed(&queries.set_bells, &[]).await?;
             return Ok(Mirrored::InForce);
         }
         if row.get("known") && !go_back {
@@ -102,6 +103,7 @@ pub async fn mirror(
             (&specificities as _, Type::INT4_ARRAY),
         ];
         transaction.execute_typed(&queries.add_routes, &rows).await?;
+        transaction.execute_typed(&queries.set_bells, &[]).await?;
         Ok(Mirrored::Applied)
     })
     .await
