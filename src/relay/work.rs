@@ -14,8 +14,8 @@ use super::fetch::{self, Hand};
 use super::settle::{BACKLOG_MAX, Decided, Settler, Written, report};
 use super::wake::Wake;
 use crate::delivery::Settlement;
-use crate::store::Link;
 use crate::store::work::{self as store, Flow};
+use crate::store::{Link, StoreError};
 
 /// How often the flow row is brought up to date, if anything changed.
 const FLOW_EVERY: Duration = Duration::from_secs(1);
@@ -45,13 +45,19 @@ pub struct Worker {
 /// The state of a sink while it is worked.
 struct Desk {
     hand: Hand,
+    flight: Flight,
+    fetched_at: Instant,
+    gone: i64,
+    shown: Option<(Flow, Instant)>,
+}
+
+/// What has been started and is not known to be recorded.
+#[derive(Default)]
+struct Flight {
     attempts: JoinSet<(Decided, Duration)>,
     /// Settlements handed to the settler and not known to be committed.
     unsettled: usize,
-    fetched_at: Instant,
     minute: Minute,
-    gone: i64,
-    shown: Option<(Flow, Instant)>,
 }
 
 impl Worker {
@@ -69,16 +75,18 @@ impl Worker {
         let mut flow = tokio::time::interval(FLOW_EVERY);
         flow.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            let stopping = self.drain.is_cancelled() || self.deliverer.cut.is_cancelled();
-            if stopping && desk.attempts.is_empty() && desk.unsettled == 0 {
+            let stopping = self.is_stopping();
+            if stopping && desk.flight.attempts.is_empty() && desk.flight.unsettled == 0 {
                 break;
             }
             if !stopping && self.has_room(&desk) && self.wake.is_time() {
-                self.look(&mut desk).await;
+                self.look(&mut desk, &decided, &mut written).await;
             }
             let room = !stopping && self.has_room(&desk);
             tokio::select! {
-                Some(end) = desk.attempts.join_next() => self.ended(&mut desk, end, &decided).await,
+                Some(end) = desk.flight.attempts.join_next() => {
+                    self.ended(&mut desk.flight, end, &decided).await;
+                }
                 batch = written.recv() => match batch {
                     Some(batch) => self.settled(&mut desk, batch),
                     None => break,
@@ -96,17 +104,54 @@ impl Worker {
     /// A fetch pays for a quarter of the slots, or after a short pause for any.
     fn has_room(&self, desk: &Desk) -> bool {
         let slots = self.deliverer.config.concurrency.get();
-        let free = slots - desk.attempts.len().min(slots);
+        let free = slots - desk.flight.attempts.len().min(slots);
         let worth_it = free * 4 >= slots || desk.fetched_at.elapsed() >= FEW_SLOTS_PAUSE;
         free > 0 && worth_it && desk.hand.held() < BACKLOG_MAX
     }
 
-    /// Fetches what may start now, and starts it.
-    async fn look(&mut self, desk: &mut Desk) {
+    fn is_stopping(&self) -> bool {
+        self.drain.is_cancelled() || self.deliverer.cut.is_cancelled()
+    }
+
+    /// Fetches what may start now, and starts it. However long the answer takes, the ends of
+    /// attempts are recorded meanwhile; rows leave the hand when it has come, and not before.
+    async fn look(
+        &mut self,
+        desk: &mut Desk,
+        decided: &mpsc::Sender<Decided>,
+        written: &mut mpsc::Receiver<Vec<Written>>,
+    ) {
         let slots = self.deliverer.config.concurrency.get();
-        let free = slots - desk.attempts.len().min(slots);
-        let batch = fetch::fetch(&self.fetch, self.sink(), &mut desk.hand, free).await;
+        let free = slots - desk.flight.attempts.len().min(slots);
+        let mut settled = Vec::new();
+        let batch = {
+            let fetch = fetch::fetch(&self.fetch, self.sink(), &mut desk.hand, free);
+            // Boxed: a large future within every loop of every worker.
+            let mut fetch = Box::pin(fetch);
+            loop {
+                tokio::select! {
+                    batch = &mut fetch => break Some(batch),
+                    Some(end) = desk.flight.attempts.join_next() => {
+                        self.ended(&mut desk.flight, end, decided).await;
+                    }
+                    Some(batch) = written.recv() => settled.push(batch),
+                    () = self.drain.cancelled() => break None,
+                    () = self.deliverer.cut.cancelled() => break None,
+                }
+            }
+        };
         desk.fetched_at = Instant::now();
+        // Told to stop: what the answer would have brought is no longer ours to start.
+        if let Some(batch) = batch {
+            self.start(desk, batch).await;
+        }
+        // Last, because they may bring the next look forward.
+        for batch in settled {
+            self.settled(desk, batch);
+        }
+    }
+
+    async fn start(&mut self, desk: &mut Desk, batch: Result<fetch::Batch, StoreError>) {
         let batch = match batch {
             Ok(batch) => batch,
             Err(error) => {
@@ -126,22 +171,22 @@ impl Worker {
         }
         self.wake.worked(batch.more);
         for row in batch.start {
-            desk.attempts.spawn(Arc::clone(&self.deliverer).attempt(row));
+            desk.flight.attempts.spawn(Arc::clone(&self.deliverer).attempt(row));
         }
     }
 
     /// An attempt ended: hands its settlement over.
     async fn ended(
-        &mut self,
-        desk: &mut Desk,
+        &self,
+        flight: &mut Flight,
         end: Result<(Decided, Duration), tokio::task::JoinError>,
         decided: &mpsc::Sender<Decided>,
     ) {
         match end {
             Ok((end, took)) => {
                 report(self.sink(), &end, took);
-                desk.minute.count(matches!(end.settlement, Settlement::Done { .. }));
-                desk.unsettled += 1;
+                flight.minute.count(matches!(end.settlement, Settlement::Done { .. }));
+                flight.unsettled += 1;
                 if decided.send(end).await.is_err() {
                     error!(sink = self.sink(), "outcomes can no longer be recorded");
                 }
@@ -156,7 +201,7 @@ impl Worker {
     /// Settlements are committed.
     fn settled(&mut self, desk: &mut Desk, batch: Vec<Written>) {
         for written in batch {
-            desk.unsettled -= 1;
+            desk.flight.unsettled -= 1;
             desk.gone += i64::from(!written.applied);
             desk.hand.settled(&written.place, written.key.as_deref(), written.closed);
             // A retry may fall due, or a follower start, before the next look that is planned.
@@ -170,9 +215,9 @@ impl Worker {
 
     /// Writes the flow row, if it changed.
     async fn show(&mut self, desk: &mut Desk) {
-        let (delivered_minute, failed_minute) = desk.minute.sums();
+        let (delivered_minute, failed_minute) = desk.flight.minute.sums();
         let flow = Flow {
-            in_flight: i32::try_from(desk.attempts.len()).unwrap_or(i32::MAX),
+            in_flight: i32::try_from(desk.flight.attempts.len()).unwrap_or(i32::MAX),
             delivered_minute,
             failed_minute,
             hidden: i64::try_from(desk.hand.hidden()).unwrap_or(i64::MAX),
@@ -192,10 +237,8 @@ impl Desk {
     fn new() -> Desk {
         Desk {
             hand: Hand::new(),
-            attempts: JoinSet::new(),
-            unsettled: 0,
+            flight: Flight::default(),
             fetched_at: Instant::now(),
-            minute: Minute::default(),
             gone: 0,
             shown: None,
         }
