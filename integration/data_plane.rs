@@ -164,7 +164,9 @@ async fn a_fetch_reply_delayed_past_a_settlement_repeats_nothing() {
     wire.hold_replies_after(b"FROM outbox.delivery w");
     wire.snared().await;
     gate.open();
+    let begun = std::time::Instant::now();
     until_closed(&client).await;
+    assert!(begun.elapsed() < Duration::from_secs(10), "recorded while the fetch is still waiting");
     wire.release();
     // Whatever the late answer brought has been started once a later message is through.
     let last = send(&client, "t", "{}").await;

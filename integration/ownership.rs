@@ -359,3 +359,31 @@ async fn a_suspended_relay_spends_no_attempts() {
     assert_eq!(number(&client, "SELECT max(attempts)::bigint FROM outbox.ledger").await, 1);
     process.signal("TERM");
 }
+
+/// A sink whose row somebody holds locked is taken later, and costs the others nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_locked_row_of_one_sink_does_not_cost_the_others_their_owner() {
+    let database = Database::migrated().await;
+    let client = database.connect().await;
+    let mut locker = database.connect().await;
+    let peer = HttpPeer::start().await;
+    let second = format!("[sinks.aaa]\nkind = \"webhook\"\nurl = \"{}\"\n", peer.url("/"));
+    let rest = second + &crm(&peer.url("/"), "");
+    let relay = Relay::start(config(&database.url(), &rest));
+    let owned = "SELECT count(owner) FROM outbox.sink";
+    until_count(&client, "both are taken", owned, 2).await;
+    locker
+        .batch_execute("UPDATE outbox.sink SET owner = NULL, epoch = epoch + 1 WHERE name = 'aaa'")
+        .await
+        .unwrap();
+    let lock = locker.transaction().await.unwrap();
+    lock.batch_execute("SELECT FROM outbox.sink WHERE name = 'aaa' FOR UPDATE").await.unwrap();
+    // Three leases.
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    send(&client, "t", "{}").await;
+    until_closed(&client).await;
+    assert_eq!(number(&client, "SELECT epoch FROM outbox.sink WHERE name = 'crm'").await, 1);
+    lock.rollback().await.unwrap();
+    until_count(&client, "both are taken again", owned, 2).await;
+    relay.stop().await;
+}

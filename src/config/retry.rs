@@ -95,7 +95,7 @@ mod tests {
         assert_eq!(listed, RetryPolicy { delays: seconds(&[5, 300]), jitter: 0.0 });
         let growing = policy("{ attempts = 5, first = \"5s\", factor = 3, max = \"1m\" }");
         assert_eq!(growing, RetryPolicy { delays: seconds(&[5, 15, 45, 60]), jitter: 0.1 });
-        assert_eq!(policy("{ attempts = 1, first = \"1s\" }").delays, []);
+        assert_eq!(policy("{ attempts = 1, first = \"1s\" }").delays.len(), 0);
         assert_eq!(policy("{ attempts = 3, first = \"1s\" }").delays, seconds(&[1, 2]));
         assert_eq!(policy("{ jitter = 0.5 }").delays, RetryPolicy::default().delays);
         let long = policy("{ attempts = 101, first = \"7d\", max = \"7d\", factor = 100 }");

@@ -14,8 +14,8 @@ use super::fetch::{self, Hand};
 use super::settle::{BACKLOG_MAX, Decided, Settler, Written, report};
 use super::wake::Wake;
 use crate::delivery::Settlement;
-use crate::store::Link;
 use crate::store::work::{self as store, Fetched, Flow};
+use crate::store::{Link, StoreError};
 
 /// How often the flow row is brought up to date, if anything changed.
 const FLOW_EVERY: Duration = Duration::from_secs(1);
@@ -48,16 +48,22 @@ pub struct Worker {
 /// The state of a sink while it is worked.
 struct Desk {
     hand: Hand,
+    flight: Flight,
+    fetched_at: Instant,
+    gone: i64,
+    shown: Option<(Flow, Instant)>,
+}
+
+/// What has been fetched and is not known to be recorded.
+#[derive(Default)]
+struct Flight {
     attempts: JoinSet<(Decided, Duration)>,
     /// Fetched ahead of free slots, and when. Only for a sink that is so quick that a fetch for its
     /// free slots alone would take longer than its attempts.
     ready: VecDeque<(Instant, Fetched)>,
     /// Settlements handed to the settler and not known to be committed.
     unsettled: usize,
-    fetched_at: Instant,
     minute: Minute,
-    gone: i64,
-    shown: Option<(Flow, Instant)>,
 }
 
 impl Worker {
@@ -76,24 +82,26 @@ impl Worker {
         flow.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             // All that has ended comes first: a fetch for few slots costs as much as one for many.
-            while let Some(end) = desk.attempts.try_join_next() {
-                self.ended(&mut desk, end, &decided).await;
+            while let Some(end) = desk.flight.attempts.try_join_next() {
+                self.ended(&mut desk.flight, end, &decided).await;
             }
             while let Ok(batch) = written.try_recv() {
                 self.settled(&mut desk, batch);
             }
-            let stopping = self.drain.is_cancelled() || self.deliverer.cut.is_cancelled();
-            self.start(&mut desk, stopping);
-            if stopping && desk.attempts.is_empty() && desk.unsettled == 0 {
+            let stopping = self.is_stopping();
+            desk.put_back(stopping);
+            if stopping && desk.flight.attempts.is_empty() && desk.flight.unsettled == 0 {
                 break;
             }
             if !stopping && self.has_room(&desk) && self.wake.is_time() {
-                self.look(&mut desk).await;
+                self.look(&mut desk, &decided, &mut written).await;
             }
             let room = !stopping && self.has_room(&desk);
-            let few = !stopping && !room && self.room(&desk) > 0;
+            let few = !stopping && !room && self.room(&desk.flight) > 0;
             tokio::select! {
-                Some(end) = desk.attempts.join_next() => self.ended(&mut desk, end, &decided).await,
+                Some(end) = desk.flight.attempts.join_next() => {
+                    self.ended(&mut desk.flight, end, &decided).await;
+                }
                 batch = written.recv() => match batch {
                     Some(batch) => self.settled(&mut desk, batch),
                     None => break,
@@ -112,42 +120,74 @@ impl Worker {
         self.deliverer.config.concurrency.get()
     }
 
-    /// Starts what is ready, as far as there are slots. What has waited too long is put back: its row
-    /// may have changed meanwhile.
-    fn start(&self, desk: &mut Desk, stopping: bool) {
-        let stale = desk.ready.front().is_some_and(|(at, _)| at.elapsed() > AHEAD_LIMIT);
-        if stopping || stale {
-            desk.hand.put_back(desk.ready.iter().map(|(_, row)| row));
-            desk.ready.clear();
-        }
-        while desk.attempts.len() < self.slots() {
-            let Some((_, row)) = desk.ready.pop_front() else { break };
-            desk.attempts.spawn(Arc::clone(&self.deliverer).attempt(row));
+    /// Starts what is ready, as far as there are slots.
+    fn fill(&self, flight: &mut Flight) {
+        while flight.attempts.len() < self.slots() {
+            let Some((_, row)) = flight.ready.pop_front() else { break };
+            flight.attempts.spawn(Arc::clone(&self.deliverer).attempt(row));
         }
     }
 
     /// How many rows a fetch may bring now.
-    fn room(&self, desk: &Desk) -> usize {
-        let free = self.slots().saturating_sub(desk.attempts.len());
-        (free + desk.minute.pace().min(AHEAD_MAX)).saturating_sub(desk.ready.len())
+    fn room(&self, flight: &Flight) -> usize {
+        let free = self.slots().saturating_sub(flight.attempts.len());
+        (free + flight.minute.pace().min(AHEAD_MAX)).saturating_sub(flight.ready.len())
     }
 
     /// A fetch pays for a quarter of the slots, or after a short pause for any; fetching ahead, once
     /// half of what was ready has started.
     fn has_room(&self, desk: &Desk) -> bool {
-        let room = self.room(desk);
-        let worth_it = desk.ready.len() * 2 <= AHEAD_MAX
+        let room = self.room(&desk.flight);
+        let worth_it = desk.flight.ready.len() * 2 <= AHEAD_MAX
             && (room * 4 >= self.slots() || desk.fetched_at.elapsed() >= FEW_SLOTS_PAUSE);
         room > 0 && worth_it && desk.hand.held() < BACKLOG_MAX
     }
 
-    /// Fetches what may start now, or next, and starts it.
-    async fn look(&mut self, desk: &mut Desk) {
-        let free = self.room(desk);
+    fn is_stopping(&self) -> bool {
+        self.drain.is_cancelled() || self.deliverer.cut.is_cancelled()
+    }
+
+    /// Fetches what may start now, or next, and starts it. However long the answer takes, the ends of
+    /// attempts are recorded meanwhile; rows leave the hand when it has come, and not before.
+    async fn look(
+        &mut self,
+        desk: &mut Desk,
+        decided: &mpsc::Sender<Decided>,
+        written: &mut mpsc::Receiver<Vec<Written>>,
+    ) {
+        let free = self.room(&desk.flight);
+        let begun = Instant::now();
+        let mut settled = Vec::new();
+        let batch = {
+            let fetch = fetch::fetch(&self.fetch, self.sink(), &mut desk.hand, free);
+            // Boxed: a large future within every loop of every worker.
+            let mut fetch = Box::pin(fetch);
+            loop {
+                tokio::select! {
+                    batch = &mut fetch => break Some(batch),
+                    Some(end) = desk.flight.attempts.join_next() => {
+                        self.ended(&mut desk.flight, end, decided).await;
+                    }
+                    Some(batch) = written.recv() => settled.push(batch),
+                    () = self.drain.cancelled() => break None,
+                    () = self.deliverer.cut.cancelled() => break None,
+                }
+            }
+        };
         desk.fetched_at = Instant::now();
-        let batch = fetch::fetch(&self.fetch, self.sink(), &mut desk.hand, free).await;
-        let took = desk.fetched_at.elapsed();
-        desk.fetched_at = Instant::now();
+        let (held, took) = (desk.hand.held(), begun.elapsed());
+        debug!(sink = self.sink(), free, held, ?took, "fetched");
+        // Told to stop: what the answer would have brought is no longer ours to start.
+        if let Some(batch) = batch {
+            self.start(desk, batch).await;
+        }
+        // Last, because they may bring the next look forward.
+        for batch in settled {
+            self.settled(desk, batch);
+        }
+    }
+
+    async fn start(&mut self, desk: &mut Desk, batch: Result<fetch::Batch, StoreError>) {
         let batch = match batch {
             Ok(batch) => batch,
             Err(error) => {
@@ -165,26 +205,27 @@ impl Worker {
             }
             return;
         }
-        let (starting, held) = (batch.start.len(), desk.hand.held());
-        debug!(sink = self.sink(), free, starting, held, more = batch.more, ?took, "fetched");
         self.wake.worked(batch.more);
         let now = Instant::now();
-        desk.ready.extend(batch.start.into_iter().map(|row| (now, row)));
-        self.start(desk, false);
+        desk.flight.ready.extend(batch.start.into_iter().map(|row| (now, row)));
+        self.fill(&mut desk.flight);
     }
 
-    /// An attempt ended: hands its settlement over.
+    /// An attempt ended: hands its settlement over, and gives its slot to what is ready.
     async fn ended(
-        &mut self,
-        desk: &mut Desk,
+        &self,
+        flight: &mut Flight,
         end: Result<(Decided, Duration), tokio::task::JoinError>,
         decided: &mpsc::Sender<Decided>,
     ) {
+        if !self.is_stopping() {
+            self.fill(flight);
+        }
         match end {
             Ok((end, took)) => {
                 report(self.sink(), &end, took);
-                desk.minute.count(matches!(end.settlement, Settlement::Done { .. }));
-                desk.unsettled += 1;
+                flight.minute.count(matches!(end.settlement, Settlement::Done { .. }));
+                flight.unsettled += 1;
                 if decided.send(end).await.is_err() {
                     error!(sink = self.sink(), "outcomes can no longer be recorded");
                 }
@@ -199,7 +240,7 @@ impl Worker {
     /// Settlements are committed.
     fn settled(&mut self, desk: &mut Desk, batch: Vec<Written>) {
         for written in batch {
-            desk.unsettled -= 1;
+            desk.flight.unsettled -= 1;
             desk.gone += i64::from(!written.applied);
             desk.hand.settled(&written.place, written.key.as_deref(), written.closed);
             // A retry may fall due, or a follower start, before the next look that is planned.
@@ -213,9 +254,9 @@ impl Worker {
 
     /// Writes the flow row, if it changed.
     async fn show(&mut self, desk: &mut Desk) {
-        let (delivered_minute, failed_minute) = desk.minute.sums();
+        let (delivered_minute, failed_minute) = desk.flight.minute.sums();
         let flow = Flow {
-            in_flight: i32::try_from(desk.attempts.len()).unwrap_or(i32::MAX),
+            in_flight: i32::try_from(desk.flight.attempts.len()).unwrap_or(i32::MAX),
             delivered_minute,
             failed_minute,
             hidden: i64::try_from(desk.hand.hidden()).unwrap_or(i64::MAX),
@@ -235,13 +276,20 @@ impl Desk {
     fn new() -> Desk {
         Desk {
             hand: Hand::new(),
-            attempts: JoinSet::new(),
-            ready: VecDeque::new(),
-            unsettled: 0,
+            flight: Flight::default(),
             fetched_at: Instant::now(),
-            minute: Minute::default(),
             gone: 0,
             shown: None,
+        }
+    }
+
+    /// Puts back what has waited too long for a slot, because its row may have changed meanwhile, and
+    /// everything when the worker stops.
+    fn put_back(&mut self, stopping: bool) {
+        let ready = &mut self.flight.ready;
+        if stopping || ready.front().is_some_and(|(at, _)| at.elapsed() > AHEAD_LIMIT) {
+            self.hand.put_back(ready.iter().map(|(_, row)| row));
+            ready.clear();
         }
     }
 }
