@@ -160,11 +160,12 @@ struct Shared {
     bells: Bells,
     memory: Arc<Semaphore>,
     lease: Arc<Lease>,
-    /// One connection each for the lease, for chores, for fetches, and for settlements: a slow one
-    /// of these must not hold up the others.
+    /// One connection each for the lease, for chores, for fetches, for large payloads, and for
+    /// settlements: a slow one of these must not hold up the others.
     own: Arc<Link>,
     keep: Arc<Link>,
     fetch: Arc<Link>,
+    payload: Arc<Link>,
     settle: Arc<Link>,
     now: CancellationToken,
 }
@@ -194,6 +195,7 @@ impl Shared {
             own: link(),
             keep: link(),
             fetch: link(),
+            payload: link(),
             settle: link(),
             now: now.clone(),
         })
@@ -266,7 +268,7 @@ impl Shared {
             config,
             routes: Arc::clone(&self.routes),
             installation: self.installation.clone(),
-            link: Arc::clone(&self.fetch),
+            link: Arc::clone(&self.payload),
             memory: Arc::clone(&self.memory),
             lease: Arc::clone(&self.lease),
             cut: taken.cut,

@@ -134,7 +134,9 @@ impl Settler {
     /// Does what can be done against an error that would come again and again.
     async fn cure(&self, error: &StoreError, batch: &mut [Decided]) {
         if error.is_about_data() {
-            batch.iter_mut().for_each(|decided| decided.settlement.make_ascii());
+            for decided in batch {
+                decided.settlement.make_ascii();
+            }
         }
         if error.is_missing_partition()
             && let Err(error) = own::extend_ledger(&self.link).await
