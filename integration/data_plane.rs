@@ -423,3 +423,27 @@ async fn a_bell_that_is_granted_too_late_is_given_back() {
     assert_eq!(number(&client, held).await, 0, "the sink is busy");
     relay.stop().await;
 }
+
+/// A large payload takes its time on its way, on a connection of its own: nothing else waits for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_payload_that_takes_its_time_holds_up_no_fetch() {
+    let database = Database::migrated().await;
+    let client = database.connect().await;
+    let wire = Proxy::start(proxy::Target::Unix(Cluster::shared().socket())).await;
+    let url = Cluster::tcp_url(wire.port(), database.name());
+    let peer = HttpPeer::start().await;
+    let relay = Relay::start(config(&url, &crm(&peer.url("/"), "")));
+    until_routed(&client).await;
+    wire.hold_replies_after(b"AS payload FROM outbox.message");
+    let large = format!("{{\"text\": \"{}\"}}", "long ".repeat(20_000));
+    let large = send(&client, "t", &large).await;
+    wire.snared().await;
+    let begun = std::time::Instant::now();
+    let small = send(&client, "t", "{}").await;
+    peer.until(|peer| peer.requests() == 1).await;
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    wire.release();
+    until_closed(&client).await;
+    relay.stop().await;
+    assert_eq!(message_ids(&peer.received()), [small, large]);
+}

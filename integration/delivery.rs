@@ -6,7 +6,7 @@ use outboxd::relay::RunError;
 
 use crate::harness::http::{Answer, HttpPeer};
 use crate::harness::plane::{number, send, until_closed, until_count, until_routed};
-use crate::harness::postgres::Database;
+use crate::harness::postgres::{Cluster, Database};
 use crate::harness::relay::{Relay, config, config_with, crm};
 use crate::harness::smtp::{Say, SmtpPeer, Step};
 
@@ -385,4 +385,31 @@ async fn a_delayed_message_is_sent_when_it_is_due() {
         .get(0);
     assert!((0.0..2.0).contains(&late), "{late} s after it was due");
     assert!(Duration::from_secs_f64(late.max(0.0)) < Duration::from_secs(2));
+}
+
+/// A receipt that the database's encoding cannot hold must not keep its batch, and all after it, from
+/// being recorded.
+#[tokio::test(flavor = "multi_thread")]
+async fn words_that_the_database_cannot_hold_are_recorded_as_far_as_they_can() {
+    let cluster = Cluster::shared();
+    cluster.psql(
+        "postgres",
+        "CREATE DATABASE latin1 ENCODING 'LATIN1' TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'",
+    );
+    let peer = SmtpPeer::start().await;
+    // The address is cut out of the receipt, and an ellipsis stands in its place.
+    peer.always(Step::Dot, Say::text("250 2.0.0 taken for <ann@example.org>"));
+    let settings = config(&cluster.url("latin1"), &mail(peer.address, "Hello"));
+    let target = outboxd::store::Target::new(&settings.database);
+    outboxd::store::migrate::migrate(&target, &settings.database).await.unwrap();
+    let client = cluster.connect("latin1").await;
+    let relay = Relay::start(settings);
+    until_routed(&client).await;
+    send(&client, "order.created", r#"{"id": 7, "email": "ann@example.org"}"#).await;
+    until_closed(&client).await;
+    relay.stop().await;
+    let receipt: String =
+        client.query_one("SELECT receipt FROM outbox.ledger", &[]).await.unwrap().get(0);
+    assert_eq!(receipt, "250 2.0.0 taken for <?>");
+    assert_eq!(peer.accepted(), 1);
 }

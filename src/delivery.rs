@@ -71,6 +71,21 @@ pub enum Settlement {
     },
 }
 
+impl Settlement {
+    /// Leaves of its words what every database can hold.
+    pub fn make_ascii(&mut self) {
+        let (Settlement::Done { receipt: words }
+        | Settlement::Retry { reason: words, .. }
+        | Settlement::Dead { reason: words }
+        | Settlement::Release { reason: words, .. }) = self
+        else {
+            return;
+        };
+        let plain = |c: char| if c == ' ' || c.is_ascii_graphic() { c } else { '?' };
+        *words = words.chars().map(plain).collect();
+    }
+}
+
 /// Longest receipt or reason that is kept, in characters.
 pub const TEXT_MAX: usize = 500;
 

@@ -279,7 +279,7 @@ CREATE INDEX action_message ON outbox.action (message_id) WHERE message_id IS NO
 -- Functions. Those that act with the owner's rights pin their search_path.
 
 -- Makes the ledger's partitions for today (UTC) and the three days after. Attaching, unlike
--- CREATE … PARTITION OF, lets writers go on.
+-- CREATE TABLE PARTITION OF, lets writers go on.
 CREATE FUNCTION outbox.extend_ledger() RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE

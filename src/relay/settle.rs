@@ -116,7 +116,7 @@ impl Settler {
                     Err(error) => {
                         warn!(sink = self.sink, count = batch.len(), %error, retry_in = ?pause,
                             "cannot record outcomes yet; nothing is sent again, only the record is repeated");
-                        self.cure(&error).await;
+                        self.cure(&error, &mut batch).await;
                     }
                 }
                 tokio::select! {
@@ -135,7 +135,13 @@ impl Settler {
         }
     }
 
-    async fn cure(&self, error: &StoreError) {
+    /// Does what can be done against an error that would come again and again.
+    async fn cure(&self, error: &StoreError, batch: &mut [Decided]) {
+        if error.is_about_data() {
+            for decided in batch {
+                decided.settlement.make_ascii();
+            }
+        }
         if error.is_missing_partition()
             && let Err(error) = own::extend_ledger(&self.link).await
         {

@@ -60,10 +60,18 @@ impl StoreError {
         }
     }
 
-    /// Whether a row found no ledger partition to stand in.
+    /// Whether a row may have found no ledger partition to stand in: the code says no more, and the
+    /// text comes in the server's language.
     #[must_use]
     pub fn is_missing_partition(&self) -> bool {
-        self.code() == Some(&SqlState::CHECK_VIOLATION) && self.to_string().contains("no partition")
+        self.code() == Some(&SqlState::CHECK_VIOLATION)
+    }
+
+    /// Whether the database cannot hold what was to be written, such as a character that its
+    /// encoding lacks.
+    #[must_use]
+    pub fn is_about_data(&self) -> bool {
+        self.code().is_some_and(|code| code.code().starts_with("22"))
     }
 
     /// Whether waiting cannot help: what is missing has to be made by somebody.
