@@ -55,7 +55,11 @@ async fn a_take_over_in_progress_keeps_a_former_owners_settlement_out() {
         content_hash: None,
     }];
     let kept_out = settle_open(&old, "crm", 1, &settlement).await.unwrap_err();
-    assert_eq!(kept_out.code().map(|code| code.code()), Some("55P03"), "{kept_out}");
+    assert_eq!(
+        kept_out.code().map(tokio_postgres::error::SqlState::code),
+        Some("55P03"),
+        "{kept_out}"
+    );
     take_over.commit().await.unwrap();
     let applied = settle_open(&old, "crm", 1, &settlement).await.unwrap();
     assert_eq!(applied, [], "a stale epoch changes nothing");
