@@ -52,8 +52,11 @@ CREATE TABLE outbox.message (
   CONSTRAINT message_type_form CHECK (
     length(type) BETWEEN 1 AND 200 AND type = translate(type, E' *\t\n\r\v\f', '')
     AND '.' || type || '.' NOT LIKE '%..%'),
-  CONSTRAINT message_due_at_finite CHECK (isfinite(due_at)),
-  CONSTRAINT message_expires_at_finite CHECK (isfinite(expires_at)),
+  -- Finite, and within the years that clients can read.
+  CONSTRAINT message_due_at_finite CHECK (
+    due_at BETWEEN '0001-01-01 00:00:00+00' AND '9999-01-01 00:00:00+00'),
+  CONSTRAINT message_expires_at_finite CHECK (
+    expires_at BETWEEN '0001-01-01 00:00:00+00' AND '9999-01-01 00:00:00+00'),
   -- Both stand in indexes, whose entries are limited to a third of a page.
   CONSTRAINT message_key_length CHECK (octet_length(key) BETWEEN 1 AND 1000),
   CONSTRAINT message_dedupe_key_length CHECK (octet_length(dedupe_key) BETWEEN 1 AND 1000),
