@@ -21,10 +21,10 @@ fn link(config: &Config) -> Link {
     Link::new(Target::new(&config.database))
 }
 
-/// Guard: the fence of `settle_open.sql` is a lock, not a read. A take-over that has not committed
-/// yet makes a former owner's settlement wait, and then do nothing.
+/// Guard: the fence of `settle_open.sql` is a lock, not a read. While a take-over has not committed
+/// yet a former owner's settlement fails, and repeated afterwards it does nothing.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_take_over_in_progress_holds_up_a_former_owners_settlement() {
+async fn a_take_over_in_progress_keeps_a_former_owners_settlement_out() {
     let database = Database::migrated().await;
     let mut client = database.connect().await;
     client
@@ -43,8 +43,8 @@ async fn a_take_over_in_progress_holds_up_a_former_owners_settlement() {
         .await
         .unwrap();
 
-    let old = Arc::new(link(&config(&database.url(), "")));
-    let settlement = OpenSettlement {
+    let old = link(&config(&database.url(), ""));
+    let settlement = [OpenSettlement {
         message_id: 1,
         target: String::new(),
         rev: 0,
@@ -53,20 +53,16 @@ async fn a_take_over_in_progress_holds_up_a_former_owners_settlement() {
         delay: Duration::ZERO,
         reason: "a former owner's opinion".to_owned(),
         content_hash: None,
-    };
-    let settling = tokio::spawn(async move { settle_open(&old, "crm", 1, &[settlement]).await });
-    eventually("the settlement waits for the take-over, or is through", LONG, async || {
-        let waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
-                        AND wait_event_type = 'Lock' AND query LIKE '%FOR SHARE%'";
-        if settling.is_finished() || number(&watcher, waiting).await == 1 {
-            return Ok(());
-        }
-        Err("it runs".to_owned())
-    })
-    .await;
-    assert!(!settling.is_finished(), "it did not wait for the take-over");
+    }];
+    let kept_out = settle_open(&old, "crm", 1, &settlement).await.unwrap_err();
+    assert_eq!(
+        kept_out.code().map(tokio_postgres::error::SqlState::code),
+        Some("55P03"),
+        "{kept_out}"
+    );
     take_over.commit().await.unwrap();
-    assert_eq!(settling.await.unwrap().unwrap(), [], "a stale epoch changes nothing");
+    let applied = settle_open(&old, "crm", 1, &settlement).await.unwrap();
+    assert_eq!(applied, [], "a stale epoch changes nothing");
     assert_eq!(
         number(&watcher, "SELECT count(*) FROM outbox.delivery WHERE state = 'dead'").await,
         0

@@ -387,3 +387,36 @@ async fn a_locked_row_of_one_sink_does_not_cost_the_others_their_owner() {
     until_count(&client, "both are taken again", owned, 2).await;
     relay.stop().await;
 }
+
+/// The same while the owner works: only that sink's own settlements wait.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_locked_row_of_one_sink_does_not_hold_up_the_outcomes_of_others() {
+    let database = Database::migrated().await;
+    let client = database.connect().await;
+    let mut locker = database.connect().await;
+    let (good, bad) = (HttpPeer::start().await, HttpPeer::start().await);
+    bad.always(Answer::status(500));
+    let second = format!(
+        "[sinks.aaa]\nkind = \"webhook\"\nurl = \"{}\"\nretry = {{ delays = [\"1h\"] }}\n\
+         [[routes]]\ntype = \"bad\"\nsink = \"aaa\"\n",
+        bad.url("/")
+    );
+    let rest = second + &crm(&good.url("/"), "").replace("type = \"*\"", "type = \"good\"");
+    let relay = Relay::start(config(&database.url(), &rest));
+    until_count(&client, "both are taken", "SELECT count(owner) FROM outbox.sink", 2).await;
+    let lock = locker.transaction().await.unwrap();
+    lock.batch_execute("SELECT FROM outbox.sink WHERE name = 'aaa' FOR UPDATE").await.unwrap();
+    send(&client, "bad", "{}").await;
+    bad.until(|peer| peer.requests() == 1).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    send(&client, "good", "{}").await;
+    let begun = Instant::now();
+    let open = "SELECT count(*) FROM outbox.delivery WHERE sink = 'crm'";
+    until_count(&client, "the other sink's outcome is recorded", open, 0).await;
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    lock.rollback().await.unwrap();
+    let retried = "SELECT count(*) FROM outbox.delivery WHERE attempt = 1";
+    until_count(&client, "its own outcome is recorded in the end", retried, 1).await;
+    relay.stop().await;
+    assert_eq!(bad.requests(), 1);
+}

@@ -81,3 +81,25 @@ async fn a_sink_that_becomes_a_webhook_is_rung() {
     until_count(&client, "its producers ring", rung, 1).await;
     relay.stop().await;
 }
+
+/// Times that no client can read are refused where they are written: one such row would keep every
+/// list from being shown.
+#[tokio::test]
+async fn times_beyond_what_clients_can_read_are_refused() {
+    let database = Database::migrated().await;
+    let client = database.connect().await;
+    for column in ["due_at", "expires_at"] {
+        for time in ["infinity", "-infinity", "20000-01-01", "4000-01-01 BC"] {
+            let sql = format!(
+                "INSERT INTO outbox.message (type, payload, {column}) VALUES ('t', '{{}}', '{time}')"
+            );
+            let error = client.batch_execute(&sql).await.unwrap_err();
+            let constraint = error.as_db_error().and_then(|db| db.constraint());
+            assert_eq!(constraint, Some(format!("message_{column}_finite").as_str()), "{time}");
+        }
+        let sql = format!(
+            "INSERT INTO outbox.message (type, payload, {column}) VALUES ('t', '{{}}', '9998-12-31')"
+        );
+        client.batch_execute(&sql).await.unwrap();
+    }
+}

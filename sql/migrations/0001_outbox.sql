@@ -391,8 +391,8 @@ LANGUAGE plpgsql AS $$
 BEGIN
   RAISE EXCEPTION 'outbox.message: %', CASE fault
       WHEN 'message_type_form' THEN 'type must be 1 to 200 characters, dotted like order.created, without white space and *'
-      WHEN 'message_due_at_finite' THEN 'due_at must be a finite time'
-      WHEN 'message_expires_at_finite' THEN 'expires_at must be a finite time'
+      WHEN 'message_due_at_finite' THEN 'due_at must be a time within the years 1 to 9998'
+      WHEN 'message_expires_at_finite' THEN 'expires_at must be a time within the years 1 to 9998'
       WHEN 'message_key_length' THEN 'key must be 1 to 1000 bytes long'
       WHEN 'message_dedupe_key_length' THEN 'dedupe_key must be 1 to 1000 bytes long'
       WHEN 'message_headers_form' THEN 'headers must be a JSON object of strings'
@@ -410,8 +410,11 @@ CREATE FUNCTION outbox.fault_of(
       -- Dotted, no white space, no "*" (which patterns use).
       WHEN length(type) NOT BETWEEN 1 AND 200 OR type <> translate(type, E' *\t\n\r\x0B\f', '')
            OR '.' || type || '.' LIKE '%..%' THEN 'message_type_form'
-      WHEN NOT isfinite(due_at) THEN 'message_due_at_finite'
-      WHEN NOT isfinite(expires_at) THEN 'message_expires_at_finite'
+      -- Finite, and within the years that clients can read.
+      WHEN due_at NOT BETWEEN timestamptz '0001-01-01 00:00:00+00' AND timestamptz '9999-01-01 00:00:00+00'
+        THEN 'message_due_at_finite'
+      WHEN expires_at NOT BETWEEN timestamptz '0001-01-01 00:00:00+00' AND timestamptz '9999-01-01 00:00:00+00'
+        THEN 'message_expires_at_finite'
       -- Both keys stand in indexes, whose entries are limited to a third of a page.
       WHEN octet_length(key) NOT BETWEEN 1 AND 1000 THEN 'message_key_length'
       WHEN octet_length(dedupe_key) NOT BETWEEN 1 AND 1000 THEN 'message_dedupe_key_length'

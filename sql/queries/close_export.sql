@@ -2,7 +2,7 @@
 -- $1 sink, $2 epoch, $3 export
 UPDATE outbox.export e
    SET state = 'closed', closed_at = clock_timestamp()
-  FROM (SELECT s.name FROM outbox.sink s WHERE s.name = $1 AND s.epoch = $2 FOR SHARE) f
+  FROM (SELECT s.name FROM outbox.sink s WHERE s.name = $1 AND s.epoch = $2 FOR SHARE NOWAIT) f
  WHERE e.id = $3 AND e.state = 'open'
    AND (e.row_count >= e.rows_max
         OR NOT EXISTS (SELECT FROM outbox.delivery d

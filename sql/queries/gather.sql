@@ -2,7 +2,7 @@
 -- and only while the file is open.
 -- $1 sink, $2 epoch, $3 export, $4 message ids, $5 targets, $6 revs
 WITH fence AS MATERIALIZED (
-  SELECT f.name FROM outbox.sink f WHERE f.name = $1 AND f.epoch = $2 FOR SHARE
+  SELECT f.name FROM outbox.sink f WHERE f.name = $1 AND f.epoch = $2 FOR SHARE NOWAIT
 ), file AS MATERIALIZED (
   SELECT e.id FROM outbox.export e, fence WHERE e.id = $3 AND e.state = 'open' FOR UPDATE OF e
 ), moved AS (

@@ -3,5 +3,5 @@
 INSERT INTO outbox.export (sink, period, part, due_before, rows_max)
 SELECT f.name, $3, 1 + coalesce((SELECT max(e.part) FROM outbox.export e
                                   WHERE e.sink = $1 AND e.period = $3), 0), $4, $5
-  FROM (SELECT s.name FROM outbox.sink s WHERE s.name = $1 AND s.epoch = $2 FOR SHARE) f
+  FROM (SELECT s.name FROM outbox.sink s WHERE s.name = $1 AND s.epoch = $2 FOR SHARE NOWAIT) f
 RETURNING id, period, part, state, due_before, rows_max, row_count

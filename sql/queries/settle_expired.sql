@@ -1,7 +1,7 @@
 -- Closes what was not sent because its time had passed. Under the fence: see settle_open.sql.
 -- $1 sink, $2 epoch, $3 message ids, $4 targets, $5 revs
 WITH fence AS MATERIALIZED (
-  SELECT f.name FROM outbox.sink f WHERE f.name = $1 AND f.epoch = $2 FOR SHARE
+  SELECT f.name FROM outbox.sink f WHERE f.name = $1 AND f.epoch = $2 FOR SHARE NOWAIT
 ), closed AS (
   DELETE FROM outbox.delivery d
    USING unnest($3::bigint[], $4::text[], $5::integer[]) AS s (message_id, target, rev), fence

@@ -1,11 +1,12 @@
 -- Records attempts that did not close their delivery: pending again later, or dead.
--- The fence is a lock, not a read: a take-over in progress makes this wait, and afterwards the
--- epoch no longer fits, so a former owner changes nothing. Addressed by the rev that was fetched,
+-- The fence is a lock, not a read: a take-over in progress makes this fail, and when it is repeated
+-- the epoch no longer fits, so a former owner changes nothing. It does not wait, because other sinks
+-- would wait behind it on the same connection. Addressed by the rev that was fetched,
 -- so an operator's action in between is not undone.
 -- $1 sink, $2 epoch, $3 message ids, $4 targets, $5 revs, $6 attempts, $7 states, $8 delays in ms,
 -- $9 reasons, $10 hashes of what was sent
 WITH fence AS MATERIALIZED (
-  SELECT f.name FROM outbox.sink f WHERE f.name = $1 AND f.epoch = $2 FOR SHARE
+  SELECT f.name FROM outbox.sink f WHERE f.name = $1 AND f.epoch = $2 FOR SHARE NOWAIT
 )
 UPDATE outbox.delivery d
    SET state = s.state,

@@ -222,11 +222,7 @@ impl Owner {
             owned.drain.cancel();
         }
         let end = tokio::time::Instant::now() + grace;
-        while tokio::time::Instant::now() < end {
-            self.hand_over_finished().await;
-            if !self.is_at_work() {
-                break;
-            }
+        while self.is_at_work() && tokio::time::Instant::now() < end {
             if let Err(error) = self.beat(true).await {
                 warn!(%error, "cannot renew the lease while draining");
             }
@@ -237,8 +233,8 @@ impl Owner {
             let left = end.saturating_duration_since(tokio::time::Instant::now());
             let wait = beat.min(left).min(DRAIN_LOOK);
             let _ = tokio::time::timeout(wait, self.ended.notified()).await;
+            self.hand_over_finished().await;
         }
-        self.hand_over_finished().await;
         if self.is_at_work() {
             warn!(
                 sinks = self.owned.len() + self.ending.len(),

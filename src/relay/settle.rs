@@ -4,6 +4,7 @@
 //! written: what a sink is known to have accepted is never sent again because the bookkeeping
 //! failed, only the write is repeated.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,9 +15,7 @@ use tracing::{debug, info, warn};
 use super::fetch::Place;
 use crate::delivery::{Outcome, Settlement};
 use crate::retry::RetryPolicy;
-use crate::store::work::{
-    self, Applied, DeliveredSettlement, ExpiredSettlement, Fetched, OpenSettlement,
-};
+use crate::store::work::{self, DeliveredSettlement, ExpiredSettlement, Fetched, OpenSettlement};
 use crate::store::{Link, StoreError, own};
 
 /// Most settlements in one statement.
@@ -107,8 +106,9 @@ impl Settler {
         while gather(&mut incoming, &mut batch).await {
             let mut pause = PAUSE_MIN;
             let begun = Instant::now();
+            let mut applied = HashSet::new();
             let written = loop {
-                match self.write(&batch).await {
+                match self.write(&batch, &mut applied).await {
                     Ok(written) => {
                         debug!(sink = self.sink, count = batch.len(), took = ?begun.elapsed(), "settled");
                         break written;
@@ -149,14 +149,18 @@ impl Settler {
         }
     }
 
-    /// Writes a batch, in up to three statements; each is safe to repeat.
-    async fn write(&self, batch: &[Decided]) -> Result<Vec<Written>, StoreError> {
+    /// Writes a batch, in up to three statements; each is safe to repeat. What was applied is noted
+    /// at once: when a later one fails and all are repeated, an earlier one finds its rows gone.
+    async fn write(
+        &self,
+        batch: &[Decided],
+        applied: &mut HashSet<Place>,
+    ) -> Result<Vec<Written>, StoreError> {
         let (mut delivered, mut expired, mut open) = (Vec::new(), Vec::new(), Vec::new());
         for decided in batch {
             sort(decided, &mut delivered, &mut expired, &mut open);
         }
         let (link, sink) = (&self.link, self.sink.as_str());
-        let mut applied = Applied::new();
         if !delivered.is_empty() {
             applied.extend(work::settle_delivered(link, sink, &delivered).await?);
         }
@@ -166,7 +170,6 @@ impl Settler {
         if !open.is_empty() {
             applied.extend(work::settle_open(link, sink, self.epoch, &open).await?);
         }
-        let applied: std::collections::HashSet<Place> = applied.into_iter().collect();
         Ok(batch
             .iter()
             .map(|decided| {
