@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::lease::Lease;
 use crate::config::{CsvConfig, Cut, SinkConfig, Way};
@@ -225,11 +225,12 @@ impl Cutter {
         };
         let mut out = CsvFile::begin(csv, &name, file.id).map_err(|e| trouble(e.to_string()))?;
         out = blocking(out, encode_header(&csv.columns)).await.map_err(trouble)?;
-        let mut after = (i64::MIN, String::new());
+        let (mut after, mut rows) = ((i64::MIN, String::new()), 0);
         loop {
             let page = export::page(&self.link, file.id, &after).await?;
             let Some((last, _)) = page.last() else { break };
             after.clone_from(last);
+            rows += i64::try_from(page.len()).unwrap_or_default();
             let mut lines = Vec::new();
             for (_, message) in &page {
                 let line = encode_row(&csv.columns, message)
@@ -240,6 +241,15 @@ impl Cutter {
             if !self.lease.holds() || self.cut.is_cancelled() {
                 return Ok(false);
             }
+        }
+        if rows != file.row_count {
+            error!(
+                sink = self.sink(),
+                export = file.id,
+                rows,
+                expected = file.row_count,
+                "messages of this file were deleted by somebody: their lines are missing in it"
+            );
         }
         let published = publish(out).await.map_err(trouble)?;
         let path = published.path.display().to_string();
