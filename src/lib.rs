@@ -1,4 +1,20 @@
 //! outboxd: a transactional outbox relay for PostgreSQL.
+//!
+//! An application writes a row into `outbox.message` in the transaction of its business data. The
+//! trigger of `sql/migrations/` routes it in the same transaction; the relay delivers it to the sinks
+//! configured for its type, and records how that ended. Every committed message comes to a recorded
+//! outcome for each of its sinks, and nothing is delivered that did not commit.
+//!
+//! The house has floors, and imports go downwards only (`integration/tidy.rs` holds them to it):
+//!
+//! ```text
+//! 4  cli        arguments in, library calls out
+//! 3  relay      the order of the steps: wake, fetch, route, deliver, settle; own, cut, keep
+//! 2  store      all SQL, one statement a file in sql/queries/
+//!    sink       all other network and file output; a stranger to the store
+//! 1  config     the file, parsed once into values that cannot be wrong
+//! 0  message, delivery, pattern, retry, template, period, name: the words; no I/O and no clock
+//! ```
 
 pub mod cli;
 pub mod config;
