@@ -193,7 +193,7 @@ async fn large_payloads_wait_for_room_and_hold_up_no_small_one() {
     relay.stop().await;
     assert_eq!(peer.requests(), 6);
     // 20 MB each, 32 MB for a sink: one large and the small one at a time.
-    assert!(peer.peak_connections() <= 2, "{} at once", peer.peak_connections());
+    assert!(peer.peak_at_once() <= 2, "{} at once", peer.peak_at_once());
 }
 
 /// NUL and invalid text are refused by PostgreSQL itself, at the producer, with nothing written.

@@ -64,7 +64,7 @@ async fn parked_heads_that_fall_due_together_keep_to_the_concurrency() {
         .unwrap();
     until_closed(&client).await;
     relay.stop().await;
-    assert!(peer.peak_connections() <= 2, "{} at once", peer.peak_connections());
+    assert!(peer.peak_at_once() <= 2, "{} at once", peer.peak_at_once());
 }
 
 /// More parked keys than are remembered: their followers, which fall due before everything else,

@@ -91,6 +91,8 @@ struct State {
     opened: AtomicUsize,
     open: AtomicUsize,
     peak: AtomicUsize,
+    at_once: AtomicUsize,
+    peak_at_once: AtomicUsize,
     changed: watch::Sender<()>,
 }
 
@@ -170,6 +172,8 @@ impl HttpPeer {
             opened: AtomicUsize::new(0),
             open: AtomicUsize::new(0),
             peak: AtomicUsize::new(0),
+            at_once: AtomicUsize::new(0),
+            peak_at_once: AtomicUsize::new(0),
             changed: watch::channel(()).0,
         });
         let task = tokio::spawn(accept(listener, tls, Arc::clone(&state)));
@@ -219,6 +223,12 @@ impl HttpPeer {
     /// How many connections are open.
     pub fn open_connections(&self) -> usize {
         self.state.open.load(Ordering::SeqCst)
+    }
+
+    /// The most requests that had been read and waited for their answer at the same time. Connections
+    /// say less: one may still be on its way back to the client's pool.
+    pub fn peak_at_once(&self) -> usize {
+        self.state.peak_at_once.load(Ordering::SeqCst)
     }
 
     /// The most connections that were open at the same time.
@@ -318,6 +328,10 @@ where
         }
         state.requests.fetch_add(1, Ordering::SeqCst);
         state.changed.send_replace(());
+        let at_once = state.at_once.fetch_add(1, Ordering::SeqCst) + 1;
+        state.peak_at_once.fetch_max(at_once, Ordering::SeqCst);
+        let answer = waited(answer).await;
+        state.at_once.fetch_sub(1, Ordering::SeqCst);
         if !perform(answer, &mut stream).await? {
             return Ok(());
         }
@@ -348,12 +362,8 @@ where
     Ok(request)
 }
 
-/// Does what the answer says; whether the connection stays open.
-async fn perform<S>(answer: Answer, stream: &mut BufReader<S>) -> io::Result<bool>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    let mut answer = answer;
+/// Waits as long as the answer says.
+async fn waited(mut answer: Answer) -> Answer {
     loop {
         answer = match answer {
             Answer::Gated(gate, then) => {
@@ -364,46 +374,57 @@ where
                 tokio::time::sleep(wait).await;
                 *then
             }
-            Answer::Hang => {
-                // Until the other side hangs up.
-                let mut ignored = Vec::new();
-                stream.read_to_end(&mut ignored).await?;
-                return Ok(false);
-            }
-            Answer::CutBefore | Answer::CutAfter => return Ok(false),
-            Answer::Raw(bytes) => {
-                stream.write_all(&bytes).await?;
-                stream.flush().await?;
-                stream.shutdown().await?;
-                return Ok(false);
-            }
-            Answer::Reply { status, headers, body } => {
-                let mut bytes = format!("HTTP/1.1 {status} {}\r\n", reason(status)).into_bytes();
-                for (name, value) in &headers {
-                    write!(bytes, "{name}: {value}\r\n")?;
-                }
-                if status != 204 {
-                    write!(bytes, "Content-Length: {}\r\n", body.len())?;
-                }
-                bytes.extend_from_slice(b"\r\n");
-                bytes.extend_from_slice(&body);
-                stream.write_all(&bytes).await?;
-                stream.flush().await?;
-                return Ok(true);
-            }
-            Answer::Stream { status, chunk, every } => {
-                let head = format!(
-                    "HTTP/1.1 {status} {}\r\nContent-Length: 1000000000000\r\n\r\n",
-                    reason(status)
-                );
-                stream.write_all(head.as_bytes()).await?;
-                loop {
-                    stream.write_all(&chunk).await?;
-                    stream.flush().await?;
-                    tokio::time::sleep(every).await;
-                }
-            }
+            now => return now,
         };
+    }
+}
+
+/// Does what the answer says; whether the connection stays open.
+async fn perform<S>(answer: Answer, stream: &mut BufReader<S>) -> io::Result<bool>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    match answer {
+        Answer::Gated(..) | Answer::Delayed(..) => unreachable!("what was waited for is done"),
+        Answer::Hang => {
+            // Until the other side hangs up.
+            let mut ignored = Vec::new();
+            stream.read_to_end(&mut ignored).await?;
+            Ok(false)
+        }
+        Answer::CutBefore | Answer::CutAfter => Ok(false),
+        Answer::Raw(bytes) => {
+            stream.write_all(&bytes).await?;
+            stream.flush().await?;
+            stream.shutdown().await?;
+            Ok(false)
+        }
+        Answer::Reply { status, headers, body } => {
+            let mut bytes = format!("HTTP/1.1 {status} {}\r\n", reason(status)).into_bytes();
+            for (name, value) in &headers {
+                write!(bytes, "{name}: {value}\r\n")?;
+            }
+            if status != 204 {
+                write!(bytes, "Content-Length: {}\r\n", body.len())?;
+            }
+            bytes.extend_from_slice(b"\r\n");
+            bytes.extend_from_slice(&body);
+            stream.write_all(&bytes).await?;
+            stream.flush().await?;
+            Ok(true)
+        }
+        Answer::Stream { status, chunk, every } => {
+            let head = format!(
+                "HTTP/1.1 {status} {}\r\nContent-Length: 1000000000000\r\n\r\n",
+                reason(status)
+            );
+            stream.write_all(head.as_bytes()).await?;
+            loop {
+                stream.write_all(&chunk).await?;
+                stream.flush().await?;
+                tokio::time::sleep(every).await;
+            }
+        }
     }
 }
 
