@@ -15,6 +15,7 @@ use tracing::{error, info, warn};
 use super::lease::Lease;
 use crate::config::{CsvConfig, Cut, SinkConfig, Way};
 use crate::delivery::{TEXT_MAX, clean_text};
+use crate::hex::hex;
 use crate::message::Message;
 use crate::period::Period;
 use crate::sink::csv::{CsvFile, Published, encode_header, encode_row};
@@ -322,14 +323,6 @@ async fn blocking(mut file: CsvFile, bytes: Vec<u8>) -> Result<CsvFile, String> 
 async fn publish(file: CsvFile) -> Result<Published, String> {
     let published = tokio::task::spawn_blocking(move || file.publish()).await;
     published.map_err(|e| e.to_string())?.map_err(|e| e.to_string())
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::new(), |mut hex, byte| {
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    })
 }
 
 #[cfg(test)]

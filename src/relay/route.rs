@@ -1,11 +1,11 @@
 //! Route: which of the config's routes a delivery belongs to. Pure.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 
 use sha2::{Digest, Sha256};
 
 use crate::config::Route;
+use crate::hex::hex;
 use crate::store::routes::RouteRow;
 
 /// The config's routes, ready for look-up by delivery.
@@ -69,10 +69,7 @@ impl Routes {
         for row in self.rows() {
             digest.update(format!("{}\t{}\t{}\n", row.pattern, row.sink, row.target));
         }
-        digest.finalize().iter().fold(String::new(), |mut hex, byte| {
-            let _ = write!(hex, "{byte:02x}");
-            hex
-        })
+        hex(&digest.finalize())
     }
 }
 

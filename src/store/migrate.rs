@@ -1,7 +1,5 @@
 //! Migrations: numbered, in one transaction, checksummed, one at a time.
 
-use std::fmt::Write as _;
-
 use sha2::{Digest, Sha256};
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, GenericClient};
@@ -10,6 +8,7 @@ use super::error::StoreError;
 use super::link::Target;
 use super::queries::in_schema;
 use crate::config::{Database, Schema};
+use crate::hex::hex;
 
 /// One migration: a file of `sql/migrations/`.
 struct Migration {
@@ -46,10 +45,7 @@ pub enum SchemaState {
 impl Migration {
     /// Over the text as it stands in the file, whatever the schema is called.
     fn sha256(&self) -> String {
-        Sha256::digest(self.text).iter().fold(String::new(), |mut hex, byte| {
-            let _ = write!(hex, "{byte:02x}");
-            hex
-        })
+        hex(&Sha256::digest(self.text))
     }
 }
 
