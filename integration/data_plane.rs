@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use outboxd::config::Config;
-use outboxd::store::work::{OpenSettlement, settle_open};
+use outboxd::store::work::{OpenSettlement, OpenState, settle_open};
 use outboxd::store::{Link, Target};
 
 use crate::harness::eventually;
@@ -49,7 +49,7 @@ async fn a_take_over_in_progress_keeps_a_former_owners_settlement_out() {
         target: String::new(),
         rev: 0,
         attempt: 1,
-        dead: true,
+        state: OpenState::Dead,
         delay: Duration::ZERO,
         reason: "a former owner's opinion".to_owned(),
         content_hash: None,

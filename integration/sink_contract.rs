@@ -14,7 +14,7 @@ use outboxd::config::{
 use outboxd::delivery::{Outcome, Phase};
 use outboxd::message::{IdempotencyKey, Message};
 use outboxd::name::Name;
-use outboxd::retry::RetryPolicy;
+use outboxd::policy::{Order, Policy};
 use outboxd::sink::{Prepared, Sink};
 use outboxd::template::Template;
 
@@ -46,7 +46,10 @@ pub fn build(timeout: Duration, way: Way) -> Sink {
         name: name("out"),
         concurrency: NonZeroUsize::new(4).unwrap(),
         timeout,
-        retry: RetryPolicy { delays: Vec::new(), jitter: 0.0 },
+        policy: Policy::default(),
+        order: Order::Block,
+        rate: None,
+        daily_quota: None,
         way,
     };
     Sink::build(&config).unwrap().unwrap()

@@ -56,13 +56,17 @@ async fn a_settlement_repeated_while_the_first_still_runs_is_recorded_once() {
     let settlement = |message_id| DeliveredSettlement {
         message_id,
         target: String::new(),
+        round: 1,
         attempt: 1,
         receipt: "HTTP 200 OK".to_owned(),
     };
     let first = client.transaction().await.unwrap();
     let sql = include_str!("../sql/queries/settle_delivered.sql");
     let (ids, targets, receipts) = (vec![1_i64], vec![""], vec!["HTTP 200 OK"]);
-    first.query(sql, &[&"crm", &ids, &targets, &vec![1_i32], &receipts]).await.unwrap();
+    first
+        .query(sql, &[&"crm", &ids, &targets, &vec![1_i32], &receipts, &vec![1_i32]])
+        .await
+        .unwrap();
 
     let link = Link::new(Target::new(&config(&database.url(), "").database));
     let again = [settlement(1), settlement(2)];

@@ -21,8 +21,11 @@ pub enum Outcome {
         /// At most [`TEXT_MAX`] characters.
         receipt: String,
     },
-    /// Certainly not accepted now; may be later.
+    /// Not delivered now; may be later.
     Transient {
+        /// What kind of trouble it was: it decides whether an attempt is spent, whether the whole
+        /// destination waits, and whether the message may be sent again under at-most-once.
+        cause: Cause,
         /// Why, in words for the operator.
         reason: String,
         /// The least wait the receiver asked for (`Retry-After`).
@@ -38,6 +41,36 @@ pub enum Outcome {
         /// Why, in words for the operator.
         reason: String,
     },
+}
+
+/// Why a message was not delivered this time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// Nobody was reached: name, connection, TLS, greeting or login. Certainly not sent.
+    Unreachable,
+    /// A gateway answered in the receiver's place that it is not there (HTTP 502, 503, 504). Whether
+    /// the receiver saw the message is not known.
+    Away,
+    /// The receiver asked to be left alone for a while (HTTP 429, 503 with `Retry-After`; SMTP 421,
+    /// and 4xx about rates). Certainly not taken, and true of every message.
+    Throttled,
+    /// Answered "not now", and certainly not taken (SMTP 4xx).
+    Refused,
+    /// Answered that the request is wrong (HTTP 4xx): not taken, though the receiver saw it.
+    Rejected,
+    /// Answered that something went wrong while it was handled (HTTP 5xx, 3xx): it may have taken
+    /// effect.
+    Failed,
+}
+
+/// How often a message may reach its receiver.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Guarantee {
+    /// `at-least-once`: sent again until it is known to have arrived, under the same idempotency key.
+    #[default]
+    AtLeastOnce,
+    /// `at-most-once`: never sent again once it may have arrived; an operator decides.
+    AtMostOnce,
 }
 
 /// What is to be recorded at the end of an attempt.
@@ -62,6 +95,11 @@ pub enum Settlement {
         /// Why.
         reason: String,
     },
+    /// In doubt, or not to be sent as it is: wait for an operator.
+    Held {
+        /// Why.
+        reason: String,
+    },
     /// Put back untouched: no attempt was made. `delay` keeps it out of the way meanwhile.
     Release {
         /// Wait from now.
@@ -77,6 +115,7 @@ impl Settlement {
         let (Settlement::Done { receipt: words }
         | Settlement::Retry { reason: words, .. }
         | Settlement::Dead { reason: words }
+        | Settlement::Held { reason: words }
         | Settlement::Release { reason: words, .. }) = self
         else {
             return;
@@ -127,7 +166,7 @@ impl Phase {
     pub fn begin(&self) -> Result<(), Outcome> {
         if self.may_send.as_ref().is_some_and(|may_send| !may_send()) {
             let reason = "the relay's lease ran out before the message went out".to_owned();
-            return Err(Outcome::Transient { reason, wait: None });
+            return Err(Outcome::Transient { cause: Cause::Unreachable, reason, wait: None });
         }
         self.begun.store(true, Ordering::SeqCst);
         Ok(())
@@ -146,7 +185,8 @@ impl Phase {
             let reason = format!("{reason} after the message went out");
             return Outcome::InDoubt { reason };
         }
-        Outcome::Transient { reason: format!("{reason} before the message went out"), wait: None }
+        let reason = format!("{reason} before the message went out");
+        Outcome::Transient { cause: Cause::Unreachable, reason, wait: None }
     }
 }
 

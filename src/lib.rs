@@ -24,6 +24,7 @@ pub mod message;
 pub mod name;
 pub mod pattern;
 pub mod period;
+pub mod policy;
 pub mod relay;
 pub mod retry;
 pub mod sink;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use outboxd::config::{MailSecurity, Secret, Way};
-use outboxd::delivery::{Outcome, Phase};
+use outboxd::delivery::{Cause, Outcome, Phase};
 use outboxd::message::Message;
 use outboxd::sink::{Prepared, Sink};
 
@@ -151,6 +151,7 @@ async fn one_refused_recipient_fails_the_mail_before_data() {
     assert_eq!(
         outcome,
         Outcome::Transient {
+            cause: Cause::Refused,
             reason: "recipient refused: 451 4.7.1 <…> later".to_owned(),
             wait: None
         }

@@ -29,6 +29,9 @@ CREATE TABLE outbox.installation (
   name       text    NOT NULL CONSTRAINT installation_name_form CHECK (name ~ '^[a-z][a-z0-9-]{0,39}$'),
   -- NOTIFY makes PREPARE TRANSACTION fail, so it stays off where prepared transactions are on.
   doorbell   boolean NOT NULL DEFAULT current_setting('max_prepared_transactions')::integer = 0,
+  -- Nothing is fetched while it is set: by an operator, or because this is not the cluster that it was.
+  paused     boolean NOT NULL DEFAULT false,
+  paused_for text,
   created_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 COMMENT ON TABLE outbox.installation IS
@@ -79,6 +82,16 @@ CREATE TABLE outbox.flow (
   hidden           bigint      NOT NULL DEFAULT 0,
   -- Settlements that found their row gone, since the sink was taken.
   gone             bigint      NOT NULL DEFAULT 0,
+  -- Keys whose head cannot be delivered now, as far as the owner knows them.
+  parked           integer     NOT NULL DEFAULT 0,
+  -- Since when the sink's breaker is open, and why; NULL while it is closed.
+  open_since       timestamptz,
+  open_reason      text,
+  -- The sink takes nothing before then: Retry-After, a rate, a quota, the next probe; and why.
+  waits_until      timestamptz,
+  waits_for        text,
+  -- From the owner's config: after so long a message that is still open is past its retry horizon.
+  horizon          interval,
   updated_at       timestamptz NOT NULL DEFAULT clock_timestamp()
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE outbox.flow IS
@@ -145,6 +158,13 @@ CREATE TABLE outbox.delivery (
   round        integer     NOT NULL DEFAULT 1,
   -- The owner's epoch when the intent was committed.
   epoch        bigint,
+  -- While sending: whether it may be sent again if its end stays unknown. False under at-most-once;
+  -- true where the intent was only written to count crashes.
+  repeatable   boolean,
+  -- Attempts in whose middle a relay ended without a word. NULL is none: most rows never have one.
+  crashes      smallint,
+  -- Held because its relay fell silent: until then that relay may yet be sending it.
+  hold_until   timestamptz,
   -- SHA-256 of what the first attempt sent.
   content_hash bytea,
   reason       text,
@@ -170,7 +190,7 @@ CREATE TRIGGER delivery_state_fits BEFORE UPDATE ON outbox.delivery
   WHEN (NOT (CASE NEW.state
                WHEN 'pending' THEN NEW.sink <> ''
                WHEN 'unrouted' THEN NEW.sink = ''
-               WHEN 'sending' THEN NEW.epoch IS NOT NULL
+               WHEN 'sending' THEN NEW.epoch IS NOT NULL AND NEW.repeatable IS NOT NULL
                WHEN 'held' THEN NEW.reason IS NOT NULL
                WHEN 'dead' THEN NEW.reason IS NOT NULL
                ELSE false
@@ -200,6 +220,17 @@ COMMENT ON TABLE outbox.ledger IS
   'Append-only: one row for each closed life of a delivery. A partition a day (UTC), no default partition.';
 CREATE INDEX ledger_message ON outbox.ledger (message_id);
 CREATE INDEX ledger_export ON outbox.ledger (export_id, message_id) WHERE export_id IS NOT NULL;
+
+CREATE TABLE outbox.spent (
+  sink   text        NOT NULL,
+  -- "rate" or "day": which of the sink's limits it counts for.
+  span   text        NOT NULL CONSTRAINT spent_span_known CHECK (span IN ('rate', 'day')),
+  bucket timestamptz NOT NULL,
+  used   integer     NOT NULL CONSTRAINT spent_used_counts CHECK (used >= 0),
+  CONSTRAINT spent_pk PRIMARY KEY (sink, span, bucket)
+) WITH (fillfactor = 50);
+COMMENT ON TABLE outbox.spent IS
+  'How much of its rate and of its daily quota a sink has used, by spans of time: reserved before it is used, so that no crash forgets it.';
 
 CREATE TABLE outbox.dedupe (
   type       text        NOT NULL,
@@ -662,7 +693,8 @@ BEGIN
       ON outbox.message TO outbox_relay;
     GRANT SELECT, UPDATE, DELETE ON outbox.delivery TO outbox_relay;
     GRANT SELECT, INSERT, UPDATE, DELETE ON outbox.sink, outbox.flow, outbox.relay,
-      outbox.route, outbox.unseen, outbox.export, outbox.occurrence, outbox.dedupe TO outbox_relay;
+      outbox.route, outbox.unseen, outbox.export, outbox.occurrence, outbox.dedupe,
+      outbox.spent TO outbox_relay;
     GRANT SELECT, INSERT ON outbox.ledger, outbox.route_set, outbox.action TO outbox_relay;
     GRANT EXECUTE ON FUNCTION outbox.extend_ledger(), outbox.matching(text),
       outbox.routes_of(text),

@@ -7,13 +7,15 @@
 -- $1 sink, $2 lane, $3 floor, $4 limit, $5 and $6 rows in hand (message ids, targets),
 -- $7 and $8 keys in hand (targets, keys), $9 the head of each of those keys, $10 whether these are
 -- not all
-SELECT d.message_id, d.target, d.key, d.attempt, d.rev, d.due_at,
+SELECT d.message_id, d.target, d.key, d.attempt, d.rev, d.round,
+       coalesce(d.crashes, 0::smallint) AS crashes, d.content_hash, d.due_at,
        m.type, m.created_at, m.headers::text AS headers,
        coalesce(m.expires_at <= statement_timestamp(), false) AS expired,
        CASE WHEN d.key IS NULL AND pg_column_size(m.payload) <= 8192
                  AND pg_column_compression(m.payload) IS NULL
             THEN m.payload::text END AS payload
-  FROM (SELECT w.message_id, w.target, w.key, w.attempt, w.rev, w.due_at
+  FROM (SELECT w.message_id, w.target, w.key, w.attempt, w.rev, w.round, w.crashes,
+               w.content_hash, w.due_at
           FROM outbox.delivery w
          WHERE w.sink = $1 AND w.lane = $2
            AND w.due_at >= $3 AND w.due_at <= statement_timestamp()

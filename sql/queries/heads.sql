@@ -1,7 +1,8 @@
 -- For each key the lowest open delivery, whatever its state and due time: only that one may start.
 -- No row for a key that has none left.
 -- $1 sink, $2 targets, $3 keys
-SELECT h.message_id, h.target, h.key, h.attempt, h.rev, h.due_at,
+SELECT h.message_id, h.target, h.key, h.attempt, h.rev, h.round,
+       coalesce(h.crashes, 0::smallint) AS crashes, h.content_hash, h.due_at,
        h.state = 'pending' AND h.due_at <= statement_timestamp() AS startable,
        m.type, m.created_at, m.headers::text AS headers,
        coalesce(m.expires_at <= statement_timestamp(), false) AS expired,
@@ -10,7 +11,8 @@ SELECT h.message_id, h.target, h.key, h.attempt, h.rev, h.due_at,
             THEN m.payload::text END AS payload
   FROM unnest($2::text[], $3::text[]) AS k (target, key)
  CROSS JOIN LATERAL (
-         SELECT d.message_id, d.target, d.key, d.attempt, d.rev, d.due_at, d.state
+         SELECT d.message_id, d.target, d.key, d.attempt, d.rev, d.round, d.crashes,
+               d.content_hash, d.due_at, d.state
            FROM outbox.delivery d
           WHERE d.sink = $1 AND d.target = k.target AND d.key = k.key
           ORDER BY d.message_id

@@ -23,7 +23,7 @@ mod webhook;
 mod words;
 
 use std::collections::BTreeMap;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -33,7 +33,7 @@ pub use words::{duration as parse_duration, in_words as duration_in_words};
 
 use crate::name::Name;
 use crate::pattern::TypePattern;
-use crate::retry::RetryPolicy;
+use crate::policy::{Lane, Order, Policy, Rate};
 use crate::template::Template;
 
 /// The whole config, ready to use.
@@ -105,8 +105,14 @@ pub struct SinkConfig {
     pub concurrency: NonZeroUsize,
     /// Limit for one whole attempt. Default 15 s for webhooks, 15 min for mail; 100 ms to 1 h.
     pub timeout: Duration,
-    /// When to try again. Default [`RetryPolicy::default`].
-    pub retry: RetryPolicy,
+    /// What is done about outcomes, unless the route says otherwise.
+    pub policy: Policy,
+    /// What happens to the followers of a keyed message that is dead or held. Default block.
+    pub order: Order,
+    /// Most attempts begun within a span of time, over all relays. Default none.
+    pub rate: Option<Rate>,
+    /// Most attempts begun on one day (UTC), over all relays. Default none.
+    pub daily_quota: Option<NonZeroU32>,
     /// The kind.
     pub way: Way,
 }
@@ -250,6 +256,10 @@ pub struct Route {
     pub sink: Option<Name>,
     /// `name`: tells several deliveries of one message through one sink apart; empty if absent.
     pub target: String,
+    /// Which messages go first. Default normal.
+    pub lane: Lane,
+    /// What is done about outcomes: the sink's policy, where this route says nothing else.
+    pub policy: Policy,
     /// What to make of the message.
     pub content: Content,
 }

@@ -84,7 +84,7 @@ mod tests {
         let text = format!(
             "[sinks.crm]\nkind = \"webhook\"\nurl = \"https://crm.example\"\nretry = {retry}\n"
         );
-        parse(&text).unwrap().sinks.into_values().next().unwrap().retry
+        parse(&text).unwrap().sinks.into_values().next().unwrap().policy.retry
     }
 
     #[test]

@@ -9,6 +9,7 @@ use super::sink::{Kind, Kinds};
 use super::{Content, Route, mail, words};
 use crate::name::Name;
 use crate::pattern::TypePattern;
+use crate::policy::{Lane, Policy};
 
 /// Keys that make a mail.
 const MAIL_KEYS: [&str; 4] = ["to", "subject", "text", "text_template"];
@@ -42,7 +43,8 @@ pub(super) fn read(root: &mut Section, kinds: &Kinds) -> Vec<Route> {
     }
     let route = |placed: Placed| {
         let Placed { pattern, sink, target, content, .. } = placed;
-        Some(Route { pattern, sink, target, content: content? })
+        let (lane, policy) = (Lane::default(), Policy::default());
+        Some(Route { pattern, sink, target, lane, policy, content: content? })
     };
     placed.into_iter().filter_map(route).collect()
 }

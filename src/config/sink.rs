@@ -10,6 +10,7 @@ use super::item::{Item, NAME_FORM};
 use super::read::Section;
 use super::{SinkConfig, Way, csv, retry, smtp, webhook};
 use crate::name::Name;
+use crate::policy::{Order, Policy};
 use crate::retry::RetryPolicy;
 
 /// What a route must know of a sink.
@@ -89,7 +90,10 @@ fn sink(name: &str, item: &Item) -> (Option<Kind>, Option<SinkConfig>) {
     };
     section.close();
     let sink = sink.and_then(|(concurrency, timeout, retry, way)| {
-        Some(SinkConfig { name: name.ok()?, concurrency, timeout, retry, way })
+        let policy = Policy { retry, ..Policy::default() };
+        let (order, rate, daily_quota) = (Order::default(), None, None);
+        let name = name.ok()?;
+        Some(SinkConfig { name, concurrency, timeout, policy, order, rate, daily_quota, way })
     });
     (kind, sink)
 }

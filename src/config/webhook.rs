@@ -92,7 +92,7 @@ mod tests {
     fn a_webhook_has_defaults() {
         let read = sink(WEBHOOK);
         assert_eq!((read.concurrency.get(), read.timeout.as_secs()), (16, 15));
-        assert_eq!(read.retry, RetryPolicy::default());
+        assert_eq!(read.policy.retry, RetryPolicy::default());
         let Way::Webhook(webhook) = read.way else { panic!("not a webhook") };
         assert_eq!((webhook.secrets.len(), webhook.body), (0, BodyForm::Payload));
         let read = sink(&format!("{WEBHOOK}secrets = [\"{SECRET}\"]\nbody = \"envelope\"\n"));

@@ -20,7 +20,7 @@ use crate::message::Message;
 use crate::period::Period;
 use crate::sink::csv::{CsvFile, Published, encode_header, encode_row};
 use crate::store::export::{self, Export, ExportState, Waiting};
-use crate::store::work::{self, ExpiredSettlement, Fetched, OpenSettlement};
+use crate::store::work::{self, ExpiredSettlement, Fetched, OpenSettlement, OpenState};
 use crate::store::{Link, StoreError};
 
 /// Shortest and longest time between two looks at the clock.
@@ -210,7 +210,7 @@ impl Cutter {
             target: row.target.clone(),
             rev: row.rev,
             attempt: row.attempt + 1,
-            dead: true,
+            state: OpenState::Dead,
             delay: Duration::ZERO,
             reason: reason.chars().take(TEXT_MAX).collect(),
             content_hash: None,

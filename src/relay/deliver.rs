@@ -123,7 +123,7 @@ impl Deliverer {
             }
             End::Outcome(outcome) => {
                 let number = u32::try_from(row.attempt).unwrap_or_default() + 1;
-                decide(outcome, &self.config.retry, number, fastrand::f64())
+                decide(outcome, &self.config.policy, number, false, fastrand::f64())
             }
         };
         (Decided { row, settlement, content_hash }, begun.elapsed())

@@ -85,6 +85,8 @@ mod tests {
             pattern: TypePattern::parse(pattern).unwrap(),
             sink: Some(Name::parse(sink).unwrap()),
             target: target.to_owned(),
+            lane: crate::policy::Lane::Normal,
+            policy: crate::policy::Policy::default(),
             content: Content::Message,
         }
     }

@@ -13,9 +13,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::fetch::Place;
-use crate::delivery::{Outcome, Settlement};
-use crate::retry::RetryPolicy;
-use crate::store::work::{self, DeliveredSettlement, ExpiredSettlement, Fetched, OpenSettlement};
+use crate::delivery::{Cause, Guarantee, Outcome, Settlement};
+use crate::policy::Policy;
+use crate::store::work::{
+    self, DeliveredSettlement, ExpiredSettlement, Fetched, OpenSettlement, OpenState,
+};
 use crate::store::{Link, StoreError, own};
 
 /// Most settlements in one statement.
@@ -30,17 +32,42 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 
 /// What is to be recorded after an attempt: outcome × policy × attempt → settlement.
 ///
-/// `attempt` counts from 1 and includes this one; `random` is drawn from 0 to 1. In doubt under
-/// at-least-once means again: the receiver sees the same idempotency key.
+/// `attempt` counts from 1 and includes this one; `random` is drawn from 0 to 1. `sinks_trouble` says
+/// that different messages met the same: then the attempt is not spent, the message waits with its
+/// sink. In doubt under at-least-once means again: the receiver sees the same idempotency key.
 #[must_use]
-pub fn decide(outcome: Outcome, policy: &RetryPolicy, attempt: u32, random: f64) -> Settlement {
+pub fn decide(
+    outcome: Outcome,
+    policy: &Policy,
+    attempt: u32,
+    sinks_trouble: bool,
+    random: f64,
+) -> Settlement {
+    let at_most_once = policy.guarantee == Guarantee::AtMostOnce;
     let (reason, wait) = match outcome {
         Outcome::Delivered { receipt } => return Settlement::Done { receipt },
         Outcome::Permanent { reason } => return Settlement::Dead { reason },
-        Outcome::Transient { reason, wait } => (reason, wait),
+        Outcome::InDoubt { reason } if at_most_once => {
+            return Settlement::Held { reason: format!("in doubt: {reason}") };
+        }
         Outcome::InDoubt { reason } => (format!("in doubt: {reason}"), None),
+        Outcome::Transient { cause, reason, wait } => match cause {
+            Cause::Away | Cause::Failed if at_most_once => {
+                return Settlement::Held { reason: format!("in doubt: {reason}") };
+            }
+            Cause::Rejected if at_most_once => return Settlement::Dead { reason },
+            Cause::Throttled => {
+                return Settlement::Release { delay: wait.unwrap_or_default(), reason };
+            }
+            Cause::Unreachable | Cause::Away if sinks_trouble => {
+                return Settlement::Release { delay: wait.unwrap_or_default(), reason };
+            }
+            Cause::Unreachable | Cause::Away | Cause::Refused | Cause::Rejected | Cause::Failed => {
+                (reason, wait)
+            }
+        },
     };
-    match policy.delay_after(attempt, wait, random) {
+    match policy.retry.delay_after(attempt, wait, random) {
         Some(delay) => Settlement::Retry { delay, reason },
         None => Settlement::Dead { reason: format!("{reason}; gave up after {attempt} attempts") },
     }
@@ -184,9 +211,10 @@ impl Settler {
                         Settlement::Retry { delay, .. } | Settlement::Release { delay, .. } => {
                             Some(*delay)
                         }
-                        Settlement::Done { .. } | Settlement::Expired | Settlement::Dead { .. } => {
-                            None
-                        }
+                        Settlement::Done { .. }
+                        | Settlement::Expired
+                        | Settlement::Dead { .. }
+                        | Settlement::Held { .. } => None,
                     },
                     applied: applied.contains(&place),
                     place,
@@ -222,32 +250,38 @@ fn sort(
     let row = &decided.row;
     let (message_id, target, rev) = (row.message_id, row.target.clone(), row.rev);
     let content_hash = decided.content_hash.map(Vec::from);
-    let still_open = |attempt, dead, delay, reason: &str| OpenSettlement {
-        message_id,
-        target: row.target.clone(),
-        rev,
-        attempt,
-        dead,
-        delay,
-        reason: reason.to_owned(),
-        content_hash: content_hash.clone(),
+    let mut still_open = |attempt, state, delay, reason: &str| {
+        open.push(OpenSettlement {
+            message_id,
+            target: row.target.clone(),
+            rev,
+            attempt,
+            state,
+            delay,
+            reason: reason.to_owned(),
+            content_hash: content_hash.clone(),
+        });
     };
     match &decided.settlement {
         Settlement::Done { receipt } => delivered.push(DeliveredSettlement {
             message_id,
             target,
+            round: row.round,
             attempt: row.attempt + 1,
             receipt: receipt.clone(),
         }),
         Settlement::Expired => expired.push(ExpiredSettlement { message_id, target, rev }),
         Settlement::Retry { delay, reason } => {
-            open.push(still_open(row.attempt + 1, false, *delay, reason));
+            still_open(row.attempt + 1, OpenState::Pending, *delay, reason);
         }
         Settlement::Dead { reason } => {
-            open.push(still_open(row.attempt + 1, true, Duration::ZERO, reason));
+            still_open(row.attempt + 1, OpenState::Dead, Duration::ZERO, reason);
+        }
+        Settlement::Held { reason } => {
+            still_open(row.attempt + 1, OpenState::Held, Duration::ZERO, reason);
         }
         Settlement::Release { delay, reason } => {
-            open.push(still_open(row.attempt, false, *delay, reason));
+            still_open(row.attempt, OpenState::Pending, *delay, reason);
         }
     }
 }
@@ -299,6 +333,19 @@ pub fn report(sink: &str, decided: &Decided, took: Duration) {
                 "attempt; given up, mend the cause and run: outboxd retry {message_id}/{sink}"
             );
         }
+        Settlement::Held { reason } => {
+            warn!(
+                message_id,
+                r#type = message_type,
+                sink,
+                target,
+                attempt,
+                outcome = "held",
+                reason,
+                ?took,
+                "attempt; find out whether it arrived, then run: outboxd resolve {message_id}/{sink}"
+            );
+        }
         Settlement::Release { delay, reason } => {
             warn!(message_id, r#type = message_type, sink, target, outcome = "released", reason,
                 next_in = ?delay, "put back without an attempt");
@@ -309,44 +356,103 @@ pub fn report(sink: &str, decided: &Decided, took: Duration) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::retry::RetryPolicy;
 
-    /// Every outcome, at the first, a middle, the last allowed and a later attempt.
+    const FIRST: Duration = Duration::from_secs(10);
+    const SECOND: Duration = Duration::from_secs(20);
+
+    fn reason() -> String {
+        "no".to_owned()
+    }
+
+    /// What a settlement is, in a word and its wait.
+    fn short(settlement: &Settlement) -> (&'static str, u64) {
+        match settlement {
+            Settlement::Done { .. } => ("done", 0),
+            Settlement::Expired => ("expired", 0),
+            Settlement::Retry { delay, .. } => ("retry", delay.as_secs()),
+            Settlement::Dead { .. } => ("dead", 0),
+            Settlement::Held { .. } => ("held", 0),
+            Settlement::Release { delay, .. } => ("release", delay.as_secs()),
+        }
+    }
+
+    /// Every outcome under each guarantee, with and without others in the same trouble, at the
+    /// first, the second, the last allowed and a later attempt.
     #[test]
     fn decide_is_a_table() {
-        let seconds = |s| Duration::from_secs(s);
-        let policy = RetryPolicy { delays: vec![seconds(10), seconds(20)], jitter: 0.5 };
-        let reason = || "no".to_owned();
-        let retry =
-            |s, reason: &str| Settlement::Retry { delay: seconds(s), reason: reason.into() };
-        let dead = |n| Settlement::Dead { reason: format!("no; gave up after {n} attempts") };
-        let doubt =
-            |n| Settlement::Dead { reason: format!("in doubt: no; gave up after {n} attempts") };
-        let done = || Settlement::Done { receipt: "HTTP 200".to_owned() };
-        let delivered = || Outcome::Delivered { receipt: "HTTP 200".to_owned() };
-        let transient = |wait| Outcome::Transient { reason: reason(), wait };
-        let permanent = || Outcome::Permanent { reason: reason() };
-        let in_doubt = || Outcome::InDoubt { reason: reason() };
-        let given_up = || Settlement::Dead { reason: reason() };
-        for (outcome, attempt, random, expected) in [
-            (delivered(), 1, 0.0, done()),
-            (delivered(), 9, 0.0, done()),
-            (permanent(), 1, 0.0, given_up()),
-            (permanent(), 9, 0.0, given_up()),
-            (transient(None), 1, 0.0, retry(10, "no")),
-            (transient(None), 1, 1.0, retry(15, "no")),
-            (transient(None), 2, 0.0, retry(20, "no")),
-            (transient(None), 3, 0.0, dead(3)),
-            (transient(None), 9, 0.0, dead(9)),
-            (transient(Some(seconds(60))), 1, 0.0, retry(60, "no")),
-            (transient(Some(seconds(60))), 1, 1.0, retry(90, "no")),
-            (transient(Some(seconds(1))), 1, 0.0, retry(10, "no")),
-            (transient(Some(seconds(60))), 3, 0.0, dead(3)),
-            (in_doubt(), 1, 0.0, retry(10, "in doubt: no")),
-            (in_doubt(), 2, 1.0, retry(30, "in doubt: no")),
-            (in_doubt(), 3, 0.0, doubt(3)),
-        ] {
-            let label = format!("{outcome:?} at attempt {attempt}");
-            assert_eq!(decide(outcome, &policy, attempt, random), expected, "{label}");
+        use Cause::{Away, Failed, Refused, Rejected, Throttled, Unreachable};
+        let transient = |cause, wait: u64| Outcome::Transient {
+            cause,
+            reason: reason(),
+            wait: Some(Duration::from_secs(wait)).filter(|w| !w.is_zero()),
+        };
+        let delivered = Outcome::Delivered { receipt: "HTTP 200".to_owned() };
+        let permanent = Outcome::Permanent { reason: reason() };
+        let in_doubt = Outcome::InDoubt { reason: reason() };
+        let again = [("retry", 10), ("retry", 20), ("dead", 0), ("dead", 0)];
+        let after = |wait| [("retry", wait), ("retry", wait), ("dead", 0), ("dead", 0)];
+        let always = |end| [end; 4];
+        let (done, dead, held) = (always(("done", 0)), always(("dead", 0)), always(("held", 0)));
+        let back = |wait| always(("release", wait));
+        // Outcome; at least once: alone, with others; at most once: alone, with others.
+        let table = [
+            (delivered, done, done, done, done),
+            (permanent, dead, dead, dead, dead),
+            (in_doubt, again, again, held, held),
+            (transient(Unreachable, 0), again, back(0), again, back(0)),
+            (transient(Unreachable, 60), after(60), back(60), after(60), back(60)),
+            (transient(Away, 0), again, back(0), held, held),
+            (transient(Away, 60), after(60), back(60), held, held),
+            (transient(Throttled, 0), back(0), back(0), back(0), back(0)),
+            (transient(Throttled, 60), back(60), back(60), back(60), back(60)),
+            (transient(Refused, 0), again, again, again, again),
+            (transient(Refused, 60), after(60), after(60), after(60), after(60)),
+            (transient(Rejected, 0), again, again, dead, dead),
+            (transient(Rejected, 60), after(60), after(60), dead, dead),
+            (transient(Failed, 0), again, again, held, held),
+            (transient(Failed, 60), after(60), after(60), held, held),
+        ];
+        for (outcome, alone, with_others, alone_once, with_others_once) in table {
+            for (guarantee, sinks_trouble, expected) in [
+                (Guarantee::AtLeastOnce, false, alone),
+                (Guarantee::AtLeastOnce, true, with_others),
+                (Guarantee::AtMostOnce, false, alone_once),
+                (Guarantee::AtMostOnce, true, with_others_once),
+            ] {
+                let retry = RetryPolicy { delays: vec![FIRST, SECOND], jitter: 0.5 };
+                let policy = Policy { retry, guarantee, ..Policy::default() };
+                for (attempt, expected) in [1, 2, 3, 9].into_iter().zip(expected) {
+                    let found = decide(outcome.clone(), &policy, attempt, sinks_trouble, 0.0);
+                    let label = format!(
+                        "{outcome:?}, {guarantee:?}, others {sinks_trouble}, attempt {attempt}"
+                    );
+                    assert_eq!(short(&found), expected, "{label}");
+                }
+            }
         }
+    }
+
+    #[test]
+    fn reasons_say_what_it_was() {
+        let retry = RetryPolicy { delays: vec![FIRST], jitter: 0.5 };
+        let policy = Policy { retry, ..Policy::default() };
+        let refused = || Outcome::Transient { cause: Cause::Refused, reason: reason(), wait: None };
+        let in_doubt = || Outcome::InDoubt { reason: reason() };
+        let dead = |reason: &str| Settlement::Dead { reason: reason.to_owned() };
+        assert_eq!(decide(refused(), &policy, 2, false, 0.0), dead("no; gave up after 2 attempts"));
+        assert_eq!(
+            decide(in_doubt(), &policy, 2, false, 0.0),
+            dead("in doubt: no; gave up after 2 attempts")
+        );
+        let delay = Duration::from_secs(15);
+        assert_eq!(
+            decide(refused(), &policy, 1, false, 1.0),
+            Settlement::Retry { delay, reason: reason() },
+            "jitter"
+        );
+        let once = Policy { guarantee: Guarantee::AtMostOnce, ..policy };
+        let held = Settlement::Held { reason: "in doubt: no".to_owned() };
+        assert_eq!(decide(in_doubt(), &once, 1, false, 0.0), held);
     }
 }

@@ -18,7 +18,7 @@ use self::wire::{Fault, Reply, dot_stuffed};
 use super::mail::{PreparedMail, to_ascii};
 use super::{BuildError, tls};
 use crate::config::SmtpConfig;
-use crate::delivery::{Outcome, Phase, clean_text};
+use crate::delivery::{Cause, Outcome, Phase, clean_text};
 
 /// How much of a mail is held back to go out together with the final dot, in bytes.
 const TAIL: usize = 16 * 1024;
@@ -197,7 +197,7 @@ impl Smtp {
 }
 
 fn transient(reason: String) -> Outcome {
-    Outcome::Transient { reason, wait: None }
+    Outcome::Transient { cause: Cause::Refused, reason, wait: None }
 }
 
 /// A connection that failed before anything could be delivered.

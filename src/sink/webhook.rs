@@ -14,7 +14,7 @@ use super::retry_after::retry_after;
 use super::signature::signature;
 use super::{BuildError, tls};
 use crate::config::{BodyForm, SinkConfig, WebhookConfig, WebhookSecret};
-use crate::delivery::{Outcome, Phase, clean_text};
+use crate::delivery::{Cause, Outcome, Phase, clean_text};
 use crate::message::{IdempotencyKey, Message};
 
 /// Longest wait for name, connection and TLS together.
@@ -152,7 +152,7 @@ impl Webhook {
             }
             _ => line,
         };
-        Outcome::Transient { reason: clean_text(&reason), wait }
+        Outcome::Transient { cause: Cause::Failed, reason: clean_text(&reason), wait }
     }
 
     /// A redirect's target without what could be secret in it: query, fragment, user name.
@@ -257,7 +257,7 @@ fn failed(error: &reqwest::Error) -> Outcome {
     let cause = root_cause(error);
     if error.is_connect() {
         let reason = clean_text(&format!("could not connect: {cause}"));
-        return Outcome::Transient { reason, wait: None };
+        return Outcome::Transient { cause: Cause::Unreachable, reason, wait: None };
     }
     Outcome::InDoubt {
         reason: clean_text(&format!("no reply after the request was sent: {cause}")),
@@ -281,7 +281,7 @@ mod tests {
     use super::*;
     use crate::config::Way;
     use crate::name::Name;
-    use crate::retry::RetryPolicy;
+    use crate::policy::{Order, Policy};
 
     fn webhook(body: BodyForm) -> Webhook {
         let way = WebhookConfig {
@@ -294,7 +294,10 @@ mod tests {
             name: Name::parse("crm").unwrap(),
             concurrency: std::num::NonZeroUsize::MIN,
             timeout: Duration::from_secs(15),
-            retry: RetryPolicy { delays: Vec::new(), jitter: 0.0 },
+            policy: Policy::default(),
+            order: Order::Block,
+            rate: None,
+            daily_quota: None,
             way: Way::Webhook(way),
         };
         let Way::Webhook(way) = &sink.way else { unreachable!() };
@@ -327,7 +330,11 @@ mod tests {
     }
 
     fn transient(reason: &str, wait: Option<u64>) -> Outcome {
-        Outcome::Transient { reason: reason.to_owned(), wait: wait.map(Duration::from_secs) }
+        Outcome::Transient {
+            cause: Cause::Failed,
+            reason: reason.to_owned(),
+            wait: wait.map(Duration::from_secs),
+        }
     }
 
     #[test]

@@ -23,6 +23,12 @@ pub struct Fetched {
     pub attempt: i32,
     /// The row's change count.
     pub rev: i32,
+    /// Which of the delivery's lives, counted from 1: a replay begins another.
+    pub round: i32,
+    /// Attempts in whose middle a relay ended without a word.
+    pub crashes: i16,
+    /// Of what an earlier attempt sent.
+    pub content_hash: Option<Vec<u8>>,
     /// When it fell due.
     pub due_at: Timestamp,
     /// Whether `expires_at` has passed.
@@ -72,14 +78,35 @@ pub struct OpenSettlement {
     pub rev: i32,
     /// Attempts settled, this one included.
     pub attempt: i32,
-    /// Dead, or pending again.
-    pub dead: bool,
+    /// What becomes of it.
+    pub state: OpenState,
     /// Wait before the next attempt.
     pub delay: Duration,
     /// In words for the operator.
     pub reason: String,
     /// Hash of what was sent, if anything was made to be sent.
     pub content_hash: Option<Vec<u8>>,
+}
+
+/// The states an attempt can leave a delivery in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OpenState {
+    /// Tried again later.
+    Pending,
+    /// Given up; waits for an operator.
+    Dead,
+    /// In doubt, or not to be sent as it is; waits for an operator.
+    Held,
+}
+
+impl OpenState {
+    fn word(self) -> &'static str {
+        match self {
+            OpenState::Pending => "pending",
+            OpenState::Dead => "dead",
+            OpenState::Held => "held",
+        }
+    }
 }
 
 /// An attempt's end that closes the delivery as delivered.
@@ -89,6 +116,8 @@ pub struct DeliveredSettlement {
     pub message_id: i64,
     /// Of the delivery.
     pub target: String,
+    /// Which of the delivery's lives, counted from 1.
+    pub round: i32,
     /// Attempts settled, this one included.
     pub attempt: i32,
     /// The sink's evidence.
@@ -134,6 +163,9 @@ pub(super) fn fetched(row: &Row) -> Fetched {
         key: row.get("key"),
         attempt: row.get("attempt"),
         rev: row.get("rev"),
+        round: row.get("round"),
+        crashes: row.get("crashes"),
+        content_hash: row.get("content_hash"),
         due_at: row.try_get("due_at").unwrap_or(Timestamp::MAX),
         expired: row.get("expired"),
         message,
@@ -266,6 +298,7 @@ async fn write_delivered(
     let ids: Vec<i64> = batch.iter().map(|s| s.message_id).collect();
     let targets: Vec<&str> = batch.iter().map(|s| s.target.as_str()).collect();
     let attempts: Vec<i32> = batch.iter().map(|s| s.attempt).collect();
+    let rounds: Vec<i32> = batch.iter().map(|s| s.round).collect();
     let receipts: Vec<&str> = batch.iter().map(|s| s.receipt.as_str()).collect();
     let params = [
         (&sink as _, Type::TEXT),
@@ -273,6 +306,7 @@ async fn write_delivered(
         (&targets as _, Type::TEXT_ARRAY),
         (&attempts as _, Type::INT4_ARRAY),
         (&receipts as _, Type::TEXT_ARRAY),
+        (&rounds as _, Type::INT4_ARRAY),
     ];
     link.rows_by_index(doing, sql, &params).await
 }
@@ -316,7 +350,7 @@ pub async fn settle_open(
     let targets: Vec<&str> = batch.iter().map(|s| s.target.as_str()).collect();
     let revs: Vec<i32> = batch.iter().map(|s| s.rev).collect();
     let attempts: Vec<i32> = batch.iter().map(|s| s.attempt).collect();
-    let states: Vec<&str> = batch.iter().map(|s| if s.dead { "dead" } else { "pending" }).collect();
+    let states: Vec<&str> = batch.iter().map(|s| s.state.word()).collect();
     let delays: Vec<i64> =
         batch.iter().map(|s| i64::try_from(s.delay.as_millis()).unwrap_or(i64::MAX)).collect();
     let reasons: Vec<&str> = batch.iter().map(|s| s.reason.as_str()).collect();
