@@ -4,19 +4,23 @@
 -- Payloads that are compressed or larger than 8 kB come alone, through payload.sql.
 -- Where more keys are parked than the hand can name, their followers would fill every fetch; then
 -- the key index is asked row by row whether a keyed row is the head.
+-- Brings nothing while the sink or the installation is paused. Answers one row at least: asked_at is
+-- the database's time, up to which the walk has seen everything if it found less than the limit.
 -- $1 sink, $2 lane, $3 floor, $4 limit, $5 and $6 rows in hand (message ids, targets),
 -- $7 and $8 keys in hand (targets, keys), $9 the head of each of those keys, $10 whether these are
--- not all
-SELECT d.message_id, d.target, d.key, d.attempt, d.rev, d.round,
+-- not all, $11 whether dead and held heads are skipped
+SELECT d.message_id, d.target, d.lane, d.key, d.attempt, d.rev, d.round,
        coalesce(d.crashes, 0::smallint) AS crashes, d.content_hash, d.due_at,
        m.type, m.created_at, m.headers::text AS headers,
        (extract(epoch FROM statement_timestamp() - m.created_at) * 1000)::bigint AS age_ms,
        coalesce(m.expires_at <= statement_timestamp(), false) AS expired,
        CASE WHEN d.key IS NULL AND pg_column_size(m.payload) <= 8192
                  AND pg_column_compression(m.payload) IS NULL
-            THEN m.payload::text END AS payload
-  FROM (SELECT w.message_id, w.target, w.key, w.attempt, w.rev, w.round, w.crashes,
-               w.content_hash, w.due_at
+            THEN m.payload::text END AS payload,
+       statement_timestamp() AS asked_at
+  FROM (VALUES (true)) AS always (one)
+  LEFT JOIN (SELECT w.message_id, w.target, w.lane, w.key, w.attempt, w.rev, w.round, w.crashes,
+                    w.content_hash, w.due_at
           FROM outbox.delivery w
          WHERE w.sink = $1 AND w.lane = $2
            AND w.due_at >= $3 AND w.due_at <= statement_timestamp()
@@ -32,8 +36,11 @@ SELECT d.message_id, d.target, d.key, d.attempt, d.rev, d.round,
                 OR NOT EXISTS (
                      SELECT FROM outbox.delivery l
                       WHERE l.sink = $1 AND l.target = w.target AND l.key = w.key
-                        AND l.message_id < w.message_id))
+                        AND l.message_id < w.message_id
+                        AND NOT ($11 AND l.state IN ('dead', 'held'))))
+           AND NOT EXISTS (SELECT FROM outbox.sink p WHERE p.name = $1 AND p.paused)
+           AND NOT EXISTS (SELECT FROM outbox.installation i WHERE i.paused)
          ORDER BY w.due_at, w.message_id
-         LIMIT $4) d
+         LIMIT $4) d ON true
   LEFT JOIN outbox.message m ON m.id = d.message_id
  ORDER BY d.due_at, d.message_id

@@ -1,9 +1,12 @@
 -- For each key the lowest open delivery, whatever its state and due time: only that one may start.
--- No row for a key that has none left.
--- $1 sink, $2 targets, $3 keys
-SELECT h.message_id, h.target, h.key, h.attempt, h.rev, h.round,
+-- Where the sink's order is "skip", dead and held ones do not count. No row for a key that has none
+-- left.
+-- $1 sink, $2 targets, $3 keys, $4 whether dead and held heads are skipped
+SELECT h.message_id, h.target, h.lane, h.key, h.attempt, h.rev, h.round,
        coalesce(h.crashes, 0::smallint) AS crashes, h.content_hash, h.due_at,
-       h.state = 'pending' AND h.due_at <= statement_timestamp() AS startable,
+       h.state = 'pending' AND h.due_at <= statement_timestamp()
+         AND NOT EXISTS (SELECT FROM outbox.sink p WHERE p.name = $1 AND p.paused)
+         AND NOT EXISTS (SELECT FROM outbox.installation i WHERE i.paused) AS startable,
        m.type, m.created_at, m.headers::text AS headers,
        (extract(epoch FROM statement_timestamp() - m.created_at) * 1000)::bigint AS age_ms,
        coalesce(m.expires_at <= statement_timestamp(), false) AS expired,
@@ -12,10 +15,11 @@ SELECT h.message_id, h.target, h.key, h.attempt, h.rev, h.round,
             THEN m.payload::text END AS payload
   FROM unnest($2::text[], $3::text[]) AS k (target, key)
  CROSS JOIN LATERAL (
-         SELECT d.message_id, d.target, d.key, d.attempt, d.rev, d.round, d.crashes,
-               d.content_hash, d.due_at, d.state
+         SELECT d.message_id, d.target, d.lane, d.key, d.attempt, d.rev, d.round, d.crashes,
+                d.content_hash, d.due_at, d.state
            FROM outbox.delivery d
           WHERE d.sink = $1 AND d.target = k.target AND d.key = k.key
+            AND NOT ($4 AND d.state IN ('dead', 'held'))
           ORDER BY d.message_id
           LIMIT 1) h
   LEFT JOIN outbox.message m ON m.id = h.message_id

@@ -91,7 +91,7 @@ fn sink_table(status: &Status) -> String {
     ];
     let mut table = Table::new(&heading, &[3, 4, 5, 6, 7, 8, 9, 10]);
     for sink in &status.sinks {
-        let flow = |of: fn(&crate::store::work::Flow) -> i32| {
+        let flow = |of: fn(&crate::store::flow::Flow) -> i32| {
             sink.flow.as_ref().map_or("-".to_owned(), |flow| of(flow).to_string())
         };
         table.row([
@@ -179,9 +179,9 @@ fn in_json(status: &Status, warnings: &[Warning]) -> Value {
             "due": count_json(sink.due),
             "later": count_json(sink.later),
             "oldest_due_seconds": sink.oldest_due,
-            "in_flight": sink.flow.map(|flow| flow.in_flight),
-            "delivered_minute": sink.flow.map(|flow| flow.delivered_minute),
-            "failed_minute": sink.flow.map(|flow| flow.failed_minute),
+            "in_flight": sink.flow.as_ref().map(|flow| flow.in_flight),
+            "delivered_minute": sink.flow.as_ref().map(|flow| flow.delivered_minute),
+            "failed_minute": sink.flow.as_ref().map(|flow| flow.failed_minute),
             "dead": count_json(sink.dead),
             "held": count_json(sink.held),
             "last_export": sink.export.as_ref().map(|export| json!({

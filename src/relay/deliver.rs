@@ -8,11 +8,12 @@ use futures_util::FutureExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
+use super::gate::Gate;
 use super::lease::Lease;
 use super::route::Routes;
 use super::settle::{Decided, decide};
 use crate::config::{Route, SinkConfig};
-use crate::delivery::{Outcome, Phase, Settlement};
+use crate::delivery::{Guarantee, Outcome, Phase, Settlement};
 use crate::message::{IdempotencyKey, Message};
 use crate::name::Name;
 use crate::policy::Policy;
@@ -34,6 +35,11 @@ const UNREAD_PAUSE: Duration = Duration::from_secs(1);
 /// How long a row rests that could not be sent because the lease was over: until that is noticed.
 const NO_LEASE_PAUSE: Duration = Duration::from_secs(1);
 
+/// Why a delivery is held whose content the config has changed since its first attempt.
+const OTHER_CONTENT: &str = "an earlier attempt sent other content under the same idempotency key: the \
+     config or its templates changed since; not sent. Send the new content all the same with: outboxd \
+     resolve --not-delivered, or with rerender = true on the route";
+
 /// What the attempts of one sink share.
 pub struct Deliverer {
     /// The sink.
@@ -50,6 +56,8 @@ pub struct Deliverer {
     pub memory: Memory,
     /// Whether the relay may still send.
     pub lease: Arc<Lease>,
+    /// Learns from every attempt how many may run.
+    pub gate: Gate,
     /// Cuts open attempts short.
     pub cut: CancellationToken,
 }
@@ -114,20 +122,45 @@ impl Deliverer {
             }),
             () = self.cut.cancelled() => cut_off(&phase),
         };
-        let settlement = match end {
-            End::Settled(settlement) => settlement,
+        let settlement = self.settlement(&row, end, &phase, begun);
+        (Decided { row, settlement, content_hash }, begun.elapsed())
+    }
+
+    /// What is to be recorded, and what the gate learns from it.
+    fn settlement(&self, row: &Fetched, end: End, phase: &Phase, begun: Instant) -> Settlement {
+        let now = Instant::now();
+        let outcome = match end {
+            End::Outcome(outcome) => outcome,
+            End::Settled(settlement) => {
+                self.gate.abstain(now);
+                return settlement;
+            }
+        };
+        // Cut short by us: that says nothing of the destination.
+        let is_ours = self.cut.is_cancelled() || !self.lease.holds();
+        let sinks_trouble = if is_ours {
+            self.gate.abstain(now);
+            false
+        } else {
+            self.gate.learn(row.message_id, &outcome, begun, now)
+        };
+        match outcome {
             // Not the receiver's doing: it spends no attempt.
-            End::Outcome(Outcome::Transient { reason, .. })
+            Outcome::Transient { reason, .. }
                 if !phase.may_have_arrived() && !self.lease.holds() =>
             {
                 Settlement::Release { delay: NO_LEASE_PAUSE, reason }
             }
-            End::Outcome(outcome) => {
+            outcome => {
                 let number = u32::try_from(row.attempt).unwrap_or_default() + 1;
-                decide(outcome, self.policy(&row), number, false, fastrand::f64())
+                decide(outcome, self.policy(row), number, sinks_trouble, fastrand::f64())
             }
-        };
-        (Decided { row, settlement, content_hash }, begun.elapsed())
+        }
+    }
+
+    /// How often a row's message may reach its receiver.
+    pub fn guarantee(&self, row: &Fetched) -> Guarantee {
+        self.policy(row).guarantee
     }
 
     fn phase(&self) -> Phase {
@@ -154,7 +187,11 @@ impl Deliverer {
             Ok(prepared) => prepared,
             Err(reason) => return End::Outcome(Outcome::Permanent { reason }),
         };
-        *content_hash = Some(prepared.hash());
+        let hash = prepared.hash();
+        if !route.policy.rerender && row.content_hash.as_ref().is_some_and(|sent| *sent != hash) {
+            return End::Settled(Settlement::Held { reason: OTHER_CONTENT.to_owned() });
+        }
+        *content_hash = Some(hash);
         drop(message);
         // Waiting for memory or the database is not the receiver's time.
         let limit = self.config.timeout;

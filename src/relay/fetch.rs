@@ -14,6 +14,8 @@ use std::time::Instant;
 use jiff::Timestamp;
 
 use super::floor::Floor;
+use super::ready::lane_of;
+use crate::policy::{Lane, Order};
 use crate::store::work::{self, Fetched, InHand};
 use crate::store::{Link, StoreError};
 
@@ -28,6 +30,11 @@ const LIMIT_MAX: usize = 1_000;
 const KEYS_MAX: usize = 1_000;
 /// Most parked keys that one full poll asks for again.
 const PARKED_PAGE: usize = 500;
+/// Most rows that one page of the full poll walks.
+const BELOW_PAGE: i64 = 2_000;
+/// How many it may bring, whatever room there is: next to nothing is found there, unless more keys are
+/// parked than are remembered.
+const BELOW_FOUND_MIN: usize = 100;
 
 /// The head of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +52,19 @@ pub struct Hand {
     ask: Vec<Key>,
     /// Where the last page of parked keys ended.
     parked_turn: usize,
+    lanes: Vec<LaneView>,
+    order: Order,
+}
+
+/// What is known of a lane.
+#[derive(Debug)]
+struct LaneView {
+    lane: Lane,
     floor: Floor,
+    /// Whether it is looked at every time: routes of the config use it, or its last fetch found rows.
+    /// The others are looked at when a page of the full poll is due.
+    configured: bool,
+    busy: bool,
 }
 
 /// What a fetch brought.
@@ -58,27 +77,50 @@ pub struct Batch {
 }
 
 impl Hand {
-    /// An empty hand: after a take-over and after every reconnect nothing is known.
+    /// An empty hand: after a take-over nothing is known. `lanes` are those that routes use.
     #[must_use]
-    pub fn new() -> Hand {
+    pub fn new(order: Order, lanes: &[Lane]) -> Hand {
+        let view = |lane| LaneView {
+            lane,
+            floor: Floor::new(),
+            configured: lane == Lane::Normal || lanes.contains(&lane),
+            // The first look is at all of them.
+            busy: true,
+        };
         Hand {
             rows: HashSet::new(),
             keys: HashMap::new(),
             ask: Vec::new(),
             parked_turn: 0,
-            floor: Floor::new(),
+            lanes: Lane::ALL.map(view).into(),
+            order,
         }
     }
 
     /// Starts again from the beginning of the index, keeping what is in hand.
     pub fn reset_floor(&mut self) {
-        self.floor = Floor::new();
+        for view in &mut self.lanes {
+            view.floor = Floor::new();
+            view.busy = true;
+        }
     }
 
     /// How many rows only a full poll has found.
     #[must_use]
     pub fn hidden(&self) -> u64 {
-        self.floor.hidden()
+        self.lanes.iter().map(|view| view.floor.hidden()).sum()
+    }
+
+    /// How many keys have a head that cannot be delivered now, as far as they are remembered.
+    #[must_use]
+    pub fn parked(&self) -> usize {
+        self.keys.values().filter(|head| !head.in_flight).count()
+    }
+
+    /// Whether a row is in hand.
+    #[must_use]
+    pub fn holds(&self, place: &Place) -> bool {
+        self.rows.contains(place)
     }
 
     /// How many rows are held.
@@ -115,7 +157,10 @@ impl Hand {
     /// Lets rows go that were fetched and will not be started; a later fetch finds them again.
     pub fn put_back<'a>(&mut self, rows: impl IntoIterator<Item = &'a Fetched>) {
         for row in rows {
-            self.floor.lower_to(row.due_at);
+            if let Some(view) = self.lanes.iter_mut().find(|view| view.lane == lane_of(row)) {
+                view.floor.lower_to(row.due_at);
+                view.busy = true;
+            }
             self.settled(&place(row), row.key.as_deref(), true);
         }
     }
@@ -162,7 +207,8 @@ fn place(row: &Fetched) -> Place {
     (row.message_id, row.target.clone())
 }
 
-/// Fetches what may start now, at most `free` deliveries.
+/// Fetches what may start now, about `free` deliveries: a lane gets one at least. With `thorough`
+/// every lane is looked at.
 ///
 /// # Errors
 /// When the database cannot be asked; what had been fetched by then is not in hand any more.
@@ -171,9 +217,10 @@ pub async fn fetch(
     sink: &str,
     hand: &mut Hand,
     free: usize,
+    thorough: bool,
 ) -> Result<Batch, StoreError> {
     let mut start = Vec::new();
-    match look(link, sink, hand, free, &mut start).await {
+    match look(link, sink, hand, free, thorough, &mut start).await {
         Ok(more) => Ok(Batch { start, more }),
         // Half of the look worked: nobody would ever start these rows, and every fetch would pass
         // them over.
@@ -190,27 +237,54 @@ async fn look(
     sink: &str,
     hand: &mut Hand,
     free: usize,
+    thorough: bool,
     start: &mut Vec<Fetched>,
 ) -> Result<bool, StoreError> {
     follow_up(link, sink, hand, free, start).await?;
 
-    let limit = free.saturating_sub(start.len()).min(LIMIT_MAX);
+    let free_now = free.saturating_sub(start.len());
     let in_hand = hand.passed_over();
     let begun = Instant::now();
-    let from = hand.floor.start(begun);
-    let limit_sql = i64::try_from(limit).unwrap_or(i64::MAX);
-    let rows = work::fetch(link, sink, 0, from.from, limit_sql, &in_hand).await?;
-    let full = rows.len() >= limit;
-    let due: Vec<Timestamp> = rows.iter().map(|row| row.due_at).collect();
-    hand.floor.learn(from, &due, begun.elapsed(), Instant::now());
-
-    let page = from.full && hand.ask.is_empty();
-    let mut new_keys: Vec<Key> = if page { hand.parked_page() } else { Vec::new() };
+    let asks: Vec<(usize, usize)> = hand
+        .lanes
+        .iter()
+        .enumerate()
+        .filter(|(_, view)| {
+            thorough || view.configured || view.busy || view.floor.is_page_due(begun)
+        })
+        .map(|(place, view)| (place, limit(&hand.lanes, view, free_now)))
+        .collect();
+    let order = hand.order;
+    let walks = futures_util::future::try_join_all(asks.iter().map(|(place, limit)| {
+        let view = &hand.lanes[*place];
+        let limit = i64::try_from(*limit).unwrap_or(i64::MAX);
+        work::fetch(link, sink, view.lane.number(), view.floor.at(), limit, &in_hand, order)
+    }));
+    let walks = walks.await?;
+    let is_parked = hand.parked() > 0;
+    let (mut rows, mut full) = (Vec::new(), false);
+    for ((place, limit), walk) in asks.into_iter().zip(walks) {
+        let view = &mut hand.lanes[place];
+        let due: Vec<Timestamp> = walk.rows.iter().map(|row| row.due_at).collect();
+        view.floor.learn(&due, Instant::now());
+        view.busy = !walk.rows.is_empty();
+        full |= walk.rows.len() >= limit;
+        // What was walked and not brought is behind parked keys: not to be walked again.
+        if walk.rows.len() < limit && is_parked {
+            view.floor.pass(walk.asked_at);
+        }
+        rows.extend(walk.rows);
+    }
+    let polled = poll_below(link, sink, hand, free_now, &in_hand, begun).await?;
+    let parked = polled.is_some() && hand.ask.is_empty();
+    rows.extend(polled.unwrap_or_default());
+    let mut new_keys: Vec<Key> = if parked { hand.parked_page() } else { Vec::new() };
     for row in rows {
         match row.key.clone() {
             None => {
-                hand.hold(&row);
-                start.push(row);
+                if hand.rows.insert(place(&row)) {
+                    start.push(row);
+                }
             }
             // Of a known key only the head itself passes the fetch: it stays the lowest. It comes
             // without its payload, which is fetched alone: retries of heads are rare.
@@ -230,6 +304,46 @@ async fn look(
         ask_heads(link, sink, hand, &new_keys, free, start).await?;
     }
     Ok(full || !hand.ask.is_empty())
+}
+
+/// How many rows a lane may bring: all there is room for, or its share while others have work too.
+fn limit(lanes: &[LaneView], view: &LaneView, free: usize) -> usize {
+    let weight = |lane: Lane| lane.weight() as usize;
+    let others = lanes.iter().filter(|other| other.busy && other.lane != view.lane);
+    let all = weight(view.lane) + others.map(|other| weight(other.lane)).sum::<usize>();
+    (free * weight(view.lane)).div_ceil(all).clamp(1, LIMIT_MAX)
+}
+
+/// Takes a page of the full poll in each lane where one is due; none if none was.
+async fn poll_below(
+    link: &Link,
+    sink: &str,
+    hand: &mut Hand,
+    free: usize,
+    in_hand: &InHand,
+    now: Instant,
+) -> Result<Option<Vec<Fetched>>, StoreError> {
+    let mut found = None;
+    let limit = free.clamp(BELOW_FOUND_MIN, LIMIT_MAX);
+    let bounds = (BELOW_PAGE, i64::try_from(limit).unwrap_or(i64::MAX));
+    for view in &mut hand.lanes {
+        // Even where nothing is below the floor, parked keys are asked for in this rhythm.
+        if view.floor.is_page_due(now) {
+            found.get_or_insert_with(Vec::new);
+        }
+        let Some(after) = view.floor.page(now) else { continue };
+        let (lane, floor) = (view.lane.number(), view.floor.at());
+        let begun = Instant::now();
+        let (rows, mut ended) =
+            work::fetch_below(link, sink, lane, after, floor, bounds, in_hand).await?;
+        if rows.len() >= limit {
+            ended = rows.last().map(|row| (row.due_at, row.message_id));
+        }
+        let due: Vec<Timestamp> = rows.iter().map(|row| row.due_at).collect();
+        view.floor.learn_page(&due, ended, begun.elapsed(), Instant::now());
+        found.get_or_insert_with(Vec::new).extend(rows);
+    }
+    Ok(found)
 }
 
 /// Starts the next of each key whose head closed, as far as there is room.
@@ -258,7 +372,7 @@ async fn ask_heads(
     free: usize,
     start: &mut Vec<Fetched>,
 ) -> Result<(), StoreError> {
-    let heads = work::heads(link, sink, keys).await?;
+    let heads = work::heads(link, sink, keys, hand.order).await?;
     for key in keys {
         if hand.keys.get(key).is_some_and(|head| !head.in_flight) {
             hand.keys.remove(key);
@@ -271,13 +385,15 @@ async fn ask_heads(
 }
 
 #[cfg(test)]
-mod tests {
+pub mod testing {
     use super::*;
 
-    fn row(id: i64, key: Option<&str>) -> Fetched {
+    /// A row that was due long ago.
+    pub fn row(id: i64, key: Option<&str>) -> Fetched {
         Fetched {
             message_id: id,
             target: String::new(),
+            lane: 0,
             key: key.map(str::to_owned),
             attempt: 0,
             rev: 0,
@@ -289,6 +405,12 @@ mod tests {
             message: None,
         }
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::row;
+    use super::*;
 
     fn ids(rows: &[Fetched]) -> Vec<i64> {
         rows.iter().map(|row| row.message_id).collect()
@@ -296,7 +418,7 @@ mod tests {
 
     #[test]
     fn a_fetch_passes_over_what_is_in_hand_until_its_settlement_is_committed() {
-        let mut hand = Hand::new();
+        let mut hand = Hand::new(Order::Block, &[]);
         hand.hold(&row(1, None));
         assert_eq!(hand.passed_over().rows, (vec![1], vec![String::new()]));
         hand.settled(&(1, String::new()), None, true);
@@ -305,7 +427,7 @@ mod tests {
 
     #[test]
     fn followers_wait_for_the_head_and_the_next_is_asked_for_once() {
-        let mut hand = Hand::new();
+        let mut hand = Hand::new(Order::Block, &[]);
         let mut start = Vec::new();
         hand.take_head(row(5, Some("k")), true, 1, &mut start);
         assert_eq!(ids(&start), [5]);
@@ -317,8 +439,22 @@ mod tests {
     }
 
     #[test]
+    fn a_lane_gets_all_the_room_unless_others_have_work() {
+        let mut hand = Hand::new(Order::Block, &[]);
+        let limits = |hand: &Hand, free| -> Vec<usize> {
+            hand.lanes.iter().map(|view| limit(&hand.lanes, view, free)).collect()
+        };
+        assert_eq!(limits(&hand, 42), [32, 8, 2]);
+        assert_eq!(limits(&hand, 1), [1, 1, 1]);
+        for view in &mut hand.lanes {
+            view.busy = view.lane == Lane::Normal;
+        }
+        assert_eq!(limits(&hand, 42), [34, 42, 9]);
+    }
+
+    #[test]
     fn a_parked_head_starts_nothing() {
-        let mut hand = Hand::new();
+        let mut hand = Hand::new(Order::Block, &[]);
         let mut start = Vec::new();
         hand.take_head(row(5, Some("k")), false, 1, &mut start);
         assert!(start.is_empty());

@@ -1,17 +1,22 @@
 //! The relay: it alone knows the order of the steps.
 //!
-//! The path of a message: `wake` says when to look, `fetch` what may start, `route` what to
-//! make of it, `deliver` makes one attempt, `settle` records how it ended. `work` walks a
-//! sink through these, `own` decides which sinks this relay works and holds the lease, `cut`
+//! The path of a message: `wake` says when to look, `fetch` what may start, `admit` puts on record
+//! what must be before it starts, `route` says what to make of it, `deliver` makes one attempt, whose
+//! `gate` knows how many may run, `settle` records how it ended. `work` walks a sink through these, `own` decides which sinks this relay works and holds the lease, `cut`
 //! makes the files of CSV sinks, `keep` does the chores.
 
+mod admit;
+mod breaker;
 mod cut;
 mod deliver;
 mod fetch;
 mod floor;
+mod gate;
 mod keep;
 mod lease;
+mod minute;
 mod own;
+mod ready;
 pub mod route;
 mod settle;
 mod wake;
@@ -24,6 +29,7 @@ use std::time::Duration;
 use backon::{ExponentialBuilder, Retryable};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -36,6 +42,7 @@ use crate::store::routes::{Mirrored, mirror};
 use crate::store::{Link, StoreError, Target};
 use cut::Cutter;
 use deliver::{Deliverer, Memory};
+use gate::{Gate, Hosts};
 use lease::Lease;
 use own::{Owner, Taken};
 use route::Routes;
@@ -158,7 +165,11 @@ struct Shared {
     doorbell: bool,
     bells: Bells,
     memory: Memory,
+    hosts: Hosts,
+    /// One message at a time may be attempted of those in whose middle a relay ended.
+    suspect: Arc<Semaphore>,
     lease: Arc<Lease>,
+    lease_time: Duration,
     /// One connection each for the lease, for chores, for fetches, and for settlements: a slow one
     /// of these must not hold up the others.
     own: Arc<Link>,
@@ -191,7 +202,10 @@ impl Shared {
             doorbell: found.doorbell,
             bells: Bells::start(Arc::clone(target), found.bell_class, now.clone()),
             memory: Memory::new(),
+            hosts: Hosts::default(),
+            suspect: Arc::new(Semaphore::new(1)),
             lease: Arc::default(),
+            lease_time: config.relay.lease,
             own: link(),
             keep: link(),
             fetch: link(),
@@ -263,9 +277,12 @@ impl Shared {
         sink: Arc<Sink>,
         taken: Taken,
     ) -> impl Future<Output = ()> + use<> {
+        let gate = Gate::new(self.hosts.of(&host(&config.way)));
+        let (lanes, horizon) = self.routes.needs_of(&config);
         let deliverer = Arc::new(Deliverer {
             sink,
             config,
+            gate,
             routes: Arc::clone(&self.routes),
             installation: self.installation.clone(),
             link: Arc::clone(&self.large),
@@ -275,12 +292,39 @@ impl Shared {
         });
         let (bells, doorbell) = (self.bells.clone(), self.doorbell);
         let (fetch, settle) = (Arc::clone(&self.fetch), Arc::clone(&self.settle));
+        let (suspect, lease) = (Arc::clone(&self.suspect), self.lease_time);
         let give_up = self.now.clone();
         async move {
             let bell = if doorbell { Some(bells.take(taken.bell).await) } else { None };
-            let (epoch, drain) = (taken.epoch, taken.drain);
+            let (epoch, unclean, drain) = (taken.epoch, taken.unclean, taken.drain);
             let wake = Wake::new(bell);
-            Worker { deliverer, epoch, wake, fetch, settle, drain, give_up }.run().await;
+            let worker = Worker {
+                deliverer,
+                epoch,
+                unclean,
+                wake,
+                fetch,
+                settle,
+                suspect,
+                lease,
+                lanes,
+                horizon,
+                drain,
+                give_up,
+            };
+            worker.run().await;
         }
+    }
+}
+
+/// Where a sink's connections go: the name its breaker is shared by.
+fn host(way: &Way) -> String {
+    match way {
+        Way::Webhook(way) => {
+            let port = way.url.port_or_known_default().unwrap_or_default();
+            format!("{}:{port}", way.url.host_str().unwrap_or_default())
+        }
+        Way::Smtp(way) => format!("{}:{}", way.host, way.port),
+        Way::Csv(_) => String::new(),
     }
 }

@@ -36,6 +36,8 @@ pub struct Taken {
     pub bell: i32,
     /// The epoch it was taken with.
     pub epoch: i64,
+    /// Whether the former owner fell silent instead of handing over.
+    pub unclean: bool,
     /// Take no more and end.
     pub drain: CancellationToken,
     /// End at once.
@@ -171,6 +173,7 @@ impl Owner {
         else {
             return Ok(());
         };
+        let unclean = former.as_ref().is_some_and(|former| *former != self.entry.id);
         match former.filter(|former| *former != self.entry.id) {
             Some(former) => info!(sink = row.name, epoch, former, "took over from a silent relay"),
             None => info!(sink = row.name, epoch, "took"),
@@ -180,6 +183,7 @@ impl Owner {
             sink: row.name.clone(),
             bell: row.bell,
             epoch,
+            unclean,
             drain: drain.clone(),
             cut: cut.clone(),
         };

@@ -1,11 +1,13 @@
 //! Route: which of the config's routes a delivery belongs to. Pure.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
-use crate::config::Route;
+use crate::config::{Route, SinkConfig};
 use crate::hex::hex;
+use crate::policy::Lane;
 use crate::store::routes::RouteRow;
 
 /// The config's routes, ready for look-up by delivery.
@@ -37,6 +39,15 @@ impl Routes {
     pub fn of(&self, sink: &str, target: &str, message_type: &str) -> Option<&Route> {
         let indexes = self.by_way.get(&(sink.to_owned(), target.to_owned()))?;
         indexes.iter().map(|i| &self.all[*i]).find(|route| route.pattern.matches(message_type))
+    }
+
+    /// The lanes that routes to a sink use, and the longest retry horizon of any of them.
+    #[must_use]
+    pub fn needs_of(&self, sink: &SinkConfig) -> (Vec<Lane>, Duration) {
+        let own = self.all.iter().filter(|route| route.sink.as_ref() == Some(&sink.name));
+        let horizon = own.clone().map(|route| route.policy.retry.horizon()).max();
+        let lanes = own.map(|route| route.lane).collect();
+        (lanes, horizon.unwrap_or_else(|| sink.policy.retry.horizon()))
     }
 
     /// The routes as the trigger needs them, in a stable order.

@@ -14,7 +14,7 @@ use tracing::{debug, info, warn};
 
 use super::fetch::Place;
 use crate::delivery::{Cause, Guarantee, Outcome, Settlement};
-use crate::policy::Policy;
+use crate::policy::{Order, Policy};
 use crate::store::work::{
     self, DeliveredSettlement, ExpiredSettlement, Fetched, OpenSettlement, OpenState,
 };
@@ -26,6 +26,8 @@ const BATCH_MAX: usize = 500;
 const LINGER: Duration = Duration::from_millis(20);
 /// Settlements that may wait to be written; beyond it no attempt is started.
 pub const BACKLOG_MAX: usize = 5_000;
+/// How long a row rests that met its destination's trouble; the gate keeps it longer.
+const TROUBLE_PAUSE: Duration = Duration::from_secs(1);
 /// First and longest pause after a write that failed.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
@@ -60,7 +62,7 @@ pub fn decide(
                 return Settlement::Release { delay: wait.unwrap_or_default(), reason };
             }
             Cause::Unreachable | Cause::Away if sinks_trouble => {
-                return Settlement::Release { delay: wait.unwrap_or_default(), reason };
+                return Settlement::Release { delay: wait.unwrap_or(TROUBLE_PAUSE), reason };
             }
             Cause::Unreachable | Cause::Away | Cause::Refused | Cause::Rejected | Cause::Failed => {
                 (reason, wait)
@@ -91,12 +93,35 @@ pub struct Written {
     pub place: Place,
     /// Its key.
     pub key: Option<String>,
-    /// Whether the delivery is closed now.
-    pub closed: bool,
+    /// What became of the delivery.
+    pub end: Ended,
     /// When it falls due again, if it does.
     pub again_in: Option<Duration>,
     /// Whether the row was still as fetched; if not, somebody else closed or changed it.
     pub applied: bool,
+}
+
+/// What became of a delivery when its settlement was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// It is closed.
+    Closed,
+    /// It waits for time.
+    Pending,
+    /// It waits for an operator.
+    Stuck,
+}
+
+impl Written {
+    /// Whether the next of its key may go on.
+    #[must_use]
+    pub fn is_out_of_the_way(&self, order: Order) -> bool {
+        match self.end {
+            Ended::Closed => true,
+            Ended::Pending => false,
+            Ended::Stuck => order == Order::Skip,
+        }
+    }
 }
 
 /// Writes the settlements of one sink.
@@ -203,10 +228,11 @@ impl Settler {
                 let place = (decided.row.message_id, decided.row.target.clone());
                 Written {
                     key: decided.row.key.clone(),
-                    closed: matches!(
-                        decided.settlement,
-                        Settlement::Done { .. } | Settlement::Expired
-                    ),
+                    end: match &decided.settlement {
+                        Settlement::Done { .. } | Settlement::Expired => Ended::Closed,
+                        Settlement::Retry { .. } | Settlement::Release { .. } => Ended::Pending,
+                        Settlement::Dead { .. } | Settlement::Held { .. } => Ended::Stuck,
+                    },
                     again_in: match &decided.settlement {
                         Settlement::Retry { delay, .. } | Settlement::Release { delay, .. } => {
                             Some(*delay)
@@ -400,9 +426,9 @@ mod tests {
             (delivered, done, done, done, done),
             (permanent, dead, dead, dead, dead),
             (in_doubt, again, again, held, held),
-            (transient(Unreachable, 0), again, back(0), again, back(0)),
+            (transient(Unreachable, 0), again, back(1), again, back(1)),
             (transient(Unreachable, 60), after(60), back(60), after(60), back(60)),
-            (transient(Away, 0), again, back(0), held, held),
+            (transient(Away, 0), again, back(1), held, held),
             (transient(Away, 60), after(60), back(60), held, held),
             (transient(Throttled, 0), back(0), back(0), back(0), back(0)),
             (transient(Throttled, 60), back(60), back(60), back(60), back(60)),

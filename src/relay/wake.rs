@@ -237,6 +237,12 @@ impl Wake {
         Instant::now() >= self.look_at
     }
 
+    /// Whether the next look is the one that decides about sleeping: it must see everything.
+    #[must_use]
+    pub fn is_about_to_sleep(&self) -> bool {
+        self.mood != Mood::Awake
+    }
+
     /// Something will be due by then that no look has seen coming.
     pub fn no_later_than(&mut self, wait: Duration) {
         self.look_at = self.look_at.min(Instant::now() + wait);

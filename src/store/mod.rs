@@ -6,6 +6,7 @@
 
 mod error;
 pub mod export;
+pub mod flow;
 pub mod inspect;
 pub mod link;
 pub mod listen;

@@ -9,6 +9,7 @@ use tokio_postgres::types::Type;
 
 use super::error::StoreError;
 use super::link::Link;
+use crate::policy::{Lane, Order};
 
 /// A delivery as fetched: the row, and its message where it stands.
 #[derive(Clone, Debug)]
@@ -17,6 +18,8 @@ pub struct Fetched {
     pub message_id: i64,
     /// Which of several deliveries of the message through the sink.
     pub target: String,
+    /// The lane it waits in.
+    pub lane: i16,
     /// Orders deliveries.
     pub key: Option<String>,
     /// Attempts settled so far.
@@ -138,21 +141,6 @@ pub struct ExpiredSettlement {
     pub rev: i32,
 }
 
-/// Numbers for `status`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Flow {
-    /// Attempts that run now.
-    pub in_flight: i32,
-    /// Delivered within the last minute.
-    pub delivered_minute: i32,
-    /// Attempts within the last minute that did not deliver.
-    pub failed_minute: i32,
-    /// Rows only a full poll found.
-    pub hidden: i64,
-    /// Settlements that found their row gone.
-    pub gone: i64,
-}
-
 pub(super) fn fetched(row: &Row) -> Fetched {
     let message = row.get::<_, Option<String>>("type").map(|message_type| FetchedMessage {
         message_type,
@@ -164,6 +152,7 @@ pub(super) fn fetched(row: &Row) -> Fetched {
     Fetched {
         message_id: row.get("message_id"),
         target: row.get("target"),
+        lane: row.try_get("lane").unwrap_or_default(),
         key: row.get("key"),
         attempt: row.get("attempt"),
         rev: row.get("rev"),
@@ -181,6 +170,15 @@ pub(super) fn headers(text: Option<&str>) -> BTreeMap<String, String> {
     text.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
 }
 
+/// What a walk of the fetch index brought.
+#[derive(Debug)]
+pub struct Walk {
+    /// What it found.
+    pub rows: Vec<Fetched>,
+    /// The database's time: up to there everything was seen, if less was found than asked for.
+    pub asked_at: Timestamp,
+}
+
 /// The next due deliveries of a lane from `floor` on; see `fetch.sql`.
 ///
 /// # Errors
@@ -192,7 +190,9 @@ pub async fn fetch(
     floor: Timestamp,
     limit: i64,
     in_hand: &InHand,
-) -> Result<Vec<Fetched>, StoreError> {
+    order: Order,
+) -> Result<Walk, StoreError> {
+    let skip = order == Order::Skip;
     let params = [
         (&sink as _, Type::TEXT),
         (&lane as _, Type::INT2),
@@ -204,9 +204,52 @@ pub async fn fetch(
         (&in_hand.keys.1 as _, Type::TEXT_ARRAY),
         (&in_hand.keys.2 as _, Type::INT8_ARRAY),
         (&in_hand.more_keys as _, Type::BOOL),
+        (&skip as _, Type::BOOL),
     ];
     let rows = link.rows_by_index("fetch", &link.queries().fetch, &params).await?;
-    Ok(rows.iter().map(fetched).collect())
+    let asked_at = rows.first().map_or(Timestamp::UNIX_EPOCH, |row| row.get("asked_at"));
+    Ok(Walk { rows: found(&rows), asked_at })
+}
+
+/// A statement that answers one row at least: without a message id it found nothing.
+fn found(rows: &[Row]) -> Vec<Fetched> {
+    let is_there = |row: &&Row| row.get::<_, Option<i64>>("message_id").is_some();
+    rows.iter().filter(is_there).map(fetched).collect()
+}
+
+/// Where a page of the full poll ended: due time and message id.
+pub type Reached = (Timestamp, i64);
+
+/// A page of what stands due below `floor` and is not in hand; see `fetch_below.sql`. Answers also
+/// where it ended, or none at the end of it all.
+///
+/// # Errors
+/// When the database cannot be asked.
+pub async fn fetch_below(
+    link: &Link,
+    sink: &str,
+    lane: i16,
+    after: Reached,
+    floor: Timestamp,
+    (walk, limit): (i64, i64),
+    in_hand: &InHand,
+) -> Result<(Vec<Fetched>, Option<Reached>), StoreError> {
+    let params = [
+        (&sink as _, Type::TEXT),
+        (&lane as _, Type::INT2),
+        (&after.0 as _, Type::TIMESTAMPTZ),
+        (&after.1 as _, Type::INT8),
+        (&floor as _, Type::TIMESTAMPTZ),
+        (&walk as _, Type::INT8),
+        (&limit as _, Type::INT8),
+        (&in_hand.rows.0 as _, Type::INT8_ARRAY),
+        (&in_hand.rows.1 as _, Type::TEXT_ARRAY),
+        (&in_hand.keys.0 as _, Type::TEXT_ARRAY),
+        (&in_hand.keys.1 as _, Type::TEXT_ARRAY),
+    ];
+    let rows = link.rows_by_index("poll in full", &link.queries().fetch_below, &params).await?;
+    let reached = rows.first().filter(|row| row.get::<_, i64>("walked") >= walk);
+    Ok((found(&rows), reached.map(|row| (row.get("end_at"), row.get("end_id")))))
 }
 
 /// The lowest open delivery of each key, and whether it may start now.
@@ -217,13 +260,16 @@ pub async fn heads(
     link: &Link,
     sink: &str,
     keys: &[(String, String)],
+    order: Order,
 ) -> Result<Vec<(Fetched, bool)>, StoreError> {
     let (targets, keys): (Vec<&str>, Vec<&str>) =
         keys.iter().map(|(target, key)| (target.as_str(), key.as_str())).unzip();
+    let skip = order == Order::Skip;
     let params = [
         (&sink as _, Type::TEXT),
         (&targets as _, Type::TEXT_ARRAY),
         (&keys as _, Type::TEXT_ARRAY),
+        (&skip as _, Type::BOOL),
     ];
     let rows = link.rows_by_index("find the heads of keys", &link.queries().heads, &params).await?;
     Ok(rows.iter().map(|row| (fetched(row), row.get("startable"))).collect())
@@ -249,15 +295,17 @@ pub async fn payload(link: &Link, message_id: i64) -> Result<Option<String>, Sto
     Ok(rows.first().map(|row| row.get("payload")))
 }
 
-/// How long until the next delivery of a lane falls due; none if none waits for time.
+/// How long until the next delivery of a sink falls due; none if none waits for time.
 ///
 /// # Errors
 /// When the database cannot be asked.
-pub async fn next_due(link: &Link, sink: &str, lane: i16) -> Result<Option<Duration>, StoreError> {
-    let params = [(&sink as _, Type::TEXT), (&lane as _, Type::INT2)];
+pub async fn next_due(link: &Link, sink: &str) -> Result<Option<Duration>, StoreError> {
+    let lanes = Lane::ALL.map(Lane::number).to_vec();
+    let params = [(&sink as _, Type::TEXT), (&lanes as _, Type::INT2_ARRAY)];
     let rows =
         link.rows_by_index("look for the next due", &link.queries().next_due, &params).await?;
-    Ok(rows.first().map(|row| milliseconds(row.get("ms"))))
+    let ms = rows.first().and_then(|row| row.get::<_, Option<i64>>("ms"));
+    Ok(ms.map(milliseconds))
 }
 
 /// A span as statements give it; a negative one is none.
@@ -268,7 +316,7 @@ fn milliseconds(ms: i64) -> Duration {
 /// Which deliveries a settlement applied to.
 pub type Applied = Vec<(i64, String)>;
 
-fn applied(rows: &[Row]) -> Applied {
+pub(super) fn applied(rows: &[Row]) -> Applied {
     rows.iter().map(|row| (row.get("message_id"), row.get("target"))).collect()
 }
 
@@ -376,21 +424,4 @@ pub async fn settle_open(
     ];
     let rows = link.rows_by_index("settle", &link.queries().settle_open, &params).await?;
     Ok(applied(&rows))
-}
-
-/// Writes what the owner of a sink is doing.
-///
-/// # Errors
-/// When the database cannot be asked.
-pub async fn write_flow(link: &Link, sink: &str, epoch: i64, flow: Flow) -> Result<(), StoreError> {
-    let params = [
-        (&sink as _, Type::TEXT),
-        (&epoch as _, Type::INT8),
-        (&flow.in_flight as _, Type::INT4),
-        (&flow.delivered_minute as _, Type::INT4),
-        (&flow.failed_minute as _, Type::INT4),
-        (&flow.hidden as _, Type::INT8),
-        (&flow.gone as _, Type::INT8),
-    ];
-    link.execute("write the flow", &link.queries().write_flow, &params).await.map(drop)
 }

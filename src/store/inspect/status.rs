@@ -9,7 +9,7 @@ use tokio_postgres::types::Type;
 use super::LANES;
 use crate::store::error::StoreError;
 use crate::store::link::Link;
-use crate::store::work::Flow;
+use crate::store::flow::Flow;
 
 /// A number that was counted up to a limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

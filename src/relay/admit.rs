@@ -1,0 +1,218 @@
+//! Admit: what must be on record before an attempt may begin. A limit that is shared by all relays
+//! is drawn on, and an intent is committed where a message may go out only once.
+//!
+//! Most sinks have no limit and most messages need no intent: they start without this.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tracing::{error, warn};
+
+use super::deliver::Deliverer;
+use crate::config::duration_in_words;
+use crate::delivery::Guarantee;
+use crate::store::flow::{self, Intent, Reserved, Span};
+use crate::store::work::Fetched;
+use crate::store::{Link, StoreError};
+
+/// Relays that may end without a word in the middle of an attempt before its message is dead.
+const CRASHES_MAX: i16 = 3;
+/// After a take-over from a relay that fell silent, every attempt has its intent on record for so long:
+/// if it was a message that ended that relay, it is known the next time.
+const CAREFUL_FOR: Duration = Duration::from_secs(60);
+/// How long a sink waits after its limits or its intents could not be written.
+const TROUBLE_PAUSE: Duration = Duration::from_secs(1);
+/// Most intents that are looked at for strays in one go.
+const STRAYS_MAX: i64 = 1_000;
+
+/// What may start now, and what may not yet.
+#[derive(Default)]
+pub struct Admitted {
+    /// To be started.
+    pub start: Vec<Fetched>,
+    /// To be put back.
+    pub back: Vec<Fetched>,
+}
+
+/// Puts attempts of one sink on record.
+pub struct Admission {
+    link: Arc<Link>,
+    deliverer: Arc<Deliverer>,
+    epoch: i64,
+    careful_until: Option<Instant>,
+    /// Whether an intent was written in this epoch.
+    has_intents: bool,
+}
+
+impl Admission {
+    /// `unclean` says that the former owner fell silent.
+    #[must_use]
+    pub fn new(link: Arc<Link>, deliverer: Arc<Deliverer>, epoch: i64, unclean: bool) -> Admission {
+        let careful_until = unclean.then(|| Instant::now() + CAREFUL_FOR);
+        Admission { link, deliverer, epoch, careful_until, has_intents: false }
+    }
+
+    fn sink(&self) -> &str {
+        self.deliverer.config.name.as_str()
+    }
+
+    /// Whether a row may start without being put on record.
+    #[must_use]
+    pub fn is_free(&self, row: &Fetched) -> bool {
+        let config = &self.deliverer.config;
+        row.expired
+            || (config.rate.is_none() && config.daily_quota.is_none() && self.intent(row).is_none())
+    }
+
+    /// The intent a row needs before it may start.
+    fn intent(&self, row: &Fetched) -> Option<Intent> {
+        let is_careful = self.careful_until.is_some_and(|until| Instant::now() < until);
+        let guarantee = self.deliverer.guarantee(row);
+        let repeatable = match guarantee {
+            Guarantee::AtMostOnce => false,
+            Guarantee::AtLeastOnce if is_careful || row.crashes > 0 => true,
+            Guarantee::AtLeastOnce => return None,
+        };
+        let (message_id, target, rev) = (row.message_id, row.target.clone(), row.rev);
+        Some(Intent { message_id, target, rev, repeatable })
+    }
+
+    /// Draws on the sink's limits and commits intents, for as many of `rows` as may start.
+    pub async fn admit(&mut self, rows: Vec<Fetched>) -> Admitted {
+        let mut admitted = Admitted { start: rows, back: Vec::new() };
+        self.reserve(&mut admitted).await;
+        self.commit_intents(&mut admitted).await;
+        admitted
+    }
+
+    /// The rate before the quota: what a rate gave and a quota refuses is free again soon.
+    async fn reserve(&self, admitted: &mut Admitted) {
+        let config = &self.deliverer.config;
+        let rate = config.rate.map(|rate| (Span::Rate(rate.period), rate.count.get()));
+        let quota = config.daily_quota.map(|count| (Span::Day, count.get()));
+        for (span, limit) in [rate, quota].into_iter().flatten() {
+            let wanted = admitted.start.len();
+            if wanted == 0 {
+                return;
+            }
+            let call = flow::reserve(&self.link, self.sink(), self.epoch, span, limit, wanted);
+            let reserved = match call.await {
+                Ok(Some(reserved)) => reserved,
+                // The sink has another owner, which will be noticed.
+                Ok(None) => Reserved { count: 0, wait: TROUBLE_PAUSE },
+                Err(error) => {
+                    warn!(sink = self.sink(), %error, "cannot draw on the sink's limit; trying again");
+                    Reserved { count: 0, wait: TROUBLE_PAUSE }
+                }
+            };
+            if reserved.count < wanted {
+                let reason = in_words(span, limit);
+                self.deliverer.gate.wait(Instant::now() + reserved.wait, &reason);
+                admitted.back.extend(admitted.start.drain(reserved.count..));
+            }
+        }
+    }
+
+    /// Rows whose intent is not known to be committed do not start. If it was committed all the same,
+    /// [`Admission::strays`] finds them.
+    async fn commit_intents(&mut self, admitted: &mut Admitted) {
+        let intents: Vec<Intent> = admitted
+            .start
+            .iter()
+            .filter(|row| !row.expired)
+            .filter_map(|row| self.intent(row))
+            .collect();
+        if intents.is_empty() {
+            return;
+        }
+        self.has_intents = true;
+        let call = flow::begin_sending(&self.link, self.sink(), self.epoch, &intents);
+        let applied = call.await.unwrap_or_else(|error| {
+            warn!(sink = self.sink(), count = intents.len(), %error,
+                "cannot commit intents; nothing of it is sent, trying again");
+            self.deliverer.gate.wait(Instant::now() + TROUBLE_PAUSE, "intents cannot be committed");
+            Vec::new()
+        });
+        let needs = |row: &Fetched| {
+            intents.iter().any(|i| i.message_id == row.message_id && i.target == row.target)
+        };
+        for mut row in std::mem::take(&mut admitted.start) {
+            if !needs(&row) {
+                admitted.start.push(row);
+            } else if applied
+                .iter()
+                .any(|(id, target)| *id == row.message_id && *target == row.target)
+            {
+                row.rev += 1;
+                admitted.start.push(row);
+            } else {
+                admitted.back.push(row);
+            }
+        }
+    }
+
+    /// Decides what becomes of what a former owner was sending, and repeats it until it is written:
+    /// nothing is fetched before.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    pub async fn end_former(&mut self, lease: Duration) -> Result<(), StoreError> {
+        let over_in = lease + self.deliverer.config.timeout;
+        let found =
+            flow::end_sending(&self.link, self.sink(), self.epoch, CRASHES_MAX, over_in).await?;
+        for left in found {
+            let (sink, message_id, target) = (self.sink(), left.message_id, left.target);
+            match left.state.as_str() {
+                "held" => error!(
+                    message_id,
+                    sink,
+                    target,
+                    outcome = "held",
+                    "a relay fell silent while sending it; find out whether it arrived, then run: \
+                     outboxd resolve {message_id}/{sink}"
+                ),
+                "dead" => error!(
+                    message_id,
+                    sink,
+                    target,
+                    outcome = "dead",
+                    "relays crashed while sending it, {CRASHES_MAX} times; given up, mend the cause \
+                     and run: outboxd retry {message_id}/{sink}"
+                ),
+                _ => warn!(
+                    message_id,
+                    sink,
+                    target,
+                    outcome = "crash",
+                    "a relay fell silent while sending it; it is tried again, alone"
+                ),
+            }
+        }
+        Ok(())
+    }
+
+    /// Rows with an intent of ours that no attempt belongs to, as `held` in hand tells: the commit's
+    /// reply was lost. They go back without an attempt.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    pub async fn strays(
+        &self,
+        holds: impl Fn(&(i64, String)) -> bool,
+    ) -> Result<Vec<Fetched>, StoreError> {
+        if !self.has_intents {
+            return Ok(Vec::new());
+        }
+        let found = flow::sending(&self.link, self.sink(), self.epoch, STRAYS_MAX).await?;
+        let is_stray = |row: &Fetched| !holds(&(row.message_id, row.target.clone()));
+        Ok(found.into_iter().filter(is_stray).collect())
+    }
+}
+
+/// A limit, for the operator.
+fn in_words(span: Span, limit: u32) -> String {
+    match span {
+        Span::Rate(period) => format!("rate: {limit} in {}", duration_in_words(period)),
+        Span::Day => format!("daily quota: {limit}"),
+    }
+}

@@ -1,0 +1,232 @@
+//! The breaker of a destination: whether to go on trying. Pure; the caller says what time it is.
+//!
+//! ```text
+//! closed ──two different messages in trouble, none passed between──▶ open
+//! open ──the pause is over──▶ probing: one attempt, alone
+//! probing ──trouble again──▶ open, for twice as long
+//!         ──an answer──▶ ramping: 2 attempts at a time, 4, 8, … ──▶ closed
+//! ```
+//!
+//! Trouble that only one message meets is that message's own, and spends its attempts. Trouble that
+//! different messages meet is the destination's: they wait with it and spend none.
+
+use std::time::{Duration, Instant};
+
+/// First and longest pause between probes.
+const PAUSE_MIN: Duration = Duration::from_secs(1);
+const PAUSE_MAX: Duration = Duration::from_secs(60);
+/// How many attempts may run at first when a destination is back.
+const RAMP_FROM: usize = 2;
+/// Beyond so many at a time the ramp is over, whatever the sink's concurrency.
+const RAMP_TO: usize = 1_024;
+
+/// Whether and how a destination is tried.
+#[derive(Debug)]
+pub struct Breaker {
+    state: State,
+    /// The message that met trouble since something last passed, while it is the only one.
+    troubled: Option<i64>,
+    /// When something last passed.
+    passed_at: Option<Instant>,
+}
+
+#[derive(Debug)]
+enum State {
+    Closed,
+    Open { opened: Opened, until: Instant, pause: Duration },
+    Probing { opened: Opened, pause: Duration },
+    Ramping { limit: usize },
+}
+
+/// Since when a breaker is open, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Opened {
+    /// Since when.
+    pub since: Instant,
+    /// What the first messages met.
+    pub reason: String,
+}
+
+impl Breaker {
+    /// Closed.
+    #[must_use]
+    pub fn new() -> Breaker {
+        Breaker { state: State::Closed, troubled: None, passed_at: None }
+    }
+
+    /// How many attempts may run at the same time now.
+    #[must_use]
+    pub fn limit(&self, now: Instant) -> usize {
+        match &self.state {
+            State::Closed => usize::MAX,
+            State::Ramping { limit } => *limit,
+            State::Open { until, .. } if now >= *until => 1,
+            State::Open { .. } | State::Probing { .. } => 0,
+        }
+    }
+
+    /// When the next probe may begin, while it is open.
+    #[must_use]
+    pub fn opens_at(&self) -> Option<Instant> {
+        match &self.state {
+            State::Open { until, .. } => Some(*until),
+            State::Closed | State::Probing { .. } | State::Ramping { .. } => None,
+        }
+    }
+
+    /// Since when it is open, and why; none while it is closed or ramping.
+    #[must_use]
+    pub fn opened(&self) -> Option<&Opened> {
+        match &self.state {
+            State::Open { opened, .. } | State::Probing { opened, .. } => Some(opened),
+            State::Closed | State::Ramping { .. } => None,
+        }
+    }
+
+    /// An attempt begins: while open, it is the probe.
+    pub fn begin(&mut self, now: Instant) {
+        if let State::Open { opened, until, pause } = &self.state
+            && now >= *until
+        {
+            self.state = State::Probing { opened: opened.clone(), pause: *pause };
+        }
+    }
+
+    /// An attempt ended without telling anything about the destination: whoever is next may probe.
+    pub fn abstain(&mut self, now: Instant) {
+        if let State::Probing { opened, pause } = &self.state {
+            self.state = State::Open { opened: opened.clone(), until: now, pause: *pause };
+        }
+    }
+
+    /// The destination answered.
+    pub fn pass(&mut self, now: Instant) {
+        self.troubled = None;
+        self.passed_at = Some(now);
+        self.state = match self.state {
+            State::Closed => State::Closed,
+            State::Open { .. } | State::Probing { .. } => State::Ramping { limit: RAMP_FROM },
+            State::Ramping { limit } if limit >= RAMP_TO => State::Closed,
+            State::Ramping { limit } => State::Ramping { limit: limit * 2 },
+        };
+    }
+
+    /// A message met trouble in an attempt that began at `begun`. Answers whether that is the
+    /// destination's trouble, so that it spends no attempt.
+    ///
+    /// The first one has the benefit of the doubt, once: whether others meet the same is not known.
+    pub fn trouble(&mut self, message_id: i64, begun: Instant, now: Instant, reason: &str) -> bool {
+        if let State::Open { .. } = self.state {
+            return true;
+        }
+        if let State::Probing { opened, pause } = &self.state {
+            let pause = (*pause * 2).min(PAUSE_MAX);
+            self.state = State::Open { opened: opened.clone(), until: now + pause, pause };
+            return true;
+        }
+        if self.passed_at.is_some_and(|passed_at| passed_at > begun) {
+            return false;
+        }
+        match self.troubled {
+            None => {
+                self.troubled = Some(message_id);
+                true
+            }
+            Some(other) if other == message_id => false,
+            Some(_) => {
+                let opened = Opened { since: now, reason: reason.to_owned() };
+                self.state = State::Open { opened, until: now + PAUSE_MIN, pause: PAUSE_MIN };
+                true
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const REFUSED: &str = "connection refused";
+
+    /// A breaker that two messages opened, and when.
+    fn open() -> (Breaker, Instant) {
+        let (mut breaker, now) = (Breaker::new(), Instant::now());
+        assert!(breaker.trouble(1, now, now, REFUSED));
+        assert!(breaker.trouble(2, now, now, REFUSED));
+        (breaker, now)
+    }
+
+    fn later(now: Instant, seconds: u64) -> Instant {
+        now + Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn it_opens_only_when_different_messages_meet_the_trouble() {
+        let (mut breaker, now) = (Breaker::new(), Instant::now());
+        assert!(breaker.trouble(1, now, now, REFUSED), "the benefit of the doubt");
+        for n in 1..50 {
+            assert!(!breaker.trouble(1, later(now, n), later(now, n), REFUSED), "its own trouble");
+        }
+        assert_eq!(breaker.limit(now), usize::MAX);
+        assert!(breaker.trouble(2, later(now, 60), later(now, 60), REFUSED));
+        assert_eq!(breaker.limit(later(now, 60)), 0);
+        assert_eq!(breaker.opened().unwrap().reason, REFUSED);
+    }
+
+    #[test]
+    fn a_message_that_meets_trouble_while_others_pass_spends_its_attempt() {
+        let (mut breaker, now) = (Breaker::new(), Instant::now());
+        breaker.pass(later(now, 1));
+        assert!(!breaker.trouble(1, now, later(now, 2), REFUSED));
+        assert!(!breaker.trouble(2, now, later(now, 2), REFUSED));
+        assert_eq!(breaker.limit(later(now, 2)), usize::MAX);
+    }
+
+    #[test]
+    fn something_that_passes_between_keeps_it_closed() {
+        let (mut breaker, now) = (Breaker::new(), Instant::now());
+        assert!(breaker.trouble(1, now, now, REFUSED));
+        breaker.pass(later(now, 1));
+        assert!(breaker.trouble(2, later(now, 2), later(now, 3), REFUSED));
+        assert_eq!(breaker.limit(later(now, 3)), usize::MAX);
+    }
+
+    #[test]
+    fn while_open_one_probe_at_a_time_and_ever_longer_pauses() {
+        let (mut breaker, mut now) = open();
+        for pause in [1, 2, 4, 8, 16, 32, 60, 60] {
+            assert_eq!(breaker.limit(later(now, pause) - Duration::from_millis(1)), 0);
+            now = later(now, pause);
+            assert_eq!(breaker.limit(now), 1);
+            breaker.begin(now);
+            assert_eq!(breaker.limit(now), 0, "the probe is alone");
+            assert!(breaker.trouble(3, now, now, REFUSED));
+        }
+    }
+
+    #[test]
+    fn a_probe_that_tells_nothing_leaves_the_turn_to_the_next() {
+        let (mut breaker, now) = open();
+        breaker.begin(later(now, 1));
+        breaker.abstain(later(now, 1));
+        assert_eq!(breaker.limit(later(now, 1)), 1);
+    }
+
+    #[test]
+    fn recovery_ramps_up() {
+        let (mut breaker, now) = open();
+        breaker.begin(later(now, 1));
+        breaker.pass(later(now, 2));
+        assert!(breaker.opened().is_none());
+        let mut limits = Vec::new();
+        for _ in 0..4 {
+            limits.push(breaker.limit(later(now, 2)));
+            breaker.pass(later(now, 3));
+        }
+        assert_eq!(limits, [2, 4, 8, 16]);
+        for _ in 0..20 {
+            breaker.pass(later(now, 3));
+        }
+        assert_eq!(breaker.limit(now), usize::MAX);
+    }
+}

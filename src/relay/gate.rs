@@ -1,0 +1,264 @@
+//! The gate of a sink: how many attempts may run now. Holds the breakers of the sink and of its host,
+//! and what the receiver or a limit asked to wait for.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::breaker::{Breaker, Opened};
+use crate::delivery::{Cause, Outcome};
+
+/// First and longest wait after a receiver asked for less without saying for how long.
+const THROTTLE_MIN: Duration = Duration::from_secs(5);
+const THROTTLE_MAX: Duration = Duration::from_secs(300);
+
+/// The breakers of the hosts that this relay's sinks talk to, one for sinks that share a host.
+#[derive(Default)]
+pub struct Hosts(Mutex<BTreeMap<String, Arc<Mutex<Breaker>>>>);
+
+impl Hosts {
+    /// The breaker of a host, named as `name:port`.
+    pub fn of(&self, host: &str) -> Arc<Mutex<Breaker>> {
+        let mut hosts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let breaker = hosts.entry(host.to_owned());
+        Arc::clone(breaker.or_insert_with(|| Arc::new(Mutex::new(Breaker::new()))))
+    }
+}
+
+/// How many attempts of a sink may run.
+pub struct Gate {
+    /// Connections are the host's affair, answers the sink's.
+    host: Arc<Mutex<Breaker>>,
+    own: Mutex<Own>,
+}
+
+struct Own {
+    breaker: Breaker,
+    waits: Option<Waits>,
+    /// The wait after the next "less, please" that does not say for how long.
+    throttle: Duration,
+}
+
+/// Until when a sink waits, and what for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Waits {
+    /// Until when.
+    pub until: Instant,
+    /// What for, in words for the operator.
+    pub reason: String,
+}
+
+impl Gate {
+    /// Open, but for what the host's breaker says.
+    #[must_use]
+    pub fn new(host: Arc<Mutex<Breaker>>) -> Gate {
+        let own = Own { breaker: Breaker::new(), waits: None, throttle: THROTTLE_MIN };
+        Gate { host, own: Mutex::new(own) }
+    }
+
+    fn own(&self) -> MutexGuard<'_, Own> {
+        self.own.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn host(&self) -> MutexGuard<'_, Breaker> {
+        self.host.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many attempts may run at the same time now.
+    #[must_use]
+    pub fn limit(&self, now: Instant) -> usize {
+        let own = self.own();
+        if own.waits.as_ref().is_some_and(|waits| waits.until > now) {
+            return 0;
+        }
+        own.breaker.limit(now).min(self.host().limit(now))
+    }
+
+    /// When more may run than now, if time alone brings it.
+    #[must_use]
+    pub fn opens_at(&self, now: Instant) -> Option<Instant> {
+        let own = self.own();
+        let waits = own.waits.as_ref().map(|waits| waits.until);
+        let all = [waits, own.breaker.opens_at(), self.host().opens_at()];
+        all.into_iter().flatten().filter(|at| *at > now).max()
+    }
+
+    /// Since when a breaker is open, and why.
+    #[must_use]
+    pub fn opened(&self) -> Option<Opened> {
+        self.own().breaker.opened().cloned().or_else(|| self.host().opened().cloned())
+    }
+
+    /// What the sink waits for, besides a breaker.
+    #[must_use]
+    pub fn waits(&self, now: Instant) -> Option<Waits> {
+        self.own().waits.clone().filter(|waits| waits.until > now)
+    }
+
+    /// Lets nothing begin before `until`. A longer wait that is asked for already stays.
+    pub fn wait(&self, until: Instant, reason: &str) {
+        let mut own = self.own();
+        if own.waits.as_ref().is_none_or(|waits| waits.until < until) {
+            own.waits = Some(Waits { until, reason: reason.to_owned() });
+        }
+    }
+
+    /// An attempt begins.
+    pub fn begin(&self, now: Instant) {
+        self.own().breaker.begin(now);
+        self.host().begin(now);
+    }
+
+    /// An attempt ended without telling anything about the destination.
+    pub fn abstain(&self, now: Instant) {
+        self.own().breaker.abstain(now);
+        self.host().abstain(now);
+    }
+
+    /// Learns from an attempt that began at `begun`. Answers whether its trouble is the
+    /// destination's, so that it spends no attempt.
+    pub fn learn(&self, message_id: i64, outcome: &Outcome, begun: Instant, now: Instant) -> bool {
+        match outcome {
+            Outcome::Delivered { .. } => {
+                self.own().throttle = THROTTLE_MIN;
+                self.answered(now);
+                false
+            }
+            Outcome::Permanent { .. } => {
+                self.answered(now);
+                false
+            }
+            Outcome::InDoubt { reason } => {
+                self.own().breaker.trouble(message_id, begun, now, reason)
+            }
+            Outcome::Transient { cause, reason, wait } => match cause {
+                Cause::Unreachable => {
+                    self.own().breaker.abstain(now);
+                    self.host().trouble(message_id, begun, now, reason)
+                }
+                Cause::Away => {
+                    self.host().pass(now);
+                    self.own().breaker.trouble(message_id, begun, now, reason)
+                }
+                Cause::Throttled => {
+                    self.abstain(now);
+                    self.throttled(now, *wait, reason);
+                    true
+                }
+                Cause::Refused | Cause::Rejected | Cause::Failed => {
+                    self.answered(now);
+                    false
+                }
+            },
+        }
+    }
+
+    fn answered(&self, now: Instant) {
+        self.own().breaker.pass(now);
+        self.host().pass(now);
+    }
+
+    /// The receiver asked for less: the whole destination waits.
+    fn throttled(&self, now: Instant, wait: Option<Duration>, reason: &str) {
+        let wait = wait.unwrap_or_else(|| {
+            let mut own = self.own();
+            // Those that were in flight when the first was told so are told the same.
+            let waiting = own.waits.as_ref().is_some_and(|waits| waits.until > now);
+            let wait = own.throttle;
+            if !waiting {
+                own.throttle = (wait * 2).min(THROTTLE_MAX);
+            }
+            if waiting { Duration::ZERO } else { wait }
+        });
+        self.wait(now + wait, reason);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn transient(cause: Cause, wait: Option<u64>) -> Outcome {
+        let wait = wait.map(Duration::from_secs);
+        Outcome::Transient { cause, reason: "no".to_owned(), wait }
+    }
+
+    fn delivered() -> Outcome {
+        Outcome::Delivered { receipt: "HTTP 200 OK".to_owned() }
+    }
+
+    #[test]
+    fn sinks_of_one_host_share_what_is_known_of_it() {
+        let hosts = Hosts::default();
+        let gate = |host| Gate::new(hosts.of(host));
+        let (one, two, other) = (gate("a:443"), gate("a:443"), gate("b:443"));
+        let now = Instant::now();
+        one.learn(1, &transient(Cause::Unreachable, None), now, now);
+        two.learn(2, &transient(Cause::Unreachable, None), now, now);
+        assert_eq!((one.limit(now), two.limit(now)), (0, 0));
+        assert_eq!(other.limit(now), usize::MAX);
+        let later = now + Duration::from_secs(2);
+        one.begin(later);
+        assert_eq!(two.limit(later), 0, "one probe at a time, whichever sink makes it");
+        one.learn(1, &delivered(), later, later);
+        assert_eq!(two.limit(later), 2);
+    }
+
+    #[test]
+    fn a_gateway_without_its_receiver_is_the_sinks_trouble_alone() {
+        let hosts = Hosts::default();
+        let (one, two) = (Gate::new(hosts.of("a:443")), Gate::new(hosts.of("a:443")));
+        let now = Instant::now();
+        for id in [1, 2] {
+            assert!(one.learn(id, &transient(Cause::Away, None), now, now));
+        }
+        assert_eq!((one.limit(now), two.limit(now)), (0, usize::MAX));
+        assert_eq!(one.opened().unwrap().reason, "no");
+    }
+
+    #[test]
+    fn attempts_in_doubt_open_it_and_answers_of_any_kind_do_not() {
+        let now = Instant::now();
+        let gate = Gate::new(Hosts::default().of("a:1"));
+        for id in 0..9 {
+            for cause in [Cause::Refused, Cause::Rejected, Cause::Failed] {
+                assert!(!gate.learn(id, &transient(cause, None), now, now));
+            }
+        }
+        assert_eq!(gate.limit(now), usize::MAX);
+        let later = now + Duration::from_secs(1);
+        for id in 0..2 {
+            gate.learn(id, &Outcome::InDoubt { reason: "timed out".to_owned() }, later, later);
+        }
+        assert_eq!(gate.limit(later), 0);
+    }
+
+    #[test]
+    fn what_the_receiver_asked_for_is_waited_for_and_never_shortened() {
+        let now = Instant::now();
+        let gate = Gate::new(Hosts::default().of("a:1"));
+        gate.learn(1, &transient(Cause::Throttled, Some(120)), now, now);
+        gate.learn(2, &transient(Cause::Throttled, Some(1)), now, now);
+        gate.learn(3, &delivered(), now, now);
+        let end = now + Duration::from_secs(120);
+        assert_eq!(gate.limit(end - Duration::from_millis(1)), 0);
+        assert_eq!(gate.opens_at(now), Some(end));
+        assert_eq!(gate.limit(end), usize::MAX);
+    }
+
+    #[test]
+    fn without_a_time_the_wait_doubles_once_for_all_that_were_in_flight() {
+        let mut now = Instant::now();
+        let gate = Gate::new(Hosts::default().of("a:1"));
+        for seconds in [5, 10, 20] {
+            for id in 0..16 {
+                assert!(gate.learn(id, &transient(Cause::Throttled, None), now, now));
+            }
+            assert_eq!(gate.opens_at(now), Some(now + Duration::from_secs(seconds)));
+            now += Duration::from_secs(seconds);
+        }
+        gate.learn(1, &delivered(), now, now);
+        gate.learn(1, &transient(Cause::Throttled, None), now, now);
+        assert_eq!(gate.opens_at(now), Some(now + Duration::from_secs(5)));
+    }
+}
