@@ -81,7 +81,7 @@ pub enum Settlement {
         /// The sink's evidence.
         receipt: String,
     },
-    /// Close as expired: `expires_at` passed before an attempt began.
+    /// Close as expired: `expires_at` or `expires_after` passed before an attempt began.
     Expired,
     /// Try again after `delay`, by the database's clock.
     Retry {

@@ -10,6 +10,7 @@
 SELECT d.message_id, d.target, d.key, d.attempt, d.rev, d.round,
        coalesce(d.crashes, 0::smallint) AS crashes, d.content_hash, d.due_at,
        m.type, m.created_at, m.headers::text AS headers,
+       (extract(epoch FROM statement_timestamp() - m.created_at) * 1000)::bigint AS age_ms,
        coalesce(m.expires_at <= statement_timestamp(), false) AS expired,
        CASE WHEN d.key IS NULL AND pg_column_size(m.payload) <= 8192
                  AND pg_column_compression(m.payload) IS NULL

@@ -5,6 +5,7 @@ SELECT h.message_id, h.target, h.key, h.attempt, h.rev, h.round,
        coalesce(h.crashes, 0::smallint) AS crashes, h.content_hash, h.due_at,
        h.state = 'pending' AND h.due_at <= statement_timestamp() AS startable,
        m.type, m.created_at, m.headers::text AS headers,
+       (extract(epoch FROM statement_timestamp() - m.created_at) * 1000)::bigint AS age_ms,
        coalesce(m.expires_at <= statement_timestamp(), false) AS expired,
        CASE WHEN h.state = 'pending' AND h.due_at <= statement_timestamp()
                  AND pg_column_size(m.payload) <= 8192 AND pg_column_compression(m.payload) IS NULL

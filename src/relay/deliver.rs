@@ -15,6 +15,7 @@ use crate::config::{Route, SinkConfig};
 use crate::delivery::{Outcome, Phase, Settlement};
 use crate::message::{IdempotencyKey, Message};
 use crate::name::Name;
+use crate::policy::Policy;
 use crate::sink::{Prepared, Sink};
 use crate::store::work::{self, Fetched};
 use crate::store::{Link, StoreError};
@@ -123,7 +124,7 @@ impl Deliverer {
             }
             End::Outcome(outcome) => {
                 let number = u32::try_from(row.attempt).unwrap_or_default() + 1;
-                decide(outcome, &self.config.policy, number, false, fastrand::f64())
+                decide(outcome, self.policy(&row), number, false, fastrand::f64())
             }
         };
         (Decided { row, settlement, content_hash }, begun.elapsed())
@@ -140,7 +141,7 @@ impl Deliverer {
         phase: &Phase,
         content_hash: &mut Option<[u8; 32]>,
     ) -> End {
-        if row.expired {
+        if row.expired || is_too_old(row, self.policy(row)) {
             return End::Settled(Settlement::Expired);
         }
         let (message, route, _memory) = match self.load(row).await {
@@ -163,14 +164,23 @@ impl Deliverer {
         )
     }
 
+    /// The route of a row; none where another relay with another config routed it.
+    fn route(&self, row: &Fetched) -> Option<&Route> {
+        let message = row.message.as_ref()?;
+        self.routes.of(self.config.name.as_str(), &row.target, &message.message_type)
+    }
+
+    /// What is done about a row's outcomes.
+    fn policy(&self, row: &Fetched) -> &Policy {
+        self.route(row).map_or(&self.config.policy, |route| &route.policy)
+    }
+
     /// The message with its payload, its route, and the memory it takes.
     async fn load(&self, row: &Fetched) -> Result<(Message, &Route, Option<Room>), End> {
         let dead = |reason: &str| End::Outcome(Outcome::Permanent { reason: reason.to_owned() });
         let gone = || dead("its message is gone: somebody deleted the row");
         let Some(fetched) = &row.message else { return Err(gone()) };
-        let Some(route) =
-            self.routes.of(self.config.name.as_str(), &row.target, &fetched.message_type)
-        else {
+        let Some(route) = self.route(row) else {
             let reason =
                 "this relay's config has no such route; another config routed it".to_owned();
             return Err(End::Settled(Settlement::Release { delay: UNKNOWN_ROUTE_PAUSE, reason }));
@@ -199,6 +209,12 @@ impl Deliverer {
         };
         Ok((message, route, memory))
     }
+}
+
+/// Whether a message is older than its policy lets it be sent.
+fn is_too_old(row: &Fetched, policy: &Policy) -> bool {
+    let age = row.message.as_ref().map(|message| message.age);
+    age.zip(policy.expires_after).is_some_and(|(age, limit)| age >= limit)
 }
 
 /// The relay stops or lost the sink: what was not sent spends no attempt.

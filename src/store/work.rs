@@ -44,6 +44,9 @@ pub struct FetchedMessage {
     pub message_type: String,
     /// When it was written.
     pub created_at: Timestamp,
+    /// How long ago that was when it was fetched, by the database's clock; zero where the fetch does
+    /// not ask.
+    pub age: Duration,
     /// The producer's headers.
     pub headers: BTreeMap<String, String>,
     /// None where it must be fetched alone, because it is large.
@@ -154,6 +157,7 @@ pub(super) fn fetched(row: &Row) -> Fetched {
     let message = row.get::<_, Option<String>>("type").map(|message_type| FetchedMessage {
         message_type,
         created_at: row.get("created_at"),
+        age: milliseconds(row.try_get("age_ms").unwrap_or_default()),
         headers: headers(row.get("headers")),
         payload: row.get("payload"),
     });
@@ -253,9 +257,12 @@ pub async fn next_due(link: &Link, sink: &str, lane: i16) -> Result<Option<Durat
     let params = [(&sink as _, Type::TEXT), (&lane as _, Type::INT2)];
     let rows =
         link.rows_by_index("look for the next due", &link.queries().next_due, &params).await?;
-    Ok(rows.first().map(|row| {
-        Duration::from_millis(u64::try_from(row.get::<_, i64>("ms")).unwrap_or_default())
-    }))
+    Ok(rows.first().map(|row| milliseconds(row.get("ms"))))
+}
+
+/// A span as statements give it; a negative one is none.
+fn milliseconds(ms: i64) -> Duration {
+    Duration::from_millis(u64::try_from(ms).unwrap_or_default())
 }
 
 /// Which deliveries a settlement applied to.
