@@ -277,7 +277,7 @@ async fn the_fetch_walks_its_index_on_an_empty_analysed_table() {
     client.batch_execute(&format!("PREPARE next_rows AS {fetch}")).await.unwrap();
     let rows = client
         .query(
-            "EXPLAIN EXECUTE next_rows('crm', 0::smallint, now(), 64, '{1,2}', '{\"\",\"\"}', '{\"\"}', '{k}', '{1}', true)",
+            "EXPLAIN EXECUTE next_rows('crm', 0::smallint, now(), 64, '{1,2}', '{\"\",\"\"}', '{\"\"}', '{k}', '{1}', true, false)",
             &[],
         )
         .await

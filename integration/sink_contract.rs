@@ -11,10 +11,10 @@ use std::time::Duration;
 use outboxd::config::{
     BodyForm, Content, Mail, MailSecurity, SinkConfig, SmtpConfig, Way, WebhookConfig,
 };
-use outboxd::delivery::{Outcome, Phase};
+use outboxd::delivery::{Cause, Outcome, Phase};
 use outboxd::message::{IdempotencyKey, Message};
 use outboxd::name::Name;
-use outboxd::policy::{Order, Policy};
+use outboxd::policy::{Codes, Order, Policy};
 use outboxd::sink::{Prepared, Sink};
 use outboxd::template::Template;
 
@@ -92,9 +92,39 @@ pub fn prepare(sink: &Sink, content: &Content, message: &Message) -> Prepared {
 
 /// An attempt as the relay makes it: bounded, and cancelled by dropping.
 pub async fn attempt(sink: &Sink, prepared: &Prepared, limit: Duration) -> Outcome {
+    attempt_under(sink, prepared, None, limit).await
+}
+
+/// The same under a config that names the permanent answers.
+pub async fn attempt_under(
+    sink: &Sink,
+    prepared: &Prepared,
+    permanent: Option<&Codes>,
+    limit: Duration,
+) -> Outcome {
     let phase = Phase::default();
-    let delivery = tokio::time::timeout(limit, sink.deliver(prepared, &phase));
+    let delivery = tokio::time::timeout(limit, sink.deliver(prepared, permanent, &phase));
     delivery.await.unwrap_or_else(|_| phase.cut_short("timed out"))
+}
+
+/// What an outcome is, in a word, and the wait it asks for in seconds.
+pub fn short(outcome: &Outcome) -> (&'static str, Option<u64>) {
+    match outcome {
+        Outcome::Delivered { .. } => ("delivered", None),
+        Outcome::Permanent { .. } => ("permanent", None),
+        Outcome::InDoubt { .. } => ("in doubt", None),
+        Outcome::Transient { cause, wait, .. } => {
+            let word = match cause {
+                Cause::Unreachable => "unreachable",
+                Cause::Away => "away",
+                Cause::Throttled => "throttled",
+                Cause::Refused => "refused",
+                Cause::Rejected => "rejected",
+                Cause::Failed => "failed",
+            };
+            (word, wait.map(|wait| wait.as_secs()))
+        }
+    }
 }
 
 /// Bounds the wait for a condition.
@@ -256,13 +286,17 @@ async fn wrong_credentials_fail_no_message() {
 async fn silence_before_anything_could_arrive_is_not_in_doubt() {
     let [_, mail] = Stage::all().await;
     mail.next(&Mood::SlowBefore);
-    assert_transient(&mail.attempt(SHORT).await, "timed out before the message went out");
+    let outcome = mail.attempt(SHORT).await;
+    assert_transient(&outcome, "timed out before the message went out");
+    assert_eq!(short(&outcome), ("unreachable", None));
     // Nothing of a webhook has gone out as long as TLS does not come about.
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("https://{}/in", silent.local_addr().unwrap());
     let sink = build(SHORT, Way::Webhook(webhook_to(&url)));
     let request = prepare(&sink, &Content::Message, &message(1, "{}"));
-    assert_transient(&attempt(&sink, &request, SHORT).await, "could not connect: timed out");
+    let outcome = attempt(&sink, &request, SHORT).await;
+    assert_transient(&outcome, "could not connect: timed out");
+    assert_eq!(short(&outcome), ("unreachable", None));
 }
 
 #[tokio::test]
@@ -290,6 +324,7 @@ async fn nobody_there_is_not_in_doubt() {
         drop(receiver);
         let outcome = attempt(&sink, &prepared, LONG).await;
         assert_transient(&outcome, "connect: ");
+        assert_eq!(short(&outcome), ("unreachable", None));
         assert!(sink.probe().await.unwrap_err().contains("connect"));
     }
 }

@@ -101,7 +101,7 @@ async fn bare_loop(config: &Config, sink: &str, count: usize) -> f64 {
         let prepare = prepare_all(&built, route, &payload, &installation, &name, slot);
         loops.spawn(async move {
             while next.fetch_add(1, Ordering::Relaxed) < count {
-                let outcome = built.deliver(&prepare, &Phase::default()).await;
+                let outcome = built.deliver(&prepare, None, &Phase::default()).await;
                 assert!(matches!(outcome, Outcome::Delivered { .. }), "{outcome:?}");
             }
         });

@@ -61,6 +61,37 @@ async fn what_is_sent_is_seen_in_list_show_and_status() {
 }
 
 #[tokio::test]
+async fn priorities_become_lanes_and_every_lane_is_looked_at() {
+    let shop = Shop::empty().await;
+    shop.ok(&["migrate"]);
+    let crm = "[sinks.crm]\nkind = \"webhook\"\nurl = \"http://127.0.0.1:9/hook\"\n";
+    let routes = [("high", "reset"), ("low", "news"), ("normal", "order")].map(|(lane, kind)| {
+        format!("[[routes]]\ntype = \"{kind}\"\nsink = \"crm\"\npriority = \"{lane}\"\n")
+    });
+    let config = |routes: &str| shop.configure(&shop.database.url(), "", &format!("{crm}{routes}"));
+    config(&routes.concat());
+    shop.ok(&["route", "apply"]);
+    for kind in ["order", "news", "reset"] {
+        shop.ok(&["send", kind, "{}"]);
+        shop.ok(&["send", kind, "{}", "--in", "2h"]);
+    }
+    let lanes = "SELECT string_agg(d.lane::text, ' ' ORDER BY d.message_id) FROM outbox.delivery d";
+    assert_eq!(shop.psql(lanes), "0 0 -1 -1 1 1");
+    let rows = shop.json(&["list", "--state", "pending", "--json"]);
+    let ids: Vec<_> = rows.as_array().unwrap().iter().map(|row| &row["message_id"]).collect();
+    assert_eq!(ids, [1, 3, 5, 2, 4, 6], "the oldest due first, whatever its lane");
+    let sink = &shop.json(&["status", "--json"])["sinks"][0];
+    let three = json!({ "count": 3, "more": false });
+    assert_eq!((&sink["due"], &sink["later"]), (&three, &three));
+
+    // Another priority is another set of routes.
+    config(&routes.concat().replace("high", "normal"));
+    assert_eq!(shop.json(&["route", "apply", "--json"])["changed"], true);
+    shop.ok(&["send", "reset", "{}"]);
+    assert_eq!(shop.psql(lanes), "0 0 -1 -1 1 1 0");
+}
+
+#[tokio::test]
 async fn send_takes_what_the_contract_takes_and_says_what_it_does_not() {
     let shop = Shop::open().await;
     for (arguments, words) in [

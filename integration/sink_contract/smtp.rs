@@ -5,11 +5,13 @@ use std::sync::Arc;
 use outboxd::config::{MailSecurity, Secret, Way};
 use outboxd::delivery::{Cause, Outcome, Phase};
 use outboxd::message::Message;
+use outboxd::policy::Codes;
 use outboxd::sink::{Prepared, Sink};
 
 use super::{
     Fate, LONG, SHORT, Say, Settings, SmtpPeer, Step, assert_delivered, assert_in_doubt,
-    assert_permanent, assert_transient, attempt, build, mail, message, prepare, smtp_to, soon,
+    assert_permanent, assert_transient, attempt, attempt_under, build, mail, message, prepare,
+    short, smtp_to, soon,
 };
 use crate::harness::http::Gate;
 
@@ -100,43 +102,109 @@ async fn a_dialogue_dropped_anywhere_is_not_resumed() {
     }
 }
 
+/// A reply at a step, how its mail ends, and the wait it asks for.
+type Case = (Step, &'static str, &'static str, Option<u64>);
+
+/// Whoever swaps two causes, or takes one mail's trouble for the server's, meets a line here.
+const REPLIES: &[Case] = &[
+    (Step::Greeting, "554 5.3.2 no", "unreachable", None),
+    (Step::Greeting, "450 4.3.2 try again in 60 seconds", "unreachable", Some(60)),
+    (Step::Greeting, "421 4.3.2 no", "throttled", None),
+    (Step::Greeting, "421 4.7.0 too many connections, retry in 5 minutes", "throttled", Some(300)),
+    (Step::Ehlo, "550 5.7.1 no", "unreachable", None),
+    (Step::Ehlo, "451 4.7.1 connection rate too high", "throttled", None),
+    (Step::Mail, "451 4.3.0 no", "refused", None),
+    (Step::Mail, "450 4.7.1 greylisted, try again in 300 seconds", "refused", Some(300)),
+    (Step::Mail, "450 4.7.1 sending rate exceeded", "throttled", None),
+    (Step::Mail, "421 4.7.0 no", "throttled", None),
+    (Step::Mail, "550 5.7.1 no", "unreachable", None),
+    (Step::Mail, "530 5.7.0 log in first", "unreachable", None),
+    (Step::Rcpt, "450 4.2.0 no", "refused", None),
+    (Step::Rcpt, "450 4.2.1 receiving mail at a rate that prevents more", "refused", None),
+    (Step::Rcpt, "451 4.7.1 Greylisting, come back in 00:05:00", "refused", Some(300)),
+    (Step::Rcpt, "452 4.5.3 too many recipients", "refused", None),
+    (Step::Rcpt, "450 4.7.1 rate limit exceeded, try again in 2 min", "throttled", Some(120)),
+    (Step::Rcpt, "421 4.7.0 no", "throttled", None),
+    (Step::Rcpt, "550 5.1.1 no", "permanent", None),
+    (Step::Rcpt, "354 what", "refused", None),
+    (Step::Data, "451 4.3.0 no", "refused", None),
+    (Step::Data, "454 Throttling failure: Daily message quota exceeded", "throttled", None),
+    (Step::Data, "421 4.3.0 wait 10 seconds", "throttled", Some(10)),
+    (Step::Data, "554 5.5.1 no", "permanent", None),
+    (Step::Data, "250 what", "refused", None),
+    (Step::Dot, "452 4.3.1 no", "refused", None),
+    (Step::Dot, "454 Throttling failure: Maximum sending rate exceeded", "throttled", None),
+    (Step::Dot, "451 4.7.0 throttled, try again in 1 hour", "throttled", Some(3_600)),
+    (Step::Dot, "421 4.3.0 no", "throttled", None),
+    (Step::Dot, "554 5.6.0 no", "permanent", None),
+    (Step::Dot, "354 what", "in doubt", None),
+    (Step::Dot, "what", "in doubt", None),
+];
+
 #[tokio::test]
 async fn replies_mean_what_phase_and_code_say() {
-    let cases = [
-        (Step::Greeting, "554 5.3.2 no", "transient"),
-        (Step::Greeting, "421 4.3.2 no", "transient"),
-        (Step::Ehlo, "550 5.7.1 no", "transient"),
-        (Step::Mail, "451 4.3.0 no", "transient"),
-        (Step::Mail, "550 5.7.1 no", "transient"),
-        (Step::Rcpt, "450 4.2.0 no", "transient"),
-        (Step::Rcpt, "421 4.7.0 no", "transient"),
-        (Step::Rcpt, "550 5.1.1 no", "permanent"),
-        (Step::Data, "451 4.3.0 no", "transient"),
-        (Step::Data, "554 5.5.1 no", "permanent"),
-        (Step::Data, "250 what", "transient"),
-        (Step::Dot, "452 4.3.1 no", "transient"),
-        (Step::Dot, "421 4.3.0 no", "transient"),
-        (Step::Dot, "554 5.6.0 no", "permanent"),
-        (Step::Dot, "354 what", "in doubt"),
-        (Step::Dot, "what", "in doubt"),
-    ];
-    for (step, reply, expected) in cases {
+    for &(step, reply, expected, wait) in REPLIES {
         let (peer, sink, letter) = stage().await;
         peer.script(step, [Say::text(reply)]);
         let outcome = attempt(&sink, &letter, LONG).await;
-        let class = match outcome {
-            Outcome::Delivered { .. } => "delivered",
-            Outcome::Transient { .. } => "transient",
-            Outcome::Permanent { .. } => "permanent",
-            Outcome::InDoubt { .. } => "in doubt",
-        };
-        assert_eq!(class, expected, "{step:?} {reply}");
+        assert_eq!(short(&outcome), (expected, wait), "{step:?} {reply}");
         let next = attempt(&sink, &letter, LONG).await;
         assert_delivered(&next, "250");
         // A refusal keeps the connection; what is not understood, or 421, does not.
         let refused = !reply.starts_with("421") && reply.starts_with(['4', '5']);
         let kept = refused && !matches!(step, Step::Greeting | Step::Ehlo);
         assert_eq!(peer.connections(), if kept { 1 } else { 2 }, "{step:?} {reply}");
+    }
+}
+
+/// From RCPT on; before it nothing is a mail's fault.
+#[tokio::test]
+async fn a_list_says_which_replies_are_permanent() {
+    let codes = Codes::new([450, 554]);
+    let cases: &[Case] = &[
+        (Step::Greeting, "554 5.3.2 no", "unreachable", None),
+        (Step::Mail, "554 5.7.1 no", "unreachable", None),
+        (Step::Mail, "450 4.7.1 no", "refused", None),
+        (Step::Rcpt, "450 4.2.1 no", "permanent", None),
+        (Step::Rcpt, "451 4.2.1 no", "refused", None),
+        (Step::Rcpt, "550 5.1.1 no", "refused", None),
+        (Step::Rcpt, "550 5.1.1 try again in 9 seconds", "refused", Some(9)),
+        (Step::Data, "554 5.5.1 no", "permanent", None),
+        (Step::Data, "503 5.5.1 no", "refused", None),
+        (Step::Dot, "554 5.6.0 no", "permanent", None),
+        (Step::Dot, "552 5.3.4 no", "refused", None),
+        (Step::Dot, "421 4.3.0 no", "throttled", None),
+    ];
+    for &(step, reply, expected, wait) in cases {
+        let (peer, sink, letter) = stage().await;
+        peer.script(step, [Say::text(reply)]);
+        let outcome = attempt_under(&sink, &letter, Some(&codes), LONG).await;
+        assert_eq!(short(&outcome), (expected, wait), "{step:?} {reply}");
+    }
+    // What is permanent for one recipient is so for the mail, whatever else is refused.
+    let (peer, sink, _) = stage().await;
+    let payload = r#"{"to": "a@x.example, b@x.example", "text": "t"}"#;
+    let letter = prepare(&sink, &mail(), &message(1, payload));
+    peer.script(Step::Rcpt, [Say::text("450 4.2.1 first"), Say::text("550 5.1.1 second")]);
+    let outcome = attempt_under(&sink, &letter, Some(&codes), LONG).await;
+    assert_permanent(&outcome, "first");
+}
+
+/// Nothing can have been delivered before the final dot, so a connection that breaks is the sink's
+/// trouble; after it nobody knows.
+#[tokio::test]
+async fn a_connection_that_breaks_means_what_its_phase_says() {
+    for (step, expected) in [
+        (Step::Greeting, "unreachable"),
+        (Step::Ehlo, "unreachable"),
+        (Step::Mail, "unreachable"),
+        (Step::Rcpt, "unreachable"),
+        (Step::Data, "unreachable"),
+        (Step::Dot, "in doubt"),
+    ] {
+        let (peer, sink, letter) = stage().await;
+        peer.script(step, [Say::Cut]);
+        assert_eq!(short(&attempt(&sink, &letter, LONG).await), (expected, None), "{step:?}");
     }
 }
 
@@ -271,7 +339,9 @@ async fn wrong_credentials_are_the_sinks_trouble() {
     peer.script(Step::Auth, [Say::text("535 5.7.8 no"), Say::text("535 5.7.8 no")]);
     let sink = secured(&peer, MailSecurity::StartTls, ca.path());
     let letter = prepare(&sink, &mail(), &to_bob(1));
-    assert_transient(&attempt(&sink, &letter, LONG).await, "AUTH: 535 5.7.8 no");
+    let outcome = attempt(&sink, &letter, LONG).await;
+    assert_transient(&outcome, "AUTH: 535 5.7.8 no");
+    assert_eq!(short(&outcome), ("unreachable", None));
     assert!(sink.probe().await.unwrap_err().contains("AUTH: 535 5.7.8 no"));
     assert!(peer.mails().is_empty());
 }
@@ -292,7 +362,9 @@ async fn required_encryption_is_required() {
     ] {
         let sink = secured(peer, MailSecurity::StartTls, ca.path());
         let letter = prepare(&sink, &mail(), &to_bob(1));
-        assert_transient(&attempt(&sink, &letter, LONG).await, reason);
+        let outcome = attempt(&sink, &letter, LONG).await;
+        assert_transient(&outcome, reason);
+        assert_eq!(short(&outcome), ("unreachable", None));
         let commands = peer.commands();
         assert!(!commands.iter().any(|c| c == "AUTH" || c == "MAIL"), "{commands:?}");
     }
@@ -325,7 +397,7 @@ async fn the_mark_is_set_just_before_the_mail_can_arrive() {
         assert!(phase.may_have_arrived());
         dot.open();
     };
-    let (outcome, ()) = tokio::join!(sink.deliver(&letter, &phase), watch);
+    let (outcome, ()) = tokio::join!(sink.deliver(&letter, None, &phase), watch);
     assert_delivered(&outcome, "250 ok");
 }
 

@@ -4,12 +4,13 @@ use std::time::{Duration, Instant};
 
 use outboxd::config::{Content, Way, WebhookSecret};
 use outboxd::delivery::Outcome;
+use outboxd::policy::Codes;
 use outboxd::sink::{Prepared, Sink};
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 
 use super::{
-    LONG, SHORT, assert_delivered, assert_in_doubt, assert_transient, attempt, build, message,
-    prepare, soon, webhook_to,
+    LONG, SHORT, assert_delivered, assert_in_doubt, assert_transient, attempt, attempt_under,
+    build, message, prepare, short, soon, webhook_to,
 };
 use crate::harness::http::{Answer, Gate, HttpPeer, Received};
 
@@ -126,13 +127,92 @@ async fn a_reply_that_is_none_is_in_doubt() {
     }
 }
 
+/// Whoever swaps two causes meets a line here. A `Retry-After` counts as far as it makes sense.
 #[tokio::test]
-async fn a_receiver_says_how_long_to_wait() {
+async fn answers_mean_what_their_status_says() {
     let (peer, sink, request) = stage().await;
-    peer.script([Answer::status(429).header("Retry-After", "120")]);
-    let outcome = attempt(&sink, &request, LONG).await;
-    let Outcome::Transient { wait, .. } = outcome else { panic!("{outcome:?}") };
-    assert_eq!(wait, Some(Duration::from_secs(120)));
+    for (status, asked, expected, wait) in [
+        (200, None, "delivered", None),
+        (202, Some("60"), "delivered", None),
+        (301, None, "failed", None),
+        (304, None, "failed", None),
+        (400, None, "rejected", None),
+        (401, None, "rejected", None),
+        (404, Some("60"), "rejected", Some(60)),
+        (408, None, "rejected", None),
+        (409, None, "rejected", None),
+        (410, Some("60"), "permanent", None),
+        (422, None, "rejected", None),
+        (425, None, "rejected", None),
+        (429, None, "throttled", None),
+        (429, Some("120"), "throttled", Some(120)),
+        (429, Some("soon"), "throttled", None),
+        (500, None, "failed", None),
+        (500, Some("60"), "failed", Some(60)),
+        (501, None, "failed", None),
+        (502, None, "away", None),
+        (502, Some("60"), "away", Some(60)),
+        (503, None, "away", None),
+        (503, Some("-1"), "away", None),
+        (503, Some("Sun, 06 Nov 1994 08:49:37 GMT"), "away", None),
+        (503, Some("99999999999"), "throttled", Some(24 * 3_600)),
+        (504, None, "away", None),
+        (599, None, "failed", None),
+    ] {
+        let answer = Answer::status(status);
+        peer.script([match asked {
+            Some(wait) => answer.header("Retry-After", wait),
+            None => answer,
+        }]);
+        let outcome = attempt(&sink, &request, LONG).await;
+        assert_eq!(short(&outcome), (expected, wait), "{status} {asked:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_list_says_which_answers_are_permanent() {
+    let (peer, sink, request) = stage().await;
+    let codes = Codes::new([400, 429].into_iter().chain(500..=599));
+    for (status, expected) in [
+        (200, "delivered"),
+        (400, "permanent"),
+        (404, "rejected"),
+        (410, "rejected"),
+        (429, "permanent"),
+        (500, "permanent"),
+        (503, "permanent"),
+    ] {
+        peer.script([Answer::status(status)]);
+        let outcome = attempt_under(&sink, &request, Some(&codes), LONG).await;
+        assert_eq!(short(&outcome), (expected, None), "{status}");
+    }
+}
+
+/// At most once stands on this: a connection that has served before and breaks once bytes of the
+/// request may have gone is in doubt, and the request is not sent again behind the relay's back.
+#[tokio::test]
+async fn a_used_connection_that_breaks_is_in_doubt_and_nothing_is_sent_again() {
+    for (what, broken, arrived) in [
+        ("at the first byte", Answer::CutBefore, 0),
+        ("after the request", Answer::CutAfter, 1),
+        ("within the answer", Answer::Raw(b"HTTP/1.1 2".to_vec()), 1),
+    ] {
+        let (peer, sink, request) = stage().await;
+        assert_delivered(&attempt(&sink, &request, LONG).await, "204");
+        peer.script([broken]);
+        assert_in_doubt(&attempt(&sink, &request, LONG).await, "no reply after");
+        soon("the connection is closed", peer.until(|p| p.open_connections() == 0)).await;
+        assert_eq!((peer.connections(), peer.requests()), (1, 1 + arrived), "{what}");
+    }
+}
+
+/// The answer after a 204 that nobody asked for must not count for the next request.
+#[tokio::test]
+async fn an_answer_too_many_never_counts_for_the_next_request() {
+    let (peer, sink, request) = stage().await;
+    peer.script([Answer::status(204).body("HTTP/1.1 204 No Content\r\n\r\n"), Answer::status(500)]);
+    assert_delivered(&attempt(&sink, &request, LONG).await, "204");
+    assert_eq!(short(&attempt(&sink, &request, LONG).await), ("failed", None));
 }
 
 /// A server may close a connection at the moment we take it up again. Nothing was written on it
@@ -181,7 +261,9 @@ async fn a_certificate_must_be_trusted_and_name_the_host() {
     assert_delivered(&attempt(&sink, &request, LONG).await, "204");
     assert!(sink.probe().await.unwrap().contains("certificate is good"));
     let (sink, request) = to(&url, false);
-    assert_transient(&attempt(&sink, &request, LONG).await, "could not connect: invalid peer cert");
+    let outcome = attempt(&sink, &request, LONG).await;
+    assert_transient(&outcome, "could not connect: invalid peer cert");
+    assert_eq!(short(&outcome), ("unreachable", None));
     assert!(sink.probe().await.unwrap_err().contains("no TLS with"));
     let (sink, request) = to(&url.replace("127.0.0.1", "localhost"), true);
     assert_transient(&attempt(&sink, &request, SHORT * 10).await, "could not connect: ");

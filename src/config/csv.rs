@@ -180,8 +180,9 @@ fn span(item: &Item) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Way;
+    use crate::config::sink::PACE_KEYS;
     use crate::config::testing::{parse_in, refuses, refuses_each};
+    use crate::config::{Way, policy};
 
     const HEAD: &str = "kind = \"csv\"\npath = \"out/f-{{ period }}.csv\"\n\
                         columns = [{ name = \"id\", value = \"id\" }]\nevery = \"1h\"\n";
@@ -289,10 +290,12 @@ mod tests {
             ("max_rows = 0", "6: max_rows: 0 is out of range; 1 to 10000000"),
             ("concurrency = 1", "6: concurrency: does nothing for a csv sink; remove it"),
             ("timeout = \"1s\"", "6: timeout: does nothing for a csv sink; remove it"),
-            ("retry = { }", "6: retry: does nothing for a csv sink; remove it"),
             ("mail = { }", "6: mail: is not there yet; remove it"),
-            ("rate = \"1/s\"", "6: rate: is not there yet; remove it"),
         ]);
+        for key in policy::KEYS.into_iter().chain(PACE_KEYS) {
+            let line = format!("{key} = 1");
+            check(&[(&line, &format!("6: {key}: does nothing for a csv sink; remove it"))]);
+        }
     }
 
     #[test]

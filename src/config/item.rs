@@ -13,6 +13,7 @@ use super::fault::Wrong;
 use super::read::{Section, Source};
 use super::words;
 use crate::name::Name;
+use crate::policy::Rate;
 
 /// What a name may be, as a remedy.
 pub(super) const NAME_FORM: &str = "use a lower-case letter, then up to 39 of a-z, 0-9 and -";
@@ -54,6 +55,11 @@ impl<'a> Item<'a> {
     /// Whether it is a table.
     pub fn is_table(&self) -> bool {
         self.value.is_table()
+    }
+
+    /// Whether it is a string.
+    pub fn is_text(&self) -> bool {
+        self.value.is_str()
     }
 
     /// A string with its variables expanded.
@@ -109,6 +115,32 @@ impl<'a> Item<'a> {
             return None;
         }
         Some(duration)
+    }
+
+    /// A rate.
+    pub fn rate(&self) -> Option<Rate> {
+        if !self.value.is_str() {
+            self.wrong_type("write a rate, e.g. \"14/s\"");
+            return None;
+        }
+        let rate = words::rate(&self.text()?);
+        if rate.is_none() {
+            let remedy = format!(
+                "write a number from 1 to {}, then /s, /min, /h or /d, e.g. \"14/s\"",
+                words::RATE_COUNT_MAX
+            );
+            self.fault(format!("{} is no rate", self.shown()), remedy);
+        }
+        rate
+    }
+
+    /// True or false.
+    pub fn boolean(&self) -> Option<bool> {
+        let boolean = self.value.as_bool();
+        if boolean.is_none() {
+            self.wrong_type("write true or false");
+        }
+        boolean
     }
 
     /// A whole number within bounds.

@@ -57,7 +57,7 @@ impl Config {
         let database = database::read(root.section("database", &empty));
         let relay = relay(root.section("relay", &empty));
         let (sinks, kinds) = sink::read(&root.section("sinks", &empty));
-        let routes = route::read(&mut root, &kinds);
+        let routes = route::read(&mut root, &kinds, &sinks);
         root.close();
 
         let faults = in_order(&source, &syntax);

@@ -11,6 +11,7 @@ mod fault;
 mod item;
 mod load;
 mod mail;
+mod policy;
 mod read;
 mod retry;
 mod route;
@@ -101,7 +102,7 @@ pub struct SinkConfig {
     /// From the table's name.
     pub name: Name,
     /// Attempts at the same time. Default 16 for webhooks, 4 for mail, up to 1,000; always 1 for
-    /// csv, where the key is refused, as are `timeout` and `retry`.
+    /// csv, where the key is refused, as are all others here but the kind's own.
     pub concurrency: NonZeroUsize,
     /// Limit for one whole attempt. Default 15 s for webhooks, 15 min for mail; 100 ms to 1 h.
     pub timeout: Duration,

@@ -1,18 +1,22 @@
 //! `[[routes]]`: which message goes where, and what is made of it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::fault::Wrong;
 use super::item::{Item, quote};
+use super::policy::{self, HTTP_CODES, SMTP_CODES};
 use super::read::Section;
-use super::sink::{Kind, Kinds};
-use super::{Content, Route, mail, words};
+use super::sink::{Kind, Kinds, PACE_KEYS};
+use super::{Content, Route, SinkConfig, mail, words};
 use crate::name::Name;
 use crate::pattern::TypePattern;
 use crate::policy::{Lane, Policy};
 
 /// Keys that make a mail.
 const MAIL_KEYS: [&str; 4] = ["to", "subject", "text", "text_template"];
+
+const LANES: [(&str, Lane); 3] =
+    [("high", Lane::High), ("normal", Lane::Normal), ("low", Lane::Low)];
 
 /// A route with its place, for comparing it with the others; without content if that has faults.
 struct Placed {
@@ -21,29 +25,33 @@ struct Placed {
     pattern: TypePattern,
     sink: Option<Name>,
     target: String,
+    lane: Lane,
+    policy: Policy,
     content: Option<Content>,
 }
 
 /// A sink a route names; without its kind if that has faults.
 type Named = (Name, Option<Kind>);
 
+/// The sinks without faults.
+type Sinks = BTreeMap<Name, SinkConfig>;
+
 /// Reads all routes, one for each sink a block names.
-pub(super) fn read(root: &mut Section, kinds: &Kinds) -> Vec<Route> {
+pub(super) fn read(root: &mut Section, kinds: &Kinds, sinks: &Sinks) -> Vec<Route> {
     let Some(item) = root.get("routes") else { return Vec::new() };
     if item.is_table() {
         item.fault("is a table", "write [[routes]] with two brackets");
         return Vec::new();
     }
     let blocks = item.list().unwrap_or_default();
-    let placed: Vec<Placed> = blocks.iter().flat_map(|block| routes(block, kinds)).collect();
+    let placed: Vec<Placed> = blocks.iter().flat_map(|block| routes(block, kinds, sinks)).collect();
     for (index, later) in placed.iter().enumerate() {
         if let Some(earlier) = placed[..index].iter().find(|earlier| rivals(earlier, later)) {
             report(root, earlier, later);
         }
     }
     let route = |placed: Placed| {
-        let Placed { pattern, sink, target, content, .. } = placed;
-        let (lane, policy) = (Lane::default(), Policy::default());
+        let Placed { pattern, sink, target, lane, policy, content, .. } = placed;
         Some(Route { pattern, sink, target, lane, policy, content: content? })
     };
     placed.into_iter().filter_map(route).collect()
@@ -71,9 +79,12 @@ fn report(root: &Section, earlier: &Placed, later: &Placed) {
     root.source.fault(later.line, &key, Wrong::new(problem, remedy));
 }
 
-fn routes(block: &Item, kinds: &Kinds) -> Vec<Placed> {
+fn routes(block: &Item, kinds: &Kinds, configs: &Sinks) -> Vec<Placed> {
     let Some(mut section) = block.section() else { return Vec::new() };
-    section.not_yet(&["priority", "rerender", "guarantee", "html"]);
+    section.not_yet(&["html"]);
+    for key in PACE_KEYS {
+        section.refuse(key, "is a sink's, for all its routes", "write it in [sinks.NAME]");
+    }
     let pattern = section.need("type", "write type = \"order.created\" or \"order.*\"");
     let line = pattern.as_ref().map_or(section.line, |item| item.line);
     let pattern = pattern.and_then(|item| {
@@ -88,17 +99,43 @@ fn routes(block: &Item, kinds: &Kinds) -> Vec<Placed> {
         .need("sink", "write sink = \"NAME\", or sink = [] for nowhere")
         .and_then(|item| sinks(item, kinds));
     let contents = contents(&mut section, sinks.as_deref());
+    let (priority, written) = attempts(&mut section, sinks.as_deref());
     section.close();
     let (Some(pattern), Some(target), Some(sinks)) = (pattern, target, sinks) else {
         return Vec::new();
     };
-    let nowhere = sinks.is_empty().then_some((None, Some(Content::Message)));
-    let somewhere = sinks.into_iter().map(|(name, _)| Some(name)).zip(contents);
-    let place = |(sink, content)| {
+    let place = |sink, lane, policy, content| {
         let (pattern, target) = (pattern.clone(), target.clone());
-        Placed { line, path: block.path.clone(), pattern, sink, target, content }
+        Placed { line, path: block.path.clone(), pattern, sink, target, lane, policy, content }
     };
-    somewhere.chain(nowhere).map(place).collect()
+    if sinks.is_empty() {
+        return vec![place(None, Lane::default(), Policy::default(), Some(Content::Message))];
+    }
+    let somewhere = sinks.into_iter().zip(contents).map(|((name, kind), content)| {
+        let base = configs.get(&name).map(|sink| sink.policy.clone()).unwrap_or_default();
+        // A cut takes what gathered in the normal lane, and attempts nothing.
+        if kind == Some(Kind::Csv) {
+            return place(Some(name), Lane::default(), base, content);
+        }
+        place(Some(name), priority, written.over(&base), content)
+    });
+    somewhere.collect()
+}
+
+/// What a route says of the attempts of its deliveries. There must be some: a csv sink has none.
+fn attempts(section: &mut Section, sinks: Option<&[Named]>) -> (Lane, policy::Written) {
+    let has = |wanted| sinks.is_some_and(|sinks| sinks.iter().any(|(_, kind)| *kind == wanted));
+    if sinks.is_some() && !has(Some(Kind::Webhook)) && !has(Some(Kind::Smtp)) && !has(None) {
+        for key in policy::KEYS.into_iter().chain(["priority"]) {
+            let remedy = "remove it, or name a sink of kind \"webhook\" or \"smtp\"";
+            section.refuse(key, "only a webhook or a mail has this", remedy);
+        }
+        return Default::default();
+    }
+    let lane = section.get("priority").and_then(|item| item.choice(&LANES)).unwrap_or_default();
+    // A code that no mail server answers would do nothing there.
+    let codes = if has(Some(Kind::Smtp)) { SMTP_CODES } else { HTTP_CODES };
+    (lane, policy::Written::read(section, &codes))
 }
 
 /// The sinks a route names, each declared, none twice.
@@ -260,9 +297,6 @@ mod tests {
             ),
             ("to = \"x\"", "to: only a mail has this; remove it, or name a sink of kind \"smtp\""),
             ("nmae = \"x\"", "nmae: is unknown; did you mean name?"),
-            ("priority = 1", "priority: is not there yet; remove it"),
-            ("rerender = true", "rerender: is not there yet; remove it"),
-            ("guarantee = \"x\"", "guarantee: is not there yet; remove it"),
             ("html = \"x\"", "html: is not there yet; remove it"),
         ] {
             check(&format!("[[routes]]\n{any}{text}\n"), &format!("16: routes[0].{fault}"));
@@ -270,6 +304,79 @@ mod tests {
         check("[routes]\n", "13: routes: is a table; write [[routes]] with two brackets");
         refuses("routes = 3", &["outboxd.toml:1: routes: is an integer; write a list: [ … ]"]);
         refuses("routes = [3]", &["outboxd.toml:1: routes[0]: is an integer; write a table"]);
+    }
+
+    #[test]
+    fn faults_of_what_a_route_says_of_its_attempts() {
+        for (text, fault) in [
+            ("priority = 1", "priority: is an integer; write a string"),
+            (
+                "priority = \"urgent\"",
+                "priority: \"urgent\" is unknown; use \"high\", \"normal\", \"low\"",
+            ),
+            (
+                "guarantee = \"x\"",
+                "guarantee: \"x\" is unknown; use \"at-least-once\", \"at-most-once\"",
+            ),
+            ("permanent = [200]", "permanent[0]: 200 is out of range; 300 to 599"),
+            ("rerender = 1", "rerender: is an integer; write true or false"),
+            ("expires_after = \"0s\"", "expires_after: \"0s\" is out of range; 1s to 365d"),
+            ("retry = { }", "retry: says nothing; write { delays = [\"5s\", \"5m\"] }"),
+            ("rate = \"14/s\"", "rate: is a sink's, for all its routes; write it in [sinks.NAME]"),
+            (
+                "daily_quota = 1",
+                "daily_quota: is a sink's, for all its routes; write it in [sinks.NAME]",
+            ),
+            (
+                "order = \"skip\"",
+                "order: is a sink's, for all its routes; write it in [sinks.NAME]",
+            ),
+        ] {
+            let any = "type = \"a\"\nsink = \"crm\"\n";
+            check(&format!("[[routes]]\n{any}{text}\n"), &format!("16: routes[0].{fault}"));
+        }
+        check(
+            &format!(
+                "[[routes]]\ntype = \"a\"\nsink = [\"crm\", \"mail\"]\n{MAIL}permanent = [301]\n"
+            ),
+            "19: routes[0].permanent[0]: 301 is out of range; 400 to 599",
+        );
+    }
+
+    #[test]
+    fn a_route_without_attempts_says_nothing_of_them() {
+        for sink in ["\"file\"", "[]"] {
+            for key in policy::KEYS.into_iter().chain(["priority"]) {
+                check(
+                    &format!("[[routes]]\ntype = \"a\"\nsink = {sink}\n{key} = 1\n"),
+                    &format!(
+                        "16: routes[0].{key}: only a webhook or a mail has this; \
+                         remove it, or name a sink of kind \"webhook\" or \"smtp\""
+                    ),
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn the_lane_is_the_routes_and_never_that_of_a_file() {
+        let route = |sink: &str, more: &str| {
+            format!(
+                "[[routes]]\ntype = \"{sink}\"\nsink = [\"{sink}\", \"file\"]\nname = \"n{}\"\n{more}",
+                more.len()
+            )
+        };
+        let config = with(
+            &[
+                route("crm", "priority = \"high\"\n"),
+                route("crm", "priority = \"low\"\n"),
+                route("crm", ""),
+            ]
+            .concat(),
+        );
+        let lanes: Vec<Lane> = config.routes.iter().map(|route| route.lane).collect();
+        let normal = Lane::Normal;
+        assert_eq!(lanes, [Lane::High, normal, Lane::Low, normal, normal, normal]);
     }
 
     #[test]

@@ -210,10 +210,10 @@ mod tests {
                 ),
                 (
                     "allow_private = []",
-                    "5: allow_private: is unknown; known here: kind, concurrency, timeout, retry, url, username, password, password_file, from, ca_file",
+                    "5: allow_private: is unknown; known here: kind, concurrency, timeout, retry, \
+                     guarantee, permanent, expires_after, rerender, order, rate, daily_quota, url, \
+                     username, password, password_file, from, ca_file",
                 ),
-                ("rate = \"14/s\"", "5: rate: is not there yet; remove it"),
-                ("guarantee = \"x\"", "5: guarantee: is not there yet; remove it"),
             ],
         );
     }

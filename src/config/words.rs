@@ -1,12 +1,20 @@
-//! The small languages inside a config's strings: durations, `${VAR}`, and words that nearly fit.
+//! The small languages inside a config's strings: durations, rates, `${VAR}`, and words that nearly
+//! fit.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use super::fault::Wrong;
+use crate::policy::Rate;
 
 /// Units from the longest to the shortest, in milliseconds.
 const UNITS: [(&str, u64); 5] =
     [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
+
+/// What a rate counts in, in seconds.
+const PERIODS: [(&str, u64); 4] = [("s", 1), ("min", 60), ("h", 3_600), ("d", 86_400)];
+/// The highest count of a rate.
+pub(super) const RATE_COUNT_MAX: u32 = 1_000_000;
 
 /// Reads `15s`, `1h30m`, `500ms`: whole numbers with units, longest unit first, each at most once.
 #[must_use]
@@ -38,6 +46,19 @@ pub fn in_words(duration: Duration) -> String {
         }
     }
     if parts.is_empty() { "0s".to_owned() } else { parts.concat() }
+}
+
+/// Reads `14/s`, `600/min`, `500/h` or `10000/d`: a whole number from 1 to [`RATE_COUNT_MAX`] and
+/// what it counts in.
+pub(super) fn rate(text: &str) -> Option<Rate> {
+    let (count, period) = text.split_once('/')?;
+    // A number's own reading takes a sign.
+    if !count.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let count = count.parse().ok().filter(|count: &NonZeroU32| count.get() <= RATE_COUNT_MAX)?;
+    let (_, seconds) = PERIODS.into_iter().find(|(word, _)| *word == period)?;
+    Some(Rate { count, period: Duration::from_secs(seconds) })
 }
 
 /// Puts the environment's values in place of `${VAR}` and a dollar in place of `$$`. A dollar
@@ -139,6 +160,24 @@ mod tests {
     fn durations_are_written_as_they_are_read() {
         for text in ["15s", "1h30m", "1d", "500ms", "0s"] {
             assert_eq!(in_words(duration(text).unwrap()), text);
+        }
+    }
+
+    #[test]
+    fn rates_are_whole_numbers_in_a_span() {
+        for (text, count, seconds) in [
+            ("14/s", 14, 1),
+            ("600/min", 600, 60),
+            ("500/h", 500, 3_600),
+            ("1000000/d", 1_000_000, 86_400),
+        ] {
+            let found = rate(text).map(|rate| (rate.count.get(), rate.period.as_secs()));
+            assert_eq!(found, Some((count, seconds)), "{text}");
+        }
+        for text in
+            ["", "14", "/s", "0/s", "+1/s", "-1/s", "1.5/s", "14/m", "14/S", "14 / s", "1000001/d"]
+        {
+            assert_eq!(rate(text), None, "{text}");
         }
     }
 

@@ -195,7 +195,9 @@ impl Deliverer {
         drop(message);
         // Waiting for memory or the database is not the receiver's time.
         let limit = self.config.timeout;
-        let sent = tokio::time::timeout(limit, self.sink.deliver(&prepared, phase)).await;
+        let permanent = route.policy.permanent.as_ref();
+        let sent =
+            tokio::time::timeout(limit, self.sink.deliver(&prepared, permanent, phase)).await;
         End::Outcome(
             sent.unwrap_or_else(|_| phase.cut_short(&format!("timed out after {limit:?}"))),
         )

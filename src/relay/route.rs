@@ -60,6 +60,7 @@ impl Routes {
                 pattern: route.pattern.to_string(),
                 sink: route.sink.as_ref().map_or(String::new(), ToString::to_string),
                 target: route.target.clone(),
+                lane: route.lane.number(),
                 exact: route.pattern.is_exact(),
                 prefix: route.pattern.prefix(),
                 regex: route.pattern.regex(),
@@ -78,7 +79,12 @@ impl Routes {
     pub fn hash(&self) -> String {
         let mut digest = Sha256::new();
         for row in self.rows() {
-            digest.update(format!("{}\t{}\t{}\n", row.pattern, row.sink, row.target));
+            digest.update(format!("{}\t{}\t{}", row.pattern, row.sink, row.target));
+            // The normal lane goes without saying.
+            if row.lane != Lane::Normal.number() {
+                digest.update(format!("\t{}", row.lane));
+            }
+            digest.update("\n");
         }
         hex(&digest.finalize())
     }
@@ -96,7 +102,7 @@ mod tests {
             pattern: TypePattern::parse(pattern).unwrap(),
             sink: Some(Name::parse(sink).unwrap()),
             target: target.to_owned(),
-            lane: crate::policy::Lane::Normal,
+            lane: Lane::Normal,
             policy: crate::policy::Policy::default(),
             content: Content::Message,
         }
@@ -124,5 +130,23 @@ mod tests {
         let three = Routes::new(vec![route("b", "crm", "x"), route("a", "crm", "")]);
         assert_eq!(one.hash(), two.hash());
         assert_ne!(one.hash(), three.hash());
+        let in_lanes = |lanes: [Lane; 2]| {
+            let routes = [route("a", "crm", ""), route("b", "crm", "")];
+            let set = |(route, lane)| Route { lane, ..route };
+            Routes::new(routes.into_iter().zip(lanes).map(set).collect())
+        };
+        let [low, normal, high] = [Lane::Low, Lane::Normal, Lane::High];
+        let hashes: std::collections::BTreeSet<String> =
+            [[low, normal], [normal, low], [high, normal], [low, low], [normal, normal]]
+                .map(|lanes| in_lanes(lanes).hash())
+                .into();
+        assert_eq!(hashes.len(), 5);
+        assert_eq!(
+            in_lanes([normal, normal]).hash(),
+            "a8032b177a2bbcc8b5d1d1b81490a01f772000aa6a1f179a0cf84fe78fb04347",
+            "a set without priorities keeps the hash it had before there were any"
+        );
+        let lanes: Vec<i16> = in_lanes([high, low]).rows().iter().map(|row| row.lane).collect();
+        assert_eq!(lanes, [1, -1]);
     }
 }

@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 use crate::config::{Content, SinkConfig, Way};
 use crate::delivery::{Outcome, Phase};
 use crate::message::{IdempotencyKey, Message};
+use crate::policy::Codes;
 
 /// A sink with attempts, ready to work.
 pub enum Sink {
@@ -99,14 +100,21 @@ impl Sink {
         }
     }
 
-    /// Tries once to deliver. The caller bounds the time; dropping the future is safe at any point
-    /// and closes the connection, and `phase` then tells "not sent" from "in doubt".
-    pub async fn deliver(&self, prepared: &Prepared, phase: &Phase) -> Outcome {
+    /// Tries once to deliver. `permanent` are the answers after which asking again cannot help, if
+    /// the config names them; none stands for the kind's own. The caller bounds the time; dropping
+    /// the future is safe at any point and closes the connection, and `phase` then tells "not sent"
+    /// from "in doubt".
+    pub async fn deliver(
+        &self,
+        prepared: &Prepared,
+        permanent: Option<&Codes>,
+        phase: &Phase,
+    ) -> Outcome {
         match (self, prepared) {
             (Sink::Webhook(webhook), Prepared::Request(request)) => {
-                webhook.deliver(request, phase).await
+                webhook.deliver(request, permanent, phase).await
             }
-            (Sink::Smtp(smtp), Prepared::Mail(mail)) => smtp.deliver(mail, phase).await,
+            (Sink::Smtp(smtp), Prepared::Mail(mail)) => smtp.deliver(mail, permanent, phase).await,
             (Sink::Webhook(_), Prepared::Mail(_)) | (Sink::Smtp(_), Prepared::Request(_)) => {
                 let reason = "what was prepared is not for this kind of sink".to_owned();
                 Outcome::Permanent { reason }

@@ -6,6 +6,7 @@
 
 mod session;
 mod stock;
+mod verdict;
 mod wire;
 
 use lettre::Address;
@@ -19,6 +20,7 @@ use super::mail::{PreparedMail, to_ascii};
 use super::{BuildError, tls};
 use crate::config::SmtpConfig;
 use crate::delivery::{Cause, Outcome, Phase, clean_text};
+use crate::policy::Codes;
 
 /// How much of a mail is held back to go out together with the final dot, in bytes.
 const TAIL: usize = 16 * 1024;
@@ -28,6 +30,14 @@ pub struct Smtp {
     door: Door,
     sender: Mailbox,
     stock: Stock,
+}
+
+/// What one attempt is about.
+struct Attempt<'a> {
+    mail: &'a PreparedMail,
+    /// The replies after which asking again cannot help; none for those of class 5xx.
+    permanent: Option<&'a Codes>,
+    phase: &'a Phase,
 }
 
 /// How a dialogue about one mail ended.
@@ -61,24 +71,31 @@ impl Smtp {
     }
 
     /// One attempt: over a connection that waits, or a new one if that turns out to be closed.
-    pub(super) async fn deliver(&self, mail: &PreparedMail, phase: &Phase) -> Outcome {
+    pub(super) async fn deliver(
+        &self,
+        mail: &PreparedMail,
+        permanent: Option<&Codes>,
+        phase: &Phase,
+    ) -> Outcome {
+        let attempt = Attempt { mail, permanent, phase };
         if let Some(session) = self.stock.take()
-            && let Turn::Ended(outcome) = self.converse(session, mail, phase).await
+            && let Turn::Ended(outcome) = self.converse(session, &attempt).await
         {
             return outcome;
         }
         let session = match self.door.enter().await {
             Ok(session) => session,
-            Err(reason) => return transient(reason),
+            Err(shut) => return shut.outcome(),
         };
-        match self.converse(session, mail, phase).await {
+        match self.converse(session, &attempt).await {
             Turn::Ended(outcome) => outcome,
-            Turn::Stale => transient("MAIL: the server closed the connection".to_owned()),
+            Turn::Stale => broken("MAIL", &Fault::Closed),
         }
     }
 
     /// MAIL, RCPT, DATA and the mail itself.
-    async fn converse(&self, mut session: Session, mail: &PreparedMail, phase: &Phase) -> Turn {
+    async fn converse(&self, mut session: Session, attempt: &Attempt<'_>) -> Turn {
+        let mail = attempt.mail;
         let used = session.mails > 0;
         session.mails += 1;
         if session.unfinished {
@@ -90,10 +107,7 @@ impl Smtp {
         match session.wire.ask(Mail::new(Some(mail.from.clone()), Vec::new())).await {
             Ok(reply) if reply.is_done() => {}
             Ok(reply) if used && reply.code == 421 => return Turn::Stale,
-            // A refused sender is the sink's trouble, not this mail's.
-            Ok(reply) => {
-                return self.refused(session, &reply, transient(said("MAIL", &reply, mail)));
-            }
+            Ok(reply) => return self.refused(session, &reply, attempt.sender_refused(&reply)),
             Err(_) if used => return Turn::Stale,
             Err(fault) => return Turn::Ended(broken("MAIL", &fault)),
         }
@@ -104,31 +118,32 @@ impl Smtp {
                 Ok(reply) if reply.is_refusal() || (reply.is_transient() && reply.code != 421) => {
                     refusals.push(reply);
                 }
-                Ok(reply) => return Turn::Ended(transient(said("RCPT", &reply, mail))),
+                Ok(reply) => return Turn::Ended(attempt.refusal("RCPT", &reply)),
                 Err(fault) => return Turn::Ended(broken("RCPT", &fault)),
             }
         }
-        if let Some(worst) = refusals.iter().max_by_key(|reply| reply.code) {
-            let outcome = refusal(worst, "recipient refused", mail);
+        let worst = |reply: &&Reply| (attempt.is_permanent(reply), reply.code);
+        if let Some(worst) = refusals.iter().max_by_key(worst) {
+            let outcome = attempt.refusal("recipient refused", worst);
             return self.break_off(session, outcome);
         }
         match session.wire.ask(Data).await {
-            Ok(reply) if reply.code == 354 => {}
-            Ok(reply) if reply.is_refusal() => {
-                return self.break_off(session, refusal(&reply, "DATA refused", mail));
+            Ok(reply) if reply.code == 354 => self.hand_over(session, attempt).await,
+            Ok(reply) => {
+                let outcome = attempt.refusal("DATA", &reply);
+                if reply.is_refusal() || (reply.is_transient() && reply.code != 421) {
+                    return self.break_off(session, outcome);
+                }
+                Turn::Ended(outcome)
             }
-            Ok(reply) if reply.is_transient() && reply.code != 421 => {
-                return self.break_off(session, transient(said("DATA", &reply, mail)));
-            }
-            Ok(reply) => return Turn::Ended(transient(said("DATA", &reply, mail))),
-            Err(fault) => return Turn::Ended(broken("DATA", &fault)),
+            Err(fault) => Turn::Ended(broken("DATA", &fault)),
         }
-        self.hand_over(session, mail, phase).await
     }
 
     /// Sends the mail itself. Until the final dot is on its way nothing can be delivered, so the
     /// phase begins before the last piece, which holds it.
-    async fn hand_over(&self, mut session: Session, mail: &PreparedMail, phase: &Phase) -> Turn {
+    async fn hand_over(&self, mut session: Session, attempt: &Attempt<'_>) -> Turn {
+        let mail = attempt.mail;
         let bytes = dot_stuffed(&mail.data);
         let (head, tail) = bytes.split_at(bytes.len().saturating_sub(TAIL));
         if !head.is_empty()
@@ -138,10 +153,16 @@ impl Smtp {
         }
         match session.wire.has_spoken() {
             Ok(false) => {}
-            Ok(true) => return Turn::Ended(early(session.wire.reply().await, mail)),
+            // A server that answers before the mail has ended cannot have accepted it.
+            Ok(true) => {
+                return Turn::Ended(match session.wire.reply().await {
+                    Ok(reply) => attempt.refusal("mail refused before its end", &reply),
+                    Err(fault) => broken("mail data", &fault),
+                });
+            }
             Err(fault) => return Turn::Ended(broken("mail data", &fault)),
         }
-        if let Err(outcome) = phase.begin() {
+        if let Err(outcome) = attempt.phase.begin() {
             return Turn::Ended(outcome);
         }
         let reply = match session.wire.send(tail).await {
@@ -155,11 +176,11 @@ impl Smtp {
                 Turn::Ended(Outcome::Delivered { receipt })
             }
             Ok(reply) if reply.is_transient() || reply.is_refusal() => {
-                let outcome = refusal(&reply, "mail refused", mail);
+                let outcome = attempt.refusal("mail refused", &reply);
                 self.refused(session, &reply, outcome)
             }
             Ok(reply) => {
-                let reason = said("unexpected answer to the mail", &reply, mail);
+                let reason = attempt.said("unexpected answer to the mail", &reply);
                 Turn::Ended(Outcome::InDoubt { reason })
             }
             Err(fault) => {
@@ -189,37 +210,44 @@ impl Smtp {
     /// The dialogue up to where a mail would begin.
     pub(super) async fn probe(&self) -> Result<String, String> {
         let Door { host, port, .. } = &self.door;
-        let session = self.door.enter().await.map_err(|e| format!("{host}:{port}: {e}"))?;
+        let entered = self.door.enter().await;
+        let session = entered.map_err(|shut| format!("{host}:{port}: {}", shut.reason))?;
         session.part();
         let login = if self.door.credentials.is_some() { " and the login is good" } else { "" };
         Ok(format!("{host}:{port} takes mail{login}"))
     }
 }
 
-fn transient(reason: String) -> Outcome {
-    Outcome::Transient { cause: Cause::Refused, reason, wait: None }
+impl Attempt<'_> {
+    /// The outcome of a reply that took the mail neither in part nor as a whole.
+    fn refusal(&self, what: &str, reply: &Reply) -> Outcome {
+        let reason = self.said(what, reply);
+        if self.is_permanent(reply) {
+            return Outcome::Permanent { reason };
+        }
+        let (cause, wait) = (verdict::of_mail(reply), verdict::wait(reply));
+        Outcome::Transient { cause, reason, wait }
+    }
+
+    /// A sender refused for good is the sink's trouble: no mail of this sink would fare better.
+    fn sender_refused(&self, reply: &Reply) -> Outcome {
+        let cause = if reply.is_refusal() { Cause::Unreachable } else { verdict::of_mail(reply) };
+        Outcome::Transient { cause, reason: self.said("MAIL", reply), wait: verdict::wait(reply) }
+    }
+
+    fn is_permanent(&self, reply: &Reply) -> bool {
+        self.permanent.map_or(reply.is_refusal(), |codes| codes.has(reply.code))
+    }
+
+    fn said(&self, step: &str, reply: &Reply) -> String {
+        clean_text(&without_addresses(&format!("{step}: {reply}"), &self.mail.to))
+    }
 }
 
 /// A connection that failed before anything could be delivered.
 fn broken(step: &str, fault: &Fault) -> Outcome {
-    transient(clean_text(&format!("{step}: {fault}")))
-}
-
-/// A server that answers before the mail has ended: it cannot have accepted it.
-fn early(reply: Result<Reply, Fault>, mail: &PreparedMail) -> Outcome {
-    match reply {
-        Ok(reply) => refusal(&reply, "mail refused before its end", mail),
-        Err(fault) => broken("mail data", &fault),
-    }
-}
-
-fn said(step: &str, reply: &Reply, mail: &PreparedMail) -> String {
-    clean_text(&without_addresses(&format!("{step}: {reply}"), &mail.to))
-}
-
-fn refusal(reply: &Reply, what: &str, mail: &PreparedMail) -> Outcome {
-    let reason = said(what, reply, mail);
-    if reply.is_refusal() { Outcome::Permanent { reason } } else { transient(reason) }
+    let reason = clean_text(&format!("{step}: {fault}"));
+    Outcome::Transient { cause: Cause::Unreachable, reason, wait: None }
 }
 
 /// Servers like to repeat the recipient; we do not keep addresses.

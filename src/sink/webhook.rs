@@ -16,6 +16,7 @@ use super::{BuildError, tls};
 use crate::config::{BodyForm, SinkConfig, WebhookConfig, WebhookSecret};
 use crate::delivery::{Cause, Outcome, Phase, clean_text};
 use crate::message::{IdempotencyKey, Message};
+use crate::policy::Codes;
 
 /// Longest wait for name, connection and TLS together.
 const CONNECT_MAX: Duration = Duration::from_secs(5);
@@ -100,7 +101,16 @@ impl Webhook {
     }
 
     /// One attempt.
-    pub(super) async fn deliver(&self, request: &Request, phase: &Phase) -> Outcome {
+    ///
+    /// No attempt sends twice. The client follows no redirect and repeats nothing; a request that
+    /// meets a connection which the server has closed goes over another one only if no byte of it
+    /// was written: hyper gives a request back only from the queue before its first byte.
+    pub(super) async fn deliver(
+        &self,
+        request: &Request,
+        permanent: Option<&Codes>,
+        phase: &Phase,
+    ) -> Outcome {
         let mut post = reqwest::Request::new(reqwest::Method::POST, self.url.clone());
         *post.headers_mut() = self.sign(request, Timestamp::now().as_second());
         *post.body_mut() = Some(request.body.clone().into());
@@ -109,7 +119,8 @@ impl Webhook {
         }
         match self.client.execute(post).await {
             Ok(response) => {
-                let outcome = self.judge(response.status(), response.headers(), Timestamp::now());
+                let (status, headers) = (response.status(), response.headers());
+                let outcome = self.judge(status, headers, permanent, Timestamp::now());
                 drain(response).await;
                 outcome
             }
@@ -129,7 +140,13 @@ impl Webhook {
     }
 
     /// What a status line means.
-    fn judge(&self, status: StatusCode, headers: &HeaderMap, now: Timestamp) -> Outcome {
+    fn judge(
+        &self,
+        status: StatusCode,
+        headers: &HeaderMap,
+        permanent: Option<&Codes>,
+        now: Timestamp,
+    ) -> Outcome {
         let line = match status.canonical_reason() {
             Some(reason) => format!("HTTP {} {reason}", status.as_u16()),
             None => format!("HTTP {}", status.as_u16()),
@@ -137,8 +154,16 @@ impl Webhook {
         if status.is_success() {
             return Outcome::Delivered { receipt: line };
         }
-        if status == StatusCode::GONE {
-            return Outcome::Permanent { reason: format!("{line}: the receiver wants no more") };
+        match permanent {
+            None if status == StatusCode::GONE => {
+                return Outcome::Permanent {
+                    reason: format!("{line}: the receiver wants no more"),
+                };
+            }
+            Some(codes) if codes.has(status.as_u16()) => {
+                return Outcome::Permanent { reason: format!("{line}: permanent by the config") };
+            }
+            _ => {}
         }
         let wait = headers
             .get_all(RETRY_AFTER)
@@ -152,7 +177,8 @@ impl Webhook {
             }
             _ => line,
         };
-        Outcome::Transient { cause: Cause::Failed, reason: clean_text(&reason), wait }
+        let cause = cause(status, wait.is_some());
+        Outcome::Transient { cause, reason: clean_text(&reason), wait }
     }
 
     /// A redirect's target without what could be secret in it: query, fragment, user name.
@@ -252,6 +278,19 @@ async fn drain(mut response: Response) {
     }
 }
 
+/// Why a receiver that answered did not take the message; `asked` says that it asked for a wait.
+fn cause(status: StatusCode, asked: bool) -> Cause {
+    match status {
+        StatusCode::TOO_MANY_REQUESTS => Cause::Throttled,
+        StatusCode::SERVICE_UNAVAILABLE if asked => Cause::Throttled,
+        StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => {
+            Cause::Away
+        }
+        status if status.is_client_error() => Cause::Rejected,
+        _ => Cause::Failed,
+    }
+}
+
 /// An attempt without a status line. Only what failed before there was a connection is certain.
 fn failed(error: &reqwest::Error) -> Outcome {
     let cause = root_cause(error);
@@ -320,41 +359,47 @@ mod tests {
         IdempotencyKey::new(&name("shop"), 42, &name("crm"), "")
     }
 
-    fn judge(status: u16, headers: &[(&'static str, &str)]) -> Outcome {
+    fn judge(status: u16, headers: &[(&'static str, &str)], permanent: Option<&Codes>) -> Outcome {
         let pair = |(n, v): &(&'static str, &str)| {
             (HeaderName::from_static(n), HeaderValue::from_str(v).unwrap())
         };
         let headers = headers.iter().map(pair).collect();
         let status = StatusCode::from_u16(status).unwrap();
-        webhook(BodyForm::Payload).judge(status, &headers, Timestamp::UNIX_EPOCH)
-    }
-
-    fn transient(reason: &str, wait: Option<u64>) -> Outcome {
-        Outcome::Transient {
-            cause: Cause::Failed,
-            reason: reason.to_owned(),
-            wait: wait.map(Duration::from_secs),
-        }
+        webhook(BodyForm::Payload).judge(status, &headers, permanent, Timestamp::UNIX_EPOCH)
     }
 
     #[test]
-    fn the_status_line_decides() {
-        let receipt = "HTTP 204 No Content".to_owned();
-        assert_eq!(judge(204, &[]), Outcome::Delivered { receipt });
-        assert_eq!(judge(299, &[]), Outcome::Delivered { receipt: "HTTP 299".to_owned() });
-        for status in [101, 300, 304, 400, 401, 404, 408, 409, 422, 425, 429, 500, 503, 599] {
-            assert!(matches!(judge(status, &[]), Outcome::Transient { .. }), "{status}");
+    fn every_status_has_an_outcome() {
+        for status in 100..=999 {
+            let outcome = judge(status, &[], None);
+            let expected = match status {
+                200..=299 => matches!(outcome, Outcome::Delivered { .. }),
+                410 => matches!(outcome, Outcome::Permanent { .. }),
+                _ => matches!(outcome, Outcome::Transient { wait: None, .. }),
+            };
+            assert!(expected, "{status}: {outcome:?}");
         }
-        assert!(matches!(judge(410, &[]), Outcome::Permanent { .. }));
-        assert_eq!(
-            judge(429, &[("retry-after", "120")]),
-            transient("HTTP 429 Too Many Requests", Some(120))
-        );
+        let receipt = |status| judge(status, &[], None);
+        assert_eq!(receipt(204), Outcome::Delivered { receipt: "HTTP 204 No Content".to_owned() });
+        assert_eq!(receipt(299), Outcome::Delivered { receipt: "HTTP 299".to_owned() });
+    }
+
+    /// A success is one whatever a list says; anything else in it is permanent, and nothing else.
+    #[test]
+    fn a_list_takes_the_place_of_what_is_permanent_otherwise() {
+        let codes = Codes::new([204, 302, 400, 429, 503]);
+        for status in 100..=599 {
+            let outcome = judge(status, &[("retry-after", "9")], Some(&codes));
+            let permanent = matches!(outcome, Outcome::Permanent { .. });
+            assert_eq!(permanent, [302, 400, 429, 503].contains(&status), "{status}: {outcome:?}");
+        }
+        let none = judge(410, &[], Some(&Codes::default()));
+        assert!(matches!(none, Outcome::Transient { cause: Cause::Rejected, .. }), "{none:?}");
     }
 
     #[test]
     fn a_redirect_is_named_without_its_secrets() {
-        let reason = |location: &str| match judge(302, &[("location", location)]) {
+        let reason = |location: &str| match judge(302, &[("location", location)], None) {
             Outcome::Transient { reason, .. } => reason,
             other => panic!("{other:?}"),
         };

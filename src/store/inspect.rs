@@ -10,10 +10,12 @@ use tokio_postgres::types::Type;
 
 use super::error::StoreError;
 use super::link::Link;
+use crate::policy::Lane;
 
-/// The lanes in use; only the first, until routes choose theirs. The fetch index must always be
-/// asked by lane.
-pub const LANES: &[i16] = &[0];
+/// The lanes, for the fetch index must always be asked by lane.
+fn lanes() -> Vec<i16> {
+    Lane::ALL.map(Lane::number).into()
+}
 
 /// Tables a relay works on, with each right it needs there.
 const TABLE_RIGHTS: &[(&str, &[&str])] = &[
@@ -273,9 +275,10 @@ pub async fn list_pending(
     sinks: &[String],
     limit: i64,
 ) -> Result<Vec<OpenRow>, StoreError> {
+    let lanes = lanes();
     let params = [
         (&sinks as _, Type::TEXT_ARRAY),
-        (&LANES as _, Type::INT2_ARRAY),
+        (&lanes as _, Type::INT2_ARRAY),
         (&limit as _, Type::INT8),
     ];
     let rows = link.rows_by_index("list deliveries", &link.queries().list_pending, &params).await?;

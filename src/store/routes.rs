@@ -14,6 +14,8 @@ pub struct RouteRow {
     pub sink: String,
     /// Empty where the route has no name.
     pub target: String,
+    /// Of its deliveries; the higher the more urgent.
+    pub lane: i16,
     /// Whether the pattern is a type itself.
     pub exact: bool,
     /// Text before the first `*`.
@@ -89,6 +91,7 @@ pub async fn mirror(
         let patterns: Vec<&str> = routes.iter().map(|r| r.pattern.as_str()).collect();
         let sinks: Vec<&str> = routes.iter().map(|r| r.sink.as_str()).collect();
         let targets: Vec<&str> = routes.iter().map(|r| r.target.as_str()).collect();
+        let lanes: Vec<i16> = routes.iter().map(|r| r.lane).collect();
         let exact: Vec<bool> = routes.iter().map(|r| r.exact).collect();
         let prefixes: Vec<&str> = routes.iter().map(|r| r.prefix.as_str()).collect();
         let regexes: Vec<Option<&str>> = routes.iter().map(|r| r.regex.as_deref()).collect();
@@ -97,6 +100,7 @@ pub async fn mirror(
             (&patterns as _, Type::TEXT_ARRAY),
             (&sinks as _, Type::TEXT_ARRAY),
             (&targets as _, Type::TEXT_ARRAY),
+            (&lanes as _, Type::INT2_ARRAY),
             (&exact as _, Type::BOOL_ARRAY),
             (&prefixes as _, Type::TEXT_ARRAY),
             (&regexes as _, Type::TEXT_ARRAY),

@@ -12,9 +12,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
+use super::verdict;
 use super::wire::{Fault, Reply, Wire};
 use crate::config::{MailSecurity, Secret};
-use crate::delivery::clean_text;
+use crate::delivery::{Cause, Outcome, clean_text};
 use crate::sink::tls;
 
 /// Longest wait for name and connection.
@@ -46,15 +47,34 @@ pub(super) struct Session {
     offers: Vec<String>,
 }
 
+/// Why we did not get in: the sink's trouble and no mail's.
+pub(super) struct Shut {
+    /// What and where.
+    pub reason: String,
+    cause: Cause,
+    wait: Option<Duration>,
+}
+
+impl Shut {
+    /// The outcome of an attempt that could not begin.
+    pub fn outcome(self) -> Outcome {
+        Outcome::Transient { cause: self.cause, reason: self.reason, wait: self.wait }
+    }
+}
+
+impl From<String> for Shut {
+    fn from(reason: String) -> Shut {
+        Shut { reason, cause: Cause::Unreachable, wait: None }
+    }
+}
+
 /// Bytes both ways, encrypted or not.
 pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
 impl Door {
     /// Connects, protects the connection as configured and logs in.
-    ///
-    /// Whatever fails here is the sink's trouble and no mail's: the reason says what and where.
-    pub async fn enter(&self) -> Result<Session, String> {
+    pub async fn enter(&self) -> Result<Session, Shut> {
         let tcp = step("connect", CONNECT_MAX, async {
             TcpStream::connect((self.host.as_str(), self.port)).await.map_err(Fault::Io)
         })
@@ -77,7 +97,8 @@ impl Door {
                 greeting(&mut wire).await?;
                 let mut open = Session::hello(wire, us.clone()).await?;
                 if !open.offers("STARTTLS") {
-                    return Err("the server offers no STARTTLS, which is required".to_owned());
+                    let reason = "the server offers no STARTTLS, which is required".to_owned();
+                    return Err(reason.into());
                 }
                 expect("STARTTLS", 220, open.wire.ask(Starttls)).await?;
                 let bare = open.wire.into_stream().map_err(|f| format!("STARTTLS: {f}"))?;
@@ -102,7 +123,7 @@ impl Door {
 }
 
 impl Session {
-    async fn hello(mut wire: Wire<Box<dyn Stream>>, us: ClientId) -> Result<Session, String> {
+    async fn hello(mut wire: Wire<Box<dyn Stream>>, us: ClientId) -> Result<Session, Shut> {
         let reply = expect("EHLO", 250, wire.ask(Ehlo::new(us))).await?;
         let offers = reply.lines.iter().skip(1).map(|l| l.to_ascii_uppercase()).collect();
         Ok(Session { wire, mails: 0, unfinished: false, idle_since: Instant::now(), offers })
@@ -114,7 +135,7 @@ impl Session {
     }
 
     /// AUTH with PLAIN (RFC 4616), or LOGIN where there is nothing better.
-    async fn log_in(&mut self, user: &str, password: &Secret) -> Result<(), String> {
+    async fn log_in(&mut self, user: &str, password: &Secret) -> Result<(), Shut> {
         let offered = |mechanism: &str| {
             // Some servers write AUTH=LOGIN.
             let mut lines = self.offers.iter().filter(|o| o.starts_with("AUTH"));
@@ -131,7 +152,7 @@ impl Session {
             let token = STANDARD.encode(password.expose());
             expect("AUTH", 235, wire.ask(format!("{token}\r\n"))).await?;
         } else {
-            return Err("AUTH: the server offers neither PLAIN nor LOGIN".to_owned());
+            return Err("AUTH: the server offers neither PLAIN nor LOGIN".to_owned().into());
         }
         Ok(())
     }
@@ -144,7 +165,7 @@ impl Session {
     }
 }
 
-async fn greeting(wire: &mut Wire<Box<dyn Stream>>) -> Result<Reply, String> {
+async fn greeting(wire: &mut Wire<Box<dyn Stream>>) -> Result<Reply, Shut> {
     expect("greeting", 220, wire.reply()).await
 }
 
@@ -153,12 +174,13 @@ async fn expect(
     what: &'static str,
     code: u16,
     reply: impl Future<Output = Result<Reply, Fault>>,
-) -> Result<Reply, String> {
+) -> Result<Reply, Shut> {
     let reply = step(what, STEP_MAX, reply).await?;
     if reply.code == code {
         return Ok(reply);
     }
-    Err(clean_text(&format!("{what}: {reply}")))
+    let reason = clean_text(&format!("{what}: {reply}"));
+    Err(Shut { reason, cause: verdict::of_entry(&reply), wait: verdict::wait(&reply) })
 }
 
 async fn step<T>(

@@ -6,7 +6,7 @@ use std::fmt;
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
-use super::LANES;
+use super::lanes;
 use crate::store::error::StoreError;
 use crate::store::link::Link;
 use crate::store::flow::Flow;
@@ -158,9 +158,10 @@ pub async fn status(link: &Link) -> Result<Status, StoreError> {
 /// # Errors
 /// When the database cannot be asked.
 pub async fn sinks(link: &Link, names: &[String]) -> Result<Vec<SinkStatus>, StoreError> {
+    let lanes = lanes();
     let params = [
         (&names as _, Type::TEXT_ARRAY),
-        (&LANES as _, Type::INT2_ARRAY),
+        (&lanes as _, Type::INT2_ARRAY),
         (&Count::COUNTED as _, Type::INT8),
     ];
     let rows =
