@@ -4,6 +4,7 @@
 -- Payloads that are compressed or larger than 8 kB come alone, through payload.sql.
 -- Where more keys are parked than the hand can name, their followers would fill every fetch; then
 -- the key index is asked row by row whether a keyed row is the head.
+-- In no order of its own: a sort would hold up the plan for payloads that the caller can put in order.
 -- Brings nothing while the sink or the installation is paused. Answers one row at least: asked_at is
 -- the database's time, up to which the walk has seen everything if it found less than the limit.
 -- $1 sink, $2 lane, $3 floor, $4 limit, $5 and $6 rows in hand (message ids, targets),
@@ -39,8 +40,7 @@ SELECT d.message_id, d.target, d.lane, d.key, d.attempt, d.rev, d.round,
                         AND l.message_id < w.message_id
                         AND NOT ($11 AND l.state IN ('dead', 'held'))))
            AND NOT EXISTS (SELECT FROM outbox.sink p WHERE p.name = $1 AND p.paused)
-           AND NOT EXISTS (SELECT FROM outbox.installation i WHERE i.paused)
+           AND NOT EXISTS (SELECT FROM outbox.installation i WHERE i.one AND i.paused)
          ORDER BY w.due_at, w.message_id
          LIMIT $4) d ON true
   LEFT JOIN outbox.message m ON m.id = d.message_id
- ORDER BY d.due_at, d.message_id

@@ -37,8 +37,7 @@ SELECT d.message_id, d.target, d.lane, d.key, d.attempt, d.rev, d.round,
                      OR (w.target, w.key) NOT IN (
                           SELECT k.target, k.key FROM unnest($10::text[], $11::text[]) AS k (target, key)))
                 AND NOT EXISTS (SELECT FROM outbox.sink s WHERE s.name = $1 AND s.paused)
-                AND NOT EXISTS (SELECT FROM outbox.installation i WHERE i.paused)
+                AND NOT EXISTS (SELECT FROM outbox.installation i WHERE i.one AND i.paused)
               ORDER BY w.due_at, w.message_id
               LIMIT $7) d ON true
   LEFT JOIN outbox.message m ON m.id = d.message_id
- ORDER BY d.due_at, d.message_id

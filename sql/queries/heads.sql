@@ -6,7 +6,7 @@ SELECT h.message_id, h.target, h.lane, h.key, h.attempt, h.rev, h.round,
        coalesce(h.crashes, 0::smallint) AS crashes, h.content_hash, h.due_at,
        h.state = 'pending' AND h.due_at <= statement_timestamp()
          AND NOT EXISTS (SELECT FROM outbox.sink p WHERE p.name = $1 AND p.paused)
-         AND NOT EXISTS (SELECT FROM outbox.installation i WHERE i.paused) AS startable,
+         AND NOT EXISTS (SELECT FROM outbox.installation i WHERE i.one AND i.paused) AS startable,
        m.type, m.created_at, m.headers::text AS headers,
        (extract(epoch FROM statement_timestamp() - m.created_at) * 1000)::bigint AS age_ms,
        coalesce(m.expires_at <= statement_timestamp(), false) AS expired,

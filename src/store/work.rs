@@ -211,10 +211,13 @@ pub async fn fetch(
     Ok(Walk { rows: found(&rows), asked_at })
 }
 
-/// A statement that answers one row at least: without a message id it found nothing.
+/// A statement that answers one row at least: without a message id it found nothing. In the order they
+/// fell due.
 fn found(rows: &[Row]) -> Vec<Fetched> {
     let is_there = |row: &&Row| row.get::<_, Option<i64>>("message_id").is_some();
-    rows.iter().filter(is_there).map(fetched).collect()
+    let mut found: Vec<Fetched> = rows.iter().filter(is_there).map(fetched).collect();
+    found.sort_by_key(|row| (row.due_at, row.message_id));
+    found
 }
 
 /// Where a page of the full poll ended: due time and message id.

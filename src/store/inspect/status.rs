@@ -8,8 +8,8 @@ use tokio_postgres::types::Type;
 
 use super::lanes;
 use crate::store::error::StoreError;
-use crate::store::link::Link;
 use crate::store::flow::Flow;
+use crate::store::link::Link;
 
 /// A number that was counted up to a limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
