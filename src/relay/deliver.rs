@@ -8,10 +8,11 @@ use futures_util::FutureExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
+use super::decide::decide;
 use super::gate::Gate;
 use super::lease::Lease;
 use super::route::Routes;
-use super::settle::{Decided, decide};
+use super::settle::Decided;
 use crate::config::{Route, SinkConfig};
 use crate::delivery::{Guarantee, Outcome, Phase, Settlement};
 use crate::message::{IdempotencyKey, Message};

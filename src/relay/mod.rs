@@ -2,12 +2,13 @@
 //!
 //! The path of a message: `wake` says when to look, `fetch` what may start, `admit` puts on record
 //! what must be before it starts, `route` says what to make of it, `deliver` makes one attempt, whose
-//! `gate` knows how many may run, `settle` records how it ended. `work` walks a sink through these, `own` decides which sinks this relay works and holds the lease, `cut`
+//! `gate` knows how many may run, `decide` what its end means, `settle` records it. `work` walks a sink through these, `own` decides which sinks this relay works and holds the lease, `cut`
 //! makes the files of CSV sinks, `keep` does the chores.
 
 mod admit;
 mod breaker;
 mod cut;
+mod decide;
 mod deliver;
 mod fetch;
 mod floor;

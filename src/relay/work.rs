@@ -1,24 +1,27 @@
 //! Working a sink: wake, fetch, admit, deliver, settle, over and over, until told to stop.
 
+mod start;
+mod tell;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
-use super::admit::{Admission, Admitted};
+use super::admit::Admission;
 use super::deliver::Deliverer;
 use super::fetch::{self, Hand};
 use super::minute::Minute;
 use super::ready::Ready;
-use super::settle::{BACKLOG_MAX, Decided, Settler, Written, report};
+use super::settle::{Decided, Settler, Written, report};
 use super::wake::Wake;
 use crate::delivery::Settlement;
 use crate::policy::Lane;
-use crate::store::flow::{Flow, write_flow};
-use crate::store::work::{Fetched, next_due};
+use crate::store::flow::Flow;
+use crate::store::work::next_due;
 use crate::store::{Link, StoreError};
 
 /// How often the flow row is brought up to date, if anything changed.
@@ -27,10 +30,7 @@ const FLOW_EVERY: Duration = Duration::from_secs(1);
 const FLOW_AT_LEAST: Duration = Duration::from_secs(30);
 /// A fetch for few free slots waits so long for more of them.
 const FEW_SLOTS_PAUSE: Duration = Duration::from_millis(3);
-/// Fetched ahead of free slots is what a sink does in one part in so many of a second, as a row of a
-/// higher lane waits behind it, and at most so many rows; and how long one may wait for its slot.
-const AHEAD_SHARE: usize = 50;
-const AHEAD_MAX: usize = 64;
+/// How long what was fetched ahead of free slots may wait for one.
 const AHEAD_LIMIT: Duration = Duration::from_secs(1);
 /// Pause before what a former owner was sending is settled again after a failure.
 const FORMER_PAUSE: Duration = Duration::from_secs(1);
@@ -182,117 +182,8 @@ impl Worker {
         }
     }
 
-    /// How many attempts may run at the same time now.
-    fn slots(&self) -> usize {
-        self.deliverer.config.concurrency.get().min(self.deliverer.gate.limit(Instant::now()))
-    }
-
-    /// Begins an attempt of a row that is admitted.
-    fn begin(&self, flight: &mut Flight, row: Fetched, suspect: Option<OwnedSemaphorePermit>) {
-        self.deliverer.gate.begin(Instant::now());
-        let attempt = Arc::clone(&self.deliverer).attempt(row);
-        flight.attempts.spawn(async move {
-            let end = attempt.await;
-            drop(suspect);
-            end
-        });
-    }
-
-    /// Starts what is ready and needs no admission, as far as there are slots.
-    fn fill(&self, admission: &Admission, flight: &mut Flight) {
-        while flight.attempts.len() < self.slots() {
-            if !flight.ready.peek().is_some_and(|row| admission.is_free(row)) {
-                break;
-            }
-            let Some(row) = flight.ready.pick() else { break };
-            self.begin(flight, row, None);
-        }
-    }
-
-    /// Starts what is ready, as far as there are slots; what needs it is admitted first.
-    async fn start(&mut self, desk: &mut Desk) {
-        self.fill(&desk.admission, &mut desk.flight);
-        let free = self.slots().saturating_sub(desk.flight.attempts.len());
-        if free == 0 || desk.flight.ready.is_empty() {
-            return;
-        }
-        let mut rows = Vec::new();
-        let mut suspect = None;
-        if desk.flight.ready.has_suspect()
-            && let Ok(permit) = Arc::clone(&self.suspect).try_acquire_owned()
-            && let Some(row) = desk.flight.ready.pick_suspect()
-        {
-            suspect = Some(((row.message_id, row.target.clone()), permit));
-            rows.push(row);
-        }
-        while rows.len() < free {
-            let Some(row) = desk.flight.ready.pick() else { break };
-            rows.push(row);
-        }
-        if rows.is_empty() {
-            return;
-        }
-        let Admitted { start, back } = self.admit(desk, rows).await;
-        desk.hand.put_back(&back);
-        for row in start {
-            let is_suspect =
-                suspect.as_ref().is_some_and(|(s, _)| s.0 == row.message_id && s.1 == row.target);
-            let permit = if is_suspect { suspect.take().map(|(_, permit)| permit) } else { None };
-            self.begin(&mut desk.flight, row, permit);
-        }
-    }
-
-    /// Admits rows; however long that takes, the ends of attempts are recorded meanwhile.
-    async fn admit(&self, desk: &mut Desk, rows: Vec<Fetched>) -> Admitted {
-        let mut ended = Vec::new();
-        let admitted = {
-            let mut admit = Box::pin(desk.admission.admit(rows));
-            loop {
-                tokio::select! {
-                    admitted = &mut admit => break admitted,
-                    Some(end) = desk.flight.attempts.join_next() => {
-                        self.record(&mut desk.flight, &desk.decided, end).await;
-                    }
-                    Some(batch) = desk.written.recv() => ended.push(batch),
-                }
-            }
-        };
-        for batch in ended {
-            self.note(desk, batch);
-        }
-        admitted
-    }
-
-    /// How many rows a fetch may bring now.
-    fn room(&self, flight: &Flight) -> usize {
-        let slots = self.slots();
-        let free = slots.saturating_sub(flight.attempts.len());
-        // While the gate lets only some begin, nothing is fetched ahead of them.
-        let is_open = slots == self.deliverer.config.concurrency.get();
-        let ahead = if is_open { (flight.minute.pace() / AHEAD_SHARE).min(AHEAD_MAX) } else { 0 };
-        (free + ahead).saturating_sub(flight.ready.len())
-    }
-
-    /// A fetch pays for a quarter of the slots, or after a short pause for any; fetching ahead, once
-    /// half of what was ready has started.
-    fn has_room(&self, desk: &Desk) -> bool {
-        let room = self.room(&desk.flight);
-        let worth_it = desk.flight.ready.len() * 2 <= AHEAD_MAX
-            && (room * 4 >= self.slots() || desk.fetched_at.elapsed() >= FEW_SLOTS_PAUSE);
-        room > 0 && worth_it && desk.hand.held() < BACKLOG_MAX
-    }
-
     fn is_stopping(&self) -> bool {
         self.drain.is_cancelled() || self.deliverer.cut.is_cancelled()
-    }
-
-    /// A gate that has opened brings the next look forward.
-    fn look_at_the_gate(&mut self, desk: &mut Desk) {
-        let is_shut = self.slots() == 0;
-        if desk.is_shut && !is_shut {
-            self.wake.no_later_than(Duration::ZERO);
-        }
-        desk.is_shut = is_shut;
     }
 
     /// Fetches what may start now, or next, and starts it. However long the answer takes, the ends of
@@ -404,58 +295,6 @@ impl Worker {
             desk.gone += i64::from(!written.applied);
             let is_out = written.is_out_of_the_way(self.deliverer.config.order);
             desk.hand.settled(&written.place, written.key.as_deref(), is_out);
-        }
-    }
-
-    /// Once a second.
-    async fn tick(&mut self, desk: &mut Desk) {
-        self.show(desk).await;
-        let holds = |place: &(i64, String)| desk.hand.holds(place);
-        match desk.admission.strays(holds).await {
-            Ok(strays) => {
-                for row in strays {
-                    warn!(
-                        message_id = row.message_id,
-                        sink = self.sink(),
-                        target = row.target,
-                        "its intent was committed and its attempt never began; put back"
-                    );
-                    let delay = Duration::ZERO;
-                    let reason = "its attempt never began".to_owned();
-                    let settlement = Settlement::Release { delay, reason };
-                    desk.flight.unsettled += 1;
-                    let decided = Decided { row, settlement, content_hash: None };
-                    let _ = desk.decided.send(decided).await;
-                }
-            }
-            Err(error) => {
-                warn!(sink = self.sink(), %error, "cannot look for intents; trying again")
-            }
-        }
-    }
-
-    /// Writes the flow row, if it changed.
-    async fn show(&mut self, desk: &mut Desk) {
-        let (now, gate) = (Instant::now(), &self.deliverer.gate);
-        let (delivered_minute, failed_minute) = desk.flight.minute.sums();
-        let small = |count: usize| i32::try_from(count).unwrap_or(i32::MAX);
-        let flow = Flow {
-            in_flight: small(desk.flight.attempts.len()),
-            delivered_minute,
-            failed_minute,
-            hidden: i64::try_from(desk.hand.hidden()).unwrap_or(i64::MAX),
-            gone: desk.gone,
-            parked: small(desk.hand.parked()),
-            open: gate.opened().map(|opened| (now - opened.since, opened.reason)),
-            waits: gate.waits(now).map(|waits| (waits.until - now, waits.reason)),
-            horizon: self.horizon,
-        };
-        let known = |(shown, at): &(Flow, Instant)| *shown == flow && at.elapsed() < FLOW_AT_LEAST;
-        if desk.shown.as_ref().is_some_and(known) {
-            return;
-        }
-        if write_flow(&self.settle, self.sink(), self.epoch, &flow).await.is_ok() {
-            desk.shown = Some((flow, now));
         }
     }
 }

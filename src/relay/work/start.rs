@@ -1,0 +1,132 @@
+//! How many attempts may run, and starting them.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::{Desk, FEW_SLOTS_PAUSE, Flight, Worker};
+use crate::relay::admit::{Admission, Admitted};
+use crate::relay::settle::BACKLOG_MAX;
+use crate::store::work::Fetched;
+
+/// Fetched ahead of free slots is what a sink does in one part in so many of a second, as a row of a
+/// higher lane waits behind it, and at most so many rows.
+const AHEAD_SHARE: usize = 50;
+const AHEAD_MAX: usize = 64;
+
+impl Worker {
+    /// How many attempts may run at the same time now.
+    pub(super) fn slots(&self) -> usize {
+        self.deliverer.config.concurrency.get().min(self.deliverer.gate.limit(Instant::now()))
+    }
+
+    /// Begins an attempt of a row that is admitted.
+    pub(super) fn begin(
+        &self,
+        flight: &mut Flight,
+        row: Fetched,
+        suspect: Option<OwnedSemaphorePermit>,
+    ) {
+        self.deliverer.gate.begin(Instant::now());
+        let attempt = Arc::clone(&self.deliverer).attempt(row);
+        flight.attempts.spawn(async move {
+            let end = attempt.await;
+            drop(suspect);
+            end
+        });
+    }
+
+    /// Starts what is ready and needs no admission, as far as there are slots.
+    pub(super) fn fill(&self, admission: &Admission, flight: &mut Flight) {
+        while flight.attempts.len() < self.slots() {
+            if !flight.ready.peek().is_some_and(|row| admission.is_free(row)) {
+                break;
+            }
+            let Some(row) = flight.ready.pick() else { break };
+            self.begin(flight, row, None);
+        }
+    }
+
+    /// Starts what is ready, as far as there are slots; what needs it is admitted first.
+    pub(super) async fn start(&mut self, desk: &mut Desk) {
+        self.fill(&desk.admission, &mut desk.flight);
+        let free = self.slots().saturating_sub(desk.flight.attempts.len());
+        if free == 0 || desk.flight.ready.is_empty() {
+            return;
+        }
+        let mut rows = Vec::new();
+        let mut suspect = None;
+        if desk.flight.ready.has_suspect()
+            && let Ok(permit) = Arc::clone(&self.suspect).try_acquire_owned()
+            && let Some(row) = desk.flight.ready.pick_suspect()
+        {
+            suspect = Some(((row.message_id, row.target.clone()), permit));
+            rows.push(row);
+        }
+        while rows.len() < free {
+            let Some(row) = desk.flight.ready.pick() else { break };
+            rows.push(row);
+        }
+        if rows.is_empty() {
+            return;
+        }
+        let Admitted { start, back } = self.admit(desk, rows).await;
+        desk.hand.put_back(&back);
+        for row in start {
+            let is_suspect =
+                suspect.as_ref().is_some_and(|(s, _)| s.0 == row.message_id && s.1 == row.target);
+            let permit = if is_suspect { suspect.take().map(|(_, permit)| permit) } else { None };
+            self.begin(&mut desk.flight, row, permit);
+        }
+    }
+
+    /// Admits rows; however long that takes, the ends of attempts are recorded meanwhile.
+    pub(super) async fn admit(&self, desk: &mut Desk, rows: Vec<Fetched>) -> Admitted {
+        let mut ended = Vec::new();
+        let admitted = {
+            let mut admit = Box::pin(desk.admission.admit(rows));
+            loop {
+                tokio::select! {
+                    admitted = &mut admit => break admitted,
+                    Some(end) = desk.flight.attempts.join_next() => {
+                        self.record(&mut desk.flight, &desk.decided, end).await;
+                    }
+                    Some(batch) = desk.written.recv() => ended.push(batch),
+                }
+            }
+        };
+        for batch in ended {
+            self.note(desk, batch);
+        }
+        admitted
+    }
+
+    /// How many rows a fetch may bring now.
+    pub(super) fn room(&self, flight: &Flight) -> usize {
+        let slots = self.slots();
+        let free = slots.saturating_sub(flight.attempts.len());
+        // While the gate lets only some begin, nothing is fetched ahead of them.
+        let is_open = slots == self.deliverer.config.concurrency.get();
+        let ahead = if is_open { (flight.minute.pace() / AHEAD_SHARE).min(AHEAD_MAX) } else { 0 };
+        (free + ahead).saturating_sub(flight.ready.len())
+    }
+
+    /// A fetch pays for a quarter of the slots, or after a short pause for any; fetching ahead, once
+    /// half of what was ready has started.
+    pub(super) fn has_room(&self, desk: &Desk) -> bool {
+        let room = self.room(&desk.flight);
+        let worth_it = desk.flight.ready.len() * 2 <= AHEAD_MAX
+            && (room * 4 >= self.slots() || desk.fetched_at.elapsed() >= FEW_SLOTS_PAUSE);
+        room > 0 && worth_it && desk.hand.held() < BACKLOG_MAX
+    }
+
+    /// A gate that has opened brings the next look forward.
+    pub(super) fn look_at_the_gate(&mut self, desk: &mut Desk) {
+        let is_shut = self.slots() == 0;
+        if desk.is_shut && !is_shut {
+            self.wake.no_later_than(Duration::ZERO);
+        }
+        desk.is_shut = is_shut;
+    }
+}
