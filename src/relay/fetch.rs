@@ -40,7 +40,17 @@ const BELOW_FOUND_MIN: usize = 100;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Head {
     message_id: i64,
-    in_flight: bool,
+    is: HeadIs,
+}
+
+/// Where the head of a key is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum HeadIs {
+    InFlight,
+    /// Out of the way; who is next will be asked.
+    Gone,
+    /// It cannot be delivered now.
+    Parked,
 }
 
 /// The in-memory set of a sink: what was fetched, and which keys have a head.
@@ -114,13 +124,20 @@ impl Hand {
     /// How many keys have a head that cannot be delivered now, as far as they are remembered.
     #[must_use]
     pub fn parked(&self) -> usize {
-        self.keys.values().filter(|head| !head.in_flight).count()
+        self.keys.values().filter(|head| head.is == HeadIs::Parked).count()
     }
 
     /// Whether a row is in hand.
     #[must_use]
     pub fn holds(&self, place: &Place) -> bool {
         self.rows.contains(place)
+    }
+
+    /// How many rows a look may bring: of each lane its share of `room`, less what waits of it already.
+    #[must_use]
+    pub fn wants(&self, room: usize, ready: &[usize; 3]) -> usize {
+        let views = self.lanes.iter().zip(ready).filter(|(view, _)| view.configured || view.busy);
+        views.map(|(view, ready)| limit(&self.lanes, view, room).saturating_sub(*ready)).sum()
     }
 
     /// How many rows are held.
@@ -147,7 +164,7 @@ impl Hand {
         let Some(key) = key else { return };
         let key = (place.1.clone(), key.to_owned());
         if let Some(head) = self.keys.get_mut(&key).filter(|head| head.message_id == place.0) {
-            head.in_flight = false;
+            head.is = if closed { HeadIs::Gone } else { HeadIs::Parked };
             if closed {
                 self.ask.push(key);
             }
@@ -181,7 +198,8 @@ impl Hand {
         }
         if startable || self.keys.len() < KEYS_MAX || self.keys.contains_key(&key) {
             let in_flight = startable || self.rows.contains(&place);
-            self.keys.insert(key, Head { message_id: row.message_id, in_flight });
+            let is = if in_flight { HeadIs::InFlight } else { HeadIs::Parked };
+            self.keys.insert(key, Head { message_id: row.message_id, is });
         }
         if startable {
             self.hold(&row);
@@ -191,8 +209,12 @@ impl Hand {
 
     /// A page of parked keys, to see whether an operator moved their heads.
     fn parked_page(&mut self) -> Vec<Key> {
-        let parked: Vec<Key> =
-            self.keys.iter().filter(|(_, head)| !head.in_flight).map(|(k, _)| k.clone()).collect();
+        let parked: Vec<Key> = self
+            .keys
+            .iter()
+            .filter(|(_, head)| head.is == HeadIs::Parked)
+            .map(|(k, _)| k.clone())
+            .collect();
         if parked.is_empty() {
             return parked;
         }
@@ -207,8 +229,8 @@ fn place(row: &Fetched) -> Place {
     (row.message_id, row.target.clone())
 }
 
-/// Fetches what may start now, about `free` deliveries: a lane gets one at least. With `thorough`
-/// every lane is looked at.
+/// Fetches what may start now: of each lane its share of `room`, less what is `ready` of it already. A
+/// share is one at least, so that no lane waits for another. With `thorough` every lane is looked at.
 ///
 /// # Errors
 /// When the database cannot be asked; what had been fetched by then is not in hand any more.
@@ -216,11 +238,12 @@ pub async fn fetch(
     link: &Link,
     sink: &str,
     hand: &mut Hand,
-    free: usize,
+    room: usize,
+    ready: &[usize; 3],
     thorough: bool,
 ) -> Result<Batch, StoreError> {
     let mut start = Vec::new();
-    match look(link, sink, hand, free, thorough, &mut start).await {
+    match look(link, sink, hand, room, ready, thorough, &mut start).await {
         Ok(more) => Ok(Batch { start, more }),
         // Half of the look worked: nobody would ever start these rows, and every fetch would pass
         // them over.
@@ -236,13 +259,15 @@ async fn look(
     link: &Link,
     sink: &str,
     hand: &mut Hand,
-    free: usize,
+    room: usize,
+    ready: &[usize; 3],
     thorough: bool,
     start: &mut Vec<Fetched>,
 ) -> Result<bool, StoreError> {
+    let free = hand.wants(room, ready);
     follow_up(link, sink, hand, free, start).await?;
 
-    let free_now = free.saturating_sub(start.len());
+    let free_now = room.saturating_sub(start.len());
     let in_hand = hand.passed_over();
     let begun = Instant::now();
     let asks: Vec<(usize, usize)> = hand
@@ -252,7 +277,10 @@ async fn look(
         .filter(|(_, view)| {
             thorough || view.configured || view.busy || view.floor.is_page_due(begun)
         })
-        .map(|(place, view)| (place, limit(&hand.lanes, view, free_now)))
+        .map(|(place, view)| {
+            (place, limit(&hand.lanes, view, free_now).saturating_sub(ready[place]))
+        })
+        .filter(|(_, limit)| *limit > 0)
         .collect();
     let order = hand.order;
     let walks = futures_util::future::try_join_all(asks.iter().map(|(place, limit)| {
@@ -374,7 +402,7 @@ async fn ask_heads(
 ) -> Result<(), StoreError> {
     let heads = work::heads(link, sink, keys, hand.order).await?;
     for key in keys {
-        if hand.keys.get(key).is_some_and(|head| !head.in_flight) {
+        if hand.keys.get(key).is_some_and(|head| head.is != HeadIs::InFlight) {
             hand.keys.remove(key);
         }
     }

@@ -32,16 +32,16 @@ impl Ready {
         }
     }
 
-    /// How many rows wait, suspects left out.
+    /// How many rows wait in each lane, the most urgent first; suspects left out.
     #[must_use]
-    pub fn len(&self) -> usize {
-        self.lanes.iter().map(VecDeque::len).sum()
+    pub fn counts(&self) -> [usize; 3] {
+        self.lanes.each_ref().map(VecDeque::len)
     }
 
     /// Whether nothing waits.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.len() == 0 && self.suspects.is_empty()
+        self.lanes.iter().all(VecDeque::is_empty) && self.suspects.is_empty()
     }
 
     /// The row whose turn it is.

@@ -130,7 +130,7 @@ impl Worker {
                 self.start(&mut desk).await;
             }
             let room = !stopping && self.has_room(&desk);
-            let few = !stopping && !room && self.room(&desk.flight) > 0;
+            let few = !stopping && !room && self.wants(&desk) > 0;
             let opens_at = self.deliverer.gate.opens_at(Instant::now());
             let opens = tokio::time::sleep_until(opens_at.unwrap_or_else(Instant::now).into());
             tokio::select! {
@@ -189,12 +189,13 @@ impl Worker {
     /// Fetches what may start now, or next, and starts it. However long the answer takes, the ends of
     /// attempts are recorded meanwhile; rows leave the hand when it has come, and not before.
     async fn look(&mut self, desk: &mut Desk) {
-        let free = self.room(&desk.flight);
+        let (room, ready) = (self.room(&desk.flight), desk.flight.ready.counts());
         let begun = Instant::now();
         let mut settled = Vec::new();
         let batch = {
             let thorough = self.wake.is_about_to_sleep();
-            let fetch = fetch::fetch(&self.fetch, self.sink(), &mut desk.hand, free, thorough);
+            let (link, sink) = (&self.fetch, self.sink());
+            let fetch = fetch::fetch(link, sink, &mut desk.hand, room, &ready, thorough);
             // Boxed: a large future within every loop of every worker.
             let mut fetch = Box::pin(fetch);
             loop {
@@ -214,7 +215,7 @@ impl Worker {
         };
         desk.fetched_at = Instant::now();
         let (held, took) = (desk.hand.held(), begun.elapsed());
-        debug!(sink = self.sink(), free, held, ?took, "fetched");
+        debug!(sink = self.sink(), room, held, ?took, "fetched");
         // Told to stop: what the answer would have brought is no longer ours to start.
         if let Some(batch) = batch {
             self.take_in(desk, batch).await;

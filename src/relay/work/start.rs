@@ -102,23 +102,26 @@ impl Worker {
         admitted
     }
 
-    /// How many rows a fetch may bring now.
+    /// How many rows there is room for: free slots, and what is fetched ahead of them.
     pub(super) fn room(&self, flight: &Flight) -> usize {
         let slots = self.slots();
         let free = slots.saturating_sub(flight.attempts.len());
         // While the gate lets only some begin, nothing is fetched ahead of them.
         let is_open = slots == self.deliverer.config.concurrency.get();
         let ahead = if is_open { (flight.minute.pace() / AHEAD_SHARE).min(AHEAD_MAX) } else { 0 };
-        (free + ahead).saturating_sub(flight.ready.len())
+        free + ahead
     }
 
-    /// A fetch pays for a quarter of the slots, or after a short pause for any; fetching ahead, once
-    /// half of what was ready has started.
+    /// How many rows a fetch may bring now.
+    pub(super) fn wants(&self, desk: &Desk) -> usize {
+        desk.hand.wants(self.room(&desk.flight), &desk.flight.ready.counts())
+    }
+
+    /// A fetch pays for a quarter of the slots, or after a short pause for any.
     pub(super) fn has_room(&self, desk: &Desk) -> bool {
-        let room = self.room(&desk.flight);
-        let worth_it = desk.flight.ready.len() * 2 <= AHEAD_MAX
-            && (room * 4 >= self.slots() || desk.fetched_at.elapsed() >= FEW_SLOTS_PAUSE);
-        room > 0 && worth_it && desk.hand.held() < BACKLOG_MAX
+        let wants = self.wants(desk);
+        let worth_it = wants * 4 >= self.slots() || desk.fetched_at.elapsed() >= FEW_SLOTS_PAUSE;
+        wants > 0 && worth_it && desk.hand.held() < BACKLOG_MAX
     }
 
     /// A gate that has opened brings the next look forward.
