@@ -43,7 +43,7 @@ async fn parked_heads_that_fall_due_together_keep_to_the_concurrency() {
     let database = Database::migrated().await;
     let client = database.connect().await;
     let peer = HttpPeer::start().await;
-    peer.always(Answer::status(503));
+    peer.always(Answer::status(500));
     let rest =
         crm(&peer.url("/"), "concurrency = 2").replace("\"100ms\", \"100ms\", \"100ms\"", "\"1h\"");
     let relay = Relay::start(config(&database.url(), &rest));

@@ -13,6 +13,7 @@ mod order;
 mod outage;
 mod ownership;
 mod pace;
+mod policy;
 mod producers;
 mod readme;
 mod sink_contract;

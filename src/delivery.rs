@@ -46,7 +46,8 @@ pub enum Outcome {
 /// Why a message was not delivered this time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
-    /// Nobody was reached: name, connection, TLS, greeting or login. Certainly not sent.
+    /// Nobody was reached who would have taken anything: name, connection, TLS, greeting, login or
+    /// sender, or a connection lost before the message went out. Certainly not sent.
     Unreachable,
     /// A gateway answered in the receiver's place that it is not there (HTTP 502, 503, 504). Whether
     /// the receiver saw the message is not known.

@@ -121,7 +121,7 @@ const REPLIES: &[Case] = &[
     (Step::Mail, "530 5.7.0 log in first", "unreachable", None),
     (Step::Rcpt, "450 4.2.0 no", "refused", None),
     (Step::Rcpt, "450 4.2.1 receiving mail at a rate that prevents more", "refused", None),
-    (Step::Rcpt, "451 4.7.1 Greylisting, come back in 00:05:00", "refused", Some(300)),
+    (Step::Rcpt, "451 4.7.1 Greylisting at this rate, come back in 00:05:00", "refused", Some(300)),
     (Step::Rcpt, "452 4.5.3 too many recipients", "refused", None),
     (Step::Rcpt, "450 4.7.1 rate limit exceeded, try again in 2 min", "throttled", Some(120)),
     (Step::Rcpt, "421 4.7.0 no", "throttled", None),

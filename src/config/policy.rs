@@ -62,6 +62,19 @@ impl Written {
     }
 }
 
+/// A webhook's 3xx or 5xx may have taken effect, so at most once holds it for an operator. To name
+/// it permanent would be to call it failed.
+pub(super) fn refuse_doubtful(section: &mut Section, policy: &Policy) {
+    let doubtful = |codes: &Codes| (300..400).chain(500..600).find(|code| codes.has(*code));
+    let code = policy.permanent.as_ref().and_then(doubtful);
+    let Some(code) = code.filter(|_| policy.guarantee == Guarantee::AtMostOnce) else { return };
+    let key = if section.has("permanent") { "permanent" } else { "guarantee" };
+    if let Some(item) = section.get(key) {
+        let problem = format!("a {code} may have taken effect: at-most-once holds it");
+        item.fault(problem, "let permanent name 4xx only, or use at-least-once");
+    }
+}
+
 /// A list of codes and classes. An empty one is a list too: nothing is permanent.
 fn permanent_codes(item: &Item, codes: &RangeInclusive<u16>) -> Option<Codes> {
     let items = item.list()?;
@@ -82,7 +95,7 @@ fn permanent_codes(item: &Item, codes: &RangeInclusive<u16>) -> Option<Codes> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::testing::{SINKS, parse, refuses_each, sink};
+    use crate::config::testing::{SINKS, parse, refuses, refuses_each, sink};
 
     const WEBHOOK: &str = "kind = \"webhook\"\nurl = \"https://crm.example/hooks\"\n";
     const SMTP: &str = "kind = \"smtp\"\nurl = \"smtps://m.example\"\nfrom = \"a@b.example\"\n";
@@ -97,10 +110,10 @@ mod tests {
             assert_eq!(sink(head).policy, Policy::default());
             let policy = sink(&format!(
                 "{head}retry = {{ delays = [\"1s\"], jitter = 0 }}\nguarantee = \"at-most-once\"\n\
-                 permanent = [400, \"5xx\"]\nexpires_after = \"2h\"\nrerender = true\n"
+                 permanent = [400, \"4xx\"]\nexpires_after = \"2h\"\nrerender = true\n"
             ))
             .policy;
-            let codes = Codes::new([400].into_iter().chain(500..=599));
+            let codes = Codes::new(400..=499);
             let expected = Policy {
                 retry: RetryPolicy { delays: vec![seconds(1)], jitter: 0.0 },
                 guarantee: Guarantee::AtMostOnce,
@@ -192,5 +205,39 @@ mod tests {
             SMTP,
             &[("permanent = [399]", "5: permanent[0]: 399 is out of range; 400 to 599")],
         );
+    }
+    #[test]
+    fn at_most_once_calls_nothing_permanent_that_may_have_taken_effect() {
+        let fault = |code: u16| {
+            format!(
+                "a {code} may have taken effect: at-most-once holds it; \
+                 let permanent name 4xx only, or use at-least-once"
+            )
+        };
+        let once = "guarantee = \"at-most-once\"\n";
+        let head = format!("{WEBHOOK}{once}");
+        refuses_each(
+            "[sinks.a]\n",
+            "sinks.a",
+            &head,
+            &[
+                ("permanent = [\"5xx\"]", &format!("5: permanent: {}", fault(500))),
+                ("permanent = [400, 301]", &format!("5: permanent: {}", fault(301))),
+            ],
+        );
+        let route = |sink: &str, more: &str| {
+            format!("[sinks.a]\n{sink}[[routes]]\ntype = \"a\"\nsink = \"a\"\n{more}")
+        };
+        for (sink, more, key) in
+            [(once, "permanent = [503]\n", "permanent"), ("permanent = [503]\n", once, "guarantee")]
+        {
+            let text = route(&format!("{WEBHOOK}{sink}"), more);
+            let told = format!("outboxd.toml:8: routes[0].{key}: {}", fault(503));
+            refuses(&text, &[&told]);
+        }
+        // A mail server's answer is one: nothing was taken.
+        let mail = "to = \"a@b.example\"\nsubject = \"S\"\ntext = \"T\"\n";
+        let policy = parse(&route(&format!("{SMTP}{once}permanent = [550]\n"), mail)).unwrap();
+        assert!(policy.routes[0].policy.permanent.as_ref().unwrap().has(550));
     }
 }

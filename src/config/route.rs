@@ -100,6 +100,19 @@ fn routes(block: &Item, kinds: &Kinds, configs: &Sinks) -> Vec<Placed> {
         .and_then(|item| sinks(item, kinds));
     let contents = contents(&mut section, sinks.as_deref());
     let (priority, written) = attempts(&mut section, sinks.as_deref());
+    let own = |(name, kind): &Named| {
+        let base = configs.get(name).map(|sink| sink.policy.clone()).unwrap_or_default();
+        // A cut takes what gathered in the normal lane, and attempts nothing.
+        if *kind == Some(Kind::Csv) {
+            return (Lane::default(), base);
+        }
+        let policy = written.over(&base);
+        if *kind == Some(Kind::Webhook) {
+            policy::refuse_doubtful(&mut section, &policy);
+        }
+        (priority, policy)
+    };
+    let policies: Vec<(Lane, Policy)> = sinks.iter().flatten().map(own).collect();
     section.close();
     let (Some(pattern), Some(target), Some(sinks)) = (pattern, target, sinks) else {
         return Vec::new();
@@ -111,14 +124,9 @@ fn routes(block: &Item, kinds: &Kinds, configs: &Sinks) -> Vec<Placed> {
     if sinks.is_empty() {
         return vec![place(None, Lane::default(), Policy::default(), Some(Content::Message))];
     }
-    let somewhere = sinks.into_iter().zip(contents).map(|((name, kind), content)| {
-        let base = configs.get(&name).map(|sink| sink.policy.clone()).unwrap_or_default();
-        // A cut takes what gathered in the normal lane, and attempts nothing.
-        if kind == Some(Kind::Csv) {
-            return place(Some(name), Lane::default(), base, content);
-        }
-        place(Some(name), priority, written.over(&base), content)
-    });
+    let somewhere = sinks.into_iter().zip(policies).zip(contents);
+    let somewhere = somewhere
+        .map(|(((name, _), (lane, policy)), content)| place(Some(name), lane, policy, content));
     somewhere.collect()
 }
 

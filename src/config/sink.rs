@@ -86,6 +86,7 @@ fn sink(name: &str, item: &Item) -> (Option<Kind>, Option<SinkConfig>) {
         Some(Kind::Webhook) => {
             section.not_yet(&["allow_private"]);
             let common = common(&mut section, 16, 15, &HTTP_CODES);
+            policy::refuse_doubtful(&mut section, &common.policy);
             webhook::read(&mut section).map(|way| (common, Way::Webhook(way)))
         }
         Some(Kind::Smtp) => {
