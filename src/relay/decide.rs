@@ -34,15 +34,15 @@ pub fn decide(
                 return Settlement::Held { reason: format!("in doubt: {reason}") };
             }
             Cause::Rejected if at_most_once => return Settlement::Dead { reason },
-            Cause::Throttled => {
-                return Settlement::Release { delay: wait.unwrap_or_default(), reason };
-            }
-            Cause::Unreachable | Cause::Away if sinks_trouble => {
+            Cause::Throttled | Cause::Unreachable | Cause::Away if sinks_trouble => {
                 return Settlement::Release { delay: wait.unwrap_or(TROUBLE_PAUSE), reason };
             }
-            Cause::Unreachable | Cause::Away | Cause::Refused | Cause::Rejected | Cause::Failed => {
-                (reason, wait)
-            }
+            Cause::Throttled
+            | Cause::Unreachable
+            | Cause::Away
+            | Cause::Refused
+            | Cause::Rejected
+            | Cause::Failed => (reason, wait),
         },
     };
     match policy.retry.delay_after(attempt, wait, random) {
@@ -102,8 +102,8 @@ mod tests {
             (transient(Unreachable, 60), after(60), back(60), after(60), back(60)),
             (transient(Away, 0), again, back(1), held, held),
             (transient(Away, 60), after(60), back(60), held, held),
-            (transient(Throttled, 0), back(0), back(0), back(0), back(0)),
-            (transient(Throttled, 60), back(60), back(60), back(60), back(60)),
+            (transient(Throttled, 0), again, back(1), again, back(1)),
+            (transient(Throttled, 60), after(60), back(60), after(60), back(60)),
             (transient(Refused, 0), again, again, again, again),
             (transient(Refused, 60), after(60), after(60), after(60), after(60)),
             (transient(Rejected, 0), again, again, dead, dead),

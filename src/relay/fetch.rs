@@ -334,8 +334,12 @@ async fn look(
     Ok(full || !hand.ask.is_empty())
 }
 
-/// How many rows a lane may bring: all there is room for, or its share while others have work too.
+/// How many rows a lane may bring: all there is room for, or its share while others have work too. A
+/// share is one at least, but for none.
 fn limit(lanes: &[LaneView], view: &LaneView, free: usize) -> usize {
+    if free == 0 {
+        return 0;
+    }
     let weight = |lane: Lane| lane.weight() as usize;
     let others = lanes.iter().filter(|other| other.busy && other.lane != view.lane);
     let all = weight(view.lane) + others.map(|other| weight(other.lane)).sum::<usize>();
@@ -474,6 +478,7 @@ mod tests {
         };
         assert_eq!(limits(&hand, 42), [32, 8, 2]);
         assert_eq!(limits(&hand, 1), [1, 1, 1]);
+        assert_eq!(limits(&hand, 0), [0, 0, 0]);
         for view in &mut hand.lanes {
             view.busy = view.lane == Lane::Normal;
         }

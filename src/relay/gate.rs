@@ -37,6 +37,8 @@ struct Own {
     waits: Option<Waits>,
     /// The wait after the next "less, please" that does not say for how long.
     throttle: Duration,
+    /// The message that was last told so, and whether others were delivered since.
+    throttled: Option<(i64, bool)>,
 }
 
 /// Until when a sink waits, and what for.
@@ -52,7 +54,8 @@ impl Gate {
     /// Open, but for what the host's breaker says.
     #[must_use]
     pub fn new(host: Arc<Mutex<Breaker>>) -> Gate {
-        let own = Own { breaker: Breaker::new(), waits: None, throttle: THROTTLE_MIN };
+        let own =
+            Own { breaker: Breaker::new(), waits: None, throttle: THROTTLE_MIN, throttled: None };
         Gate { host, own: Mutex::new(own) }
     }
 
@@ -120,7 +123,10 @@ impl Gate {
     pub fn learn(&self, message_id: i64, outcome: &Outcome, begun: Instant, now: Instant) -> bool {
         match outcome {
             Outcome::Delivered { .. } => {
-                self.own().throttle = THROTTLE_MIN;
+                let mut own = self.own();
+                own.throttle = THROTTLE_MIN;
+                own.throttled = own.throttled.map(|(message_id, _)| (message_id, true));
+                drop(own);
                 self.answered(now);
                 false
             }
@@ -142,8 +148,12 @@ impl Gate {
                 }
                 Cause::Throttled => {
                     self.abstain(now);
-                    self.throttled(now, *wait, reason);
-                    true
+                    let is_its_own = self.own().throttled == Some((message_id, true));
+                    if !is_its_own {
+                        self.own().throttled = Some((message_id, false));
+                        self.throttled(now, *wait, reason);
+                    }
+                    !is_its_own
                 }
                 Cause::Refused | Cause::Rejected | Cause::Failed => {
                     self.answered(now);
@@ -244,6 +254,21 @@ mod tests {
         assert_eq!(gate.limit(end.checked_sub(Duration::from_millis(1)).unwrap()), 0);
         assert_eq!(gate.opens_at(now), Some(end));
         assert_eq!(gate.limit(end), usize::MAX);
+    }
+
+    #[test]
+    fn a_message_that_is_told_so_again_and_again_while_others_pass_stops_nobody() {
+        let now = Instant::now();
+        let gate = Gate::new(Hosts::default().of("a:1"));
+        let throttled = transient(Cause::Throttled, Some(1));
+        assert!(gate.learn(1, &throttled, now, now));
+        let later = now + Duration::from_secs(2);
+        assert!(gate.learn(1, &throttled, later, later), "nobody passed between");
+        gate.learn(2, &delivered(), later, later);
+        let later = later + Duration::from_secs(2);
+        assert!(!gate.learn(1, &throttled, later, later));
+        assert_eq!(gate.limit(later), usize::MAX);
+        assert!(gate.learn(3, &throttled, later, later), "another one");
     }
 
     #[test]
