@@ -132,3 +132,40 @@ async fn a_hundred_thousand_behind_a_parked_head_cost_the_others_nothing() {
     assert!(after - before < 250_000, "{} index entries walked", after - before);
     assert_eq!(number(&client, PARKED).await, 1);
 }
+
+/// Guard: what waits for a route that has just come is still before what is written after it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_waited_for_its_route_keeps_its_place() {
+    let database = Database::migrated().await;
+    let mut client = database.connect().await;
+    let peer = HttpPeer::start().await;
+    let rest = crm(&peer.url("/"), "");
+    let relay = Relay::start(config(&database.url(), &rest));
+    until_routed(&client).await;
+    relay.stop().await;
+    client
+        .batch_execute("CREATE TEMP TABLE kept AS TABLE outbox.route; DELETE FROM outbox.route")
+        .await
+        .unwrap();
+    let waiting = send_keyed(&client, "t", "k").await;
+    client.batch_execute("INSERT INTO outbox.route TABLE kept").await.unwrap();
+    let later = send_keyed(&client, "t", "k").await;
+    let other = send_keyed(&client, "t", "other").await;
+
+    // The chore that routes what waited is kept from it.
+    let watcher = database.connect().await;
+    let hold = client.transaction().await.unwrap();
+    hold.batch_execute("SELECT pg_advisory_xact_lock('outbox.route'::regclass::oid::bigint)")
+        .await
+        .unwrap();
+    let relay = Relay::start(config(&database.url(), &rest));
+    let kept_back = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted";
+    until_count(&watcher, "the chore waits", kept_back, 1).await;
+    peer.until(|peer| peer.requests() == 1).await;
+    until_count(&watcher, "its key is parked", PARKED, 1).await;
+    assert_eq!(message_ids(&peer.received()), [other]);
+    hold.commit().await.unwrap();
+    until_closed(&watcher).await;
+    relay.stop().await;
+    assert_eq!(message_ids(&peer.received()), [other, waiting, later]);
+}

@@ -314,16 +314,13 @@ async fn look(
                     start.push(row);
                 }
             }
-            // Of a known key only the head itself passes the fetch: it stays the lowest. It comes
-            // without its payload, which is fetched alone: retries of heads are rare.
+            // Of a known key only the head itself passes the fetch, when its retry is due. It is asked
+            // for like a new one: a lower message may wait for its route.
             Some(key) => {
                 let key = (row.target.clone(), key);
-                match hand.keys.get(&key) {
-                    Some(head) if head.message_id == row.message_id => {
-                        hand.take_head(row, true, free, start);
-                    }
-                    None if !new_keys.contains(&key) => new_keys.push(key),
-                    Some(_) | None => {}
+                let is_head = |head: &Head| head.message_id == row.message_id;
+                if hand.keys.get(&key).is_none_or(is_head) && !new_keys.contains(&key) {
+                    new_keys.push(key);
                 }
             }
         }

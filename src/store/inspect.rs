@@ -28,6 +28,7 @@ const TABLE_RIGHTS: &[(&str, &[&str])] = &[
     ("relay", &["SELECT", "INSERT", "UPDATE", "DELETE"]),
     ("route", &["SELECT", "INSERT", "DELETE"]),
     ("route_set", &["SELECT", "INSERT"]),
+    ("spent", &["SELECT", "INSERT", "UPDATE"]),
     ("unseen", &["SELECT", "INSERT"]),
     ("export", &["SELECT", "INSERT", "UPDATE"]),
     ("ledger", &["SELECT", "INSERT"]),
