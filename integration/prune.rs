@@ -93,7 +93,7 @@ impl Plane {
         }
     }
 
-    async fn left(&self) -> String {
+    fn left(&self) -> String {
         self.database.psql(
             "SELECT coalesce(string_agg(id::text, ' ' ORDER BY id), 'nothing') FROM outbox.message",
         )
@@ -132,13 +132,13 @@ async fn a_message_goes_on_the_evidence_of_the_ledger_and_of_nothing_open() {
         .await;
     let young = plane.closed("t", 6).await;
     assert_eq!(plane.round().await, 1);
-    assert_eq!(plane.left().await, format!("{open} {unseen} {half} {late} {young}"));
+    assert_eq!(plane.left(), format!("{open} {unseen} {half} {late} {young}"));
     assert!(old < open, "the one that went is the old one");
     assert_eq!(plane.round().await, 0);
     // What was open is closed: now it may go.
     plane.sql("DELETE FROM outbox.delivery WHERE sink = 'mail'").await;
     assert_eq!(plane.round().await, 1);
-    assert_eq!(plane.left().await, format!("{open} {unseen} {late} {young}"));
+    assert_eq!(plane.left(), format!("{open} {unseen} {late} {young}"));
 }
 
 #[tokio::test]
@@ -153,7 +153,7 @@ async fn what_a_file_holds_is_kept_until_the_file_is_published() {
         ))
         .await;
     assert_eq!(plane.round().await, 0);
-    assert_eq!(plane.left().await, id.to_string());
+    assert_eq!(plane.left(), id.to_string());
     plane
         .sql(
             "UPDATE outbox.export SET state = 'published', published_at = now(), file = 'f', sha256 = 'x',
@@ -165,7 +165,8 @@ async fn what_a_file_holds_is_kept_until_the_file_is_published() {
 
 #[tokio::test]
 async fn the_most_specific_type_says_how_long() {
-    let types = "types = { \"order.*\" = \"30d\", \"order.noise\" = \"1d\", \"*.*.log\" = \"2d\" }";
+    let types =
+        "types = { \"order.*\" = \"30d\", \"order.noise\" = \"1d\", \"order.*.log\" = \"2d\" }";
     let plane = Plane::with_days(32, types).await;
     let mut kept = Vec::new();
     for (message_type, days, goes) in [
@@ -175,7 +176,7 @@ async fn the_most_specific_type_says_how_long() {
         ("other", 8, true),
         ("other", 6, false),
         ("order.noise", 2, true),
-        ("other.x.log", 1, false),
+        ("order.x.log", 1, false),
     ] {
         let id = plane.closed(message_type, days).await;
         if !goes {
@@ -183,7 +184,7 @@ async fn the_most_specific_type_says_how_long() {
         }
     }
     assert_eq!(plane.round().await, 4);
-    assert_eq!(plane.left().await, kept.join(" "));
+    assert_eq!(plane.left(), kept.join(" "));
 }
 
 /// A replay makes a closed message open again. It locks its message, so that either the replay is seen
@@ -204,7 +205,7 @@ async fn a_message_that_is_replayed_just_now_stays() {
     assert_eq!(plane.round().await, 0);
     replay.commit().await.unwrap();
     assert_eq!(plane.round().await, 0);
-    assert_eq!(plane.left().await, id.to_string());
+    assert_eq!(plane.left(), id.to_string());
 }
 
 #[tokio::test]
@@ -242,15 +243,16 @@ async fn a_partition_that_is_being_read_is_left_for_later() {
     let mut other = plane.database.connect().await;
     let reader = other.transaction().await.unwrap();
     reader.query("SELECT count(*) FROM outbox.ledger", &[]).await.unwrap();
-    let writer = plane.database.connect().await;
+    let insert_client = plane.database.connect().await;
     let writes = tokio::spawn(async move {
         let mut longest = Duration::ZERO;
         let end = Instant::now() + Duration::from_secs(1);
         while Instant::now() < end {
             let begun = Instant::now();
-            let insert = "INSERT INTO outbox.ledger (message_id, sink, target, round, attempts, outcome)
+            let insert =
+                "INSERT INTO outbox.ledger (message_id, sink, target, round, attempts, outcome)
                           VALUES (1, 'crm', '', 1, 1, 'delivered')";
-            writer.batch_execute(insert).await.unwrap();
+            insert_client.batch_execute(insert).await.unwrap();
             longest = longest.max(begun.elapsed());
         }
         longest
@@ -259,7 +261,12 @@ async fn a_partition_that_is_being_read_is_left_for_later() {
     while !writes.is_finished() {
         let tried = Instant::now();
         assert_eq!(plane.drop_ledger().await, None);
-        assert!(tried.elapsed() < Duration::from_millis(500), "gave up after {:?}", tried.elapsed());
+        assert!(
+            tried.elapsed() < Duration::from_millis(500),
+            "gave up after {:?}",
+            tried.elapsed()
+        );
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let longest = writes.await.unwrap();
     eprintln!("an insert into the ledger waited {longest:?} at most, in {:?}", begun.elapsed());
@@ -314,7 +321,8 @@ async fn a_months_backlog_is_pruned_while_producers_insert() {
     // Twenty-three or twenty-two days are past as a whole.
     assert!((21..=23).contains(&(before - plane.partitions().await)), "{before}");
     assert!(longest < Duration::from_millis(500), "{longest:?}");
-    assert_eq!(plane.round().await, 0);
+    // Some more have grown old enough meanwhile.
+    assert!(plane.round().await < rows / 1_000);
     let kept = "SELECT count(*) FROM outbox.message m WHERE NOT EXISTS
                   (SELECT FROM outbox.ledger l WHERE l.message_id = m.id)
                  AND NOT EXISTS (SELECT FROM outbox.delivery d WHERE d.message_id = m.id)";
@@ -342,7 +350,8 @@ async fn a_step_reads_a_span_of_ids_and_not_what_lies_between_messages() {
              ANALYZE",
         )
         .await;
-    let fetched = "SELECT coalesce(sum(idx_tup_fetch + seq_tup_read), 0)::bigint FROM pg_stat_user_tables
+    let fetched =
+        "SELECT coalesce(sum(idx_tup_fetch + seq_tup_read), 0)::bigint FROM pg_stat_user_tables
                     WHERE relname ~ '^ledger_'";
     let spent = number(&plane.client, fetched).await;
     let link = Link::new(Target::new(&plane.config.database));
@@ -372,9 +381,9 @@ async fn one_relay_prunes_at_a_time_and_the_rule_is_the_databases() {
     let role = format!("prunes_{}", plane.database.name());
     plane.sql(&format!("CREATE ROLE {role} IN ROLE outbox_relay; SET ROLE {role}")).await;
     let refused = plane.client.batch_execute("DELETE FROM outbox.message").await.unwrap_err();
-    assert_eq!(refused.code().map(|code| code.code()), Some("42501"));
+    assert_eq!(refused.code().map(tokio_postgres::error::SqlState::code), Some("42501"));
     plane.sql("SELECT outbox.prune(0, 10, interval '7 days', '[]'); RESET ROLE").await;
-    assert_eq!(plane.left().await, "nothing");
+    assert_eq!(plane.left(), "nothing");
     plane.sql(&format!("DROP ROLE {role}")).await;
 }
 
@@ -421,13 +430,10 @@ async fn a_relay_prunes_by_its_config() {
     let relay = crate::harness::relay::Relay::start(config(&plane.database.url(), rest));
     let messages = "SELECT count(*) FROM outbox.message";
     until_count(&plane.client, "the old ones go", messages, 1).await;
-    assert_eq!(plane.left().await, kept.to_string());
+    assert_eq!(plane.left(), kept.to_string());
     let parts = "SELECT count(*) FROM pg_inherits WHERE inhparent = 'outbox.ledger'::regclass";
-    tokio::time::timeout(
-        LONG,
-        until_count(&plane.client, "days 9 and 8 go", parts, before - 2),
-    )
-    .await
-    .unwrap();
+    tokio::time::timeout(LONG, until_count(&plane.client, "days 9 and 8 go", parts, before - 2))
+        .await
+        .unwrap();
     relay.stop().await;
 }

@@ -92,7 +92,7 @@ impl Plane {
     }
 
     /// What is in trouble: causes, subjects and counts.
-    async fn troubles(&self) -> String {
+    fn troubles(&self) -> String {
         self.database.psql(
             "SELECT coalesce(string_agg(concat_ws(' ', cause, nullif(subject, ''), count), ', '
                                         ORDER BY cause, subject), '')
@@ -196,7 +196,7 @@ async fn what_nobody_can_be_told_is_noted_and_piles_up_nowhere() {
         for _ in 0..3 {
             assert_eq!(plane.look(NO_PAUSE).await, 0);
         }
-        assert_eq!(plane.troubles().await, "dead crm 1");
+        assert_eq!(plane.troubles(), "dead crm 1");
         assert_eq!(number(&plane.client, "SELECT count(*) FROM outbox.message").await, 1);
         // As soon as somebody can be told, they are.
         plane
@@ -221,7 +221,7 @@ async fn alerts_that_die_raise_no_endless_chain() {
     }
     // Of a through b; then b, whose alert died, through a; nothing of a's dead alert.
     assert_eq!(messages, 2, "{:?}", plane.told().await);
-    assert_eq!(plane.troubles().await, "dead a 2, dead b 1");
+    assert_eq!(plane.troubles(), "dead a 2, dead b 1");
     // What is not an alert is news as before.
     plane.dead("work", &["a"]).await;
     assert_eq!(plane.look(NO_PAUSE).await, 1);
@@ -251,7 +251,8 @@ async fn two_relays_tell_once() {
 #[tokio::test]
 async fn troubles_that_come_and_go() {
     let plane = Plane::routed(&["mail"]).await;
-    let open = "INSERT INTO outbox.flow (sink, open_since, open_reason) VALUES ('crm', now(), 'refused')
+    let open =
+        "INSERT INTO outbox.flow (sink, open_since, open_reason) VALUES ('crm', now(), 'refused')
                 ON CONFLICT ON CONSTRAINT flow_pk DO UPDATE SET open_since = now()";
     let shut = "UPDATE outbox.flow SET open_since = NULL";
     plane.sql(open).await;
@@ -295,7 +296,7 @@ async fn every_cause_is_seen_and_its_end_too() {
     assert_eq!((reached, found), (Some(5_000), 1));
     assert_eq!(plane.look(NO_PAUSE).await, 6);
     assert_eq!(
-        plane.troubles().await,
+        plane.troubles(),
         "held crm 1, late crm 1, open crm 1, orphaned crm 1, unrouted nobody.takes 2, unseen 1"
     );
     let payload = "SELECT payload::text FROM outbox.message WHERE payload ->> 'cause' = 'late'";
@@ -314,7 +315,7 @@ async fn every_cause_is_seen_and_its_end_too() {
         .await;
     assert_eq!(sweep(&plane.link, 0, 5_000).await.unwrap(), (Some(5_000), 0));
     assert_eq!(plane.look(NO_PAUSE).await, 6);
-    assert_eq!(plane.troubles().await, "");
+    assert_eq!(plane.troubles(), "");
     assert_eq!(number(&plane.client, "SELECT count(*) FROM outbox.late").await, 0);
     assert_eq!(number(&plane.client, "SELECT count(*) FROM outbox.unseen").await, 0);
 }
@@ -326,7 +327,7 @@ async fn a_paused_installation_is_noted_and_writes_no_message() {
     plane.dead("work", &["crm"]).await;
     plane.sql("UPDATE outbox.installation SET paused = true, paused_for = 'restored'").await;
     assert_eq!(plane.look(NO_PAUSE).await, 0);
-    assert_eq!(plane.troubles().await, "dead crm 1, paused 1");
+    assert_eq!(plane.troubles(), "dead crm 1, paused 1");
     plane.sql("UPDATE outbox.installation SET paused = false").await;
     assert_eq!(plane.look(NO_PAUSE).await, 1);
     assert_eq!(plane.told().await, pairs(&[("shop: crm dead", "mail pending")]));
@@ -356,14 +357,18 @@ async fn a_look_stops_counting() {
         ))
         .await;
     assert_eq!(plane.look(NO_PAUSE).await, 1);
-    assert_eq!(plane.troubles().await, "dead crm 1001");
+    assert_eq!(plane.troubles(), "dead crm 1001");
     let scans = "SELECT seq_scan, seq_tup_read, idx_tup_fetch FROM pg_stat_user_tables
                   WHERE schemaname = 'outbox' AND relname = 'delivery'";
     let read = async || {
         eventually("statistics arrive", LONG, async || {
             let row = plane.client.query_one(scans, &[]).await.map_err(|e| e.to_string())?;
             let fetched: i64 = row.get("idx_tup_fetch");
-            if fetched == 0 { Err("none yet".to_owned()) } else { Ok((row.get::<_, i64>("seq_tup_read"), fetched)) }
+            if fetched == 0 {
+                Err("none yet".to_owned())
+            } else {
+                Ok((row.get::<_, i64>("seq_tup_read"), fetched))
+            }
         })
         .await
     };

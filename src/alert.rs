@@ -145,7 +145,9 @@ impl Alert {
         }
     }
 
-    fn sink(&self) -> Option<&str> {
+    /// The sink that is in trouble, if it is one and still is.
+    #[must_use]
+    pub fn sink(&self) -> Option<&str> {
         (self.cause.is_of_sink() && !self.gone).then_some(self.subject.as_str())
     }
 
@@ -177,8 +179,13 @@ impl Alert {
             }
             Cause::Open => format!("sink {name} cannot be reached; its messages wait"),
             Cause::Orphaned => format!("sink {name} is in no live relay's config; nobody works it"),
-            Cause::Unrouted => format!("type {name}: no route takes it, {} waiting", some("message is", "messages are")),
-            Cause::Unseen => format!("{} written past the routing trigger", some("message was", "messages were")),
+            Cause::Unrouted => format!(
+                "type {name}: no route takes it, {} waiting",
+                some("message is", "messages are")
+            ),
+            Cause::Unseen => {
+                format!("{} written past the routing trigger", some("message was", "messages were"))
+            }
             Cause::Late => {
                 let some = some("delivery is", "deliveries are");
                 format!("sink {name}: {some} past the retry horizon and still open")
@@ -262,8 +269,9 @@ pub fn digests(
         let news: Vec<&Alert> =
             alerts.iter().filter(|a| a.cause == cause && a.is_news(patience)).collect();
         let messages = split(&news, receivers);
-        let is_told =
-            |alert: &&Alert| messages.iter().any(|(of, _)| of.iter().any(|a| a.subject == alert.subject));
+        let is_told = |alert: &&Alert| {
+            messages.iter().any(|(of, _)| of.iter().any(|a| a.subject == alert.subject))
+        };
         let told: Vec<&Alert> = news.iter().copied().filter(is_told).collect();
         let last_told = told.first()?.cause_told_at;
         let over = told.iter().filter(|alert| alert.gone).count();
@@ -275,9 +283,7 @@ pub fn digests(
                 "gone": alert.gone,
             })
         };
-        let message = |(of, barred): &(Vec<&Alert>, Vec<&str>)| {
-            json!({ "payload": payload(installation, cause, of), "barred": barred })
-        };
+        let message = |(of, barred): &(Vec<&Alert>, Vec<&str>)| json!({ "payload": payload(installation, cause, of), "barred": barred });
         Some(Digest {
             cause,
             last_told,
@@ -294,7 +300,8 @@ pub fn digests(
 /// One message for all, through the sinks it does not speak of. Only if it speaks of every sink that
 /// alerts go to, each of these gets a message of its own about the others.
 fn split<'a>(news: &[&'a Alert], receivers: &'a [String]) -> Vec<(Vec<&'a Alert>, Vec<&'a str>)> {
-    let receivers: Vec<&str> = receivers.iter().map(String::as_str).filter(|r| !r.is_empty()).collect();
+    let receivers: Vec<&str> =
+        receivers.iter().map(String::as_str).filter(|r| !r.is_empty()).collect();
     let spoken_of = |receiver: &str| news.iter().any(|alert| alert.sink() == Some(receiver));
     if news.is_empty() || receivers.is_empty() {
         return Vec::new();

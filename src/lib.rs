@@ -9,7 +9,7 @@
 //!
 //! ```text
 //! 4  cli        arguments in, library calls out
-//! 3  relay      the order of the steps: wake, fetch, route, deliver, settle; own, cut, keep
+//! 3  relay      the order of the steps: wake, fetch, route, deliver, settle; own, cut, keep, watch, prune
 //! 2  store      all SQL, one statement a file in sql/queries/
 //!    sink       all other network and file output; a stranger to the store
 //! 1  config     the file, parsed once into values that cannot be wrong

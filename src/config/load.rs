@@ -182,7 +182,10 @@ mod tests {
             ("[schedules.a]\nx = 1\n", "schedules.a: is not there yet; remove it"),
             ("[exports.ledger]\nx = 1\n", "exports.ledger: is not there yet; remove it"),
             ("[relays]\n", "relays: is unknown; did you mean relay?"),
-            ("[queue]\n", "queue: is unknown; known here: database, relay, retention, sinks, routes"),
+            (
+                "[queue]\n",
+                "queue: is unknown; known here: database, relay, retention, sinks, routes",
+            ),
             ("relay = 3\n", "relay: is an integer; write a table"),
         ] {
             refuses(text, &[&format!("outboxd.toml:1: {fault}")]);
@@ -276,7 +279,7 @@ lease =
         let config = config.unwrap_or_else(|error| panic!("{error}"));
         let sinks: Vec<&str> = config.sinks.keys().map(crate::name::Name::as_str).collect();
         assert_eq!(sinks, ["audit", "crm", "mail", "orders", "thumbnails"]);
-        assert_eq!(config.routes.len(), 7);
+        assert_eq!(config.routes.len(), 8);
         assert!(!format!("{config:?}").contains("open-sesame"));
     }
 }

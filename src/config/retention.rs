@@ -45,10 +45,7 @@ mod tests {
         types.sort_by_key(|(pattern, _)| pattern.to_string());
         let types: Vec<(String, Duration)> =
             types.into_iter().map(|(pattern, keep)| (pattern.to_string(), keep)).collect();
-        assert_eq!(
-            types,
-            [("newsletter.sent".to_owned(), DAY), ("order.*".to_owned(), 30 * DAY)]
-        );
+        assert_eq!(types, [("newsletter.sent".to_owned(), DAY), ("order.*".to_owned(), 30 * DAY)]);
     }
 
     #[test]
