@@ -333,6 +333,27 @@ async fn a_paused_installation_is_noted_and_writes_no_message() {
     assert_eq!(plane.told().await, pairs(&[("shop: crm dead", "mail pending")]));
 }
 
+/// What a relay's role is granted is enough to look, to tell and to sweep.
+#[tokio::test]
+async fn the_relays_role_may_look_and_tell() {
+    let plane = Plane::routed(&["mail", "crm"]).await;
+    let role = format!("watches_{}", plane.database.name());
+    plane.sql(&format!("CREATE ROLE {role} LOGIN IN ROLE outbox_relay")).await;
+    let url = plane.database.url().replace("user=postgres", &format!("user={role}"));
+    let link = Link::new(Target::new(&config(&url, "").database));
+    plane.dead("work", &["crm"]).await;
+    sweep(&link, 0, 5_000).await.unwrap();
+    assert_eq!(look(&link, "shop", NO_PAUSE, NO_PAUSE).await.unwrap(), 1);
+    assert_eq!(plane.told().await, pairs(&[("shop: crm dead", "crm skipped, mail pending")]));
+    let _ = outboxd::store::prune::forget(&link, MINUTE).await.unwrap();
+    let none = outboxd::store::prune::forget_dedupe(&link, &Default::default(), 10).await;
+    assert_eq!(none.unwrap(), None);
+    assert_eq!(outboxd::store::prune::drop_ledger(&link, MINUTE).await.unwrap(), None);
+    assert!(outboxd::store::inspect::wanting_rights(&link).await.unwrap().is_empty());
+    drop(link);
+    plane.sql(&format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{role}'; DROP ROLE {role}")).await;
+}
+
 /// What may pass by itself is told once it has lasted: a relay that restarts may bring the route.
 #[tokio::test]
 async fn a_type_without_a_route_is_told_once_it_has_waited() {

@@ -303,7 +303,7 @@ fn split<'a>(news: &[&'a Alert], receivers: &'a [String]) -> Vec<(Vec<&'a Alert>
     let receivers: Vec<&str> =
         receivers.iter().map(String::as_str).filter(|r| !r.is_empty()).collect();
     let spoken_of = |receiver: &str| news.iter().any(|alert| alert.sink() == Some(receiver));
-    if news.is_empty() || receivers.is_empty() {
+    if news.is_empty() {
         return Vec::new();
     }
     let barred: Vec<&str> = receivers.iter().copied().filter(|r| spoken_of(r)).collect();
