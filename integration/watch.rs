@@ -161,6 +161,57 @@ async fn a_dead_delivery_is_told_by_mail_and_so_is_its_end() {
     relay.stop().await;
 }
 
+/// A sink that cannot be reached is told through another, with two relays there; nothing of it waits in
+/// the sink itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sink_that_is_away_is_told_through_another_and_once() {
+    let database = Database::migrated().await;
+    let client = database.connect().await;
+    let (crm, chat) = (HttpPeer::start().await, HttpPeer::start().await);
+    crm.always(Answer::status(503));
+    let rest = format!(
+        "[sinks.crm]\nkind = \"webhook\"\nurl = \"{}\"\n[sinks.chat]\nkind = \"webhook\"\nurl = \"{}\"\n\
+         [[routes]]\ntype = \"order.*\"\nsink = \"crm\"\n\
+         [[routes]]\ntype = \"outboxd.alert\"\nsink = [\"crm\", \"chat\"]\n",
+        crm.url("/"),
+        chat.url("/"),
+    );
+    let link = Link::new(Target::new(&config(&database.url(), &rest).database));
+    let relays = [(); 2].map(|()| Relay::start(config(&database.url(), &rest)));
+    until_routed(&client).await;
+    for _ in 0..4 {
+        send(&client, "order.created", "{}").await;
+    }
+    let told = "SELECT count(*) FROM outbox.alert WHERE cause = 'open' AND told_news IS NOT NULL";
+    until_count(&client, "it is told", told, 1).await;
+    tokio::time::timeout(LONG, chat.until(|chat| chat.requests() == 1)).await.expect("a message");
+    let body = |n: usize| serde_json::from_slice::<Value>(&chat.received()[n].body).unwrap();
+    assert_eq!(
+        (&body(0)["cause"], &body(0)["subjects"][0]["subject"]),
+        (&"open".into(), &"crm".into())
+    );
+
+    crm.always(Answer::status(200));
+    until_closed(&client).await;
+    let open = "SELECT count(*) FROM outbox.flow WHERE open_since IS NOT NULL";
+    until_count(&client, "the breaker is closed", open, 0).await;
+    assert_eq!(look(&link, "shop", NO_PAUSE, MINUTE).await.unwrap(), 1);
+    tokio::time::timeout(LONG, chat.until(|chat| chat.requests() == 2)).await.expect("the end");
+    assert_eq!(body(1)["recovered"], true);
+    until_closed(&client).await;
+    for relay in relays {
+        relay.stop().await;
+    }
+    // That it is over goes through both; that it was away through the other alone.
+    let through = "SELECT string_agg(sink || ' ' || outcome, ', ' ORDER BY l.message_id, sink)
+                     FROM outbox.ledger l JOIN outbox.message m ON m.id = l.message_id
+                    WHERE m.type = 'outboxd.alert'";
+    assert_eq!(
+        database.psql(through),
+        "chat delivered, crm skipped, chat delivered, crm delivered"
+    );
+}
+
 #[tokio::test]
 async fn an_alert_never_goes_through_the_sink_it_speaks_of() {
     let plane = Plane::routed(&["a", "b"]).await;
@@ -318,6 +369,29 @@ async fn every_cause_is_seen_and_its_end_too() {
     assert_eq!(plane.troubles(), "");
     assert_eq!(number(&plane.client, "SELECT count(*) FROM outbox.late").await, 0);
     assert_eq!(number(&plane.client, "SELECT count(*) FROM outbox.unseen").await, 0);
+}
+
+/// A flood past its horizon is counted, not copied.
+#[tokio::test]
+async fn late_deliveries_are_noted_up_to_a_limit() {
+    let plane = Plane::routed(&["mail"]).await;
+    plane
+        .sql(
+            "INSERT INTO outbox.flow (sink, horizon) VALUES ('crm', '1 h');
+             INSERT INTO outbox.message (type, payload) SELECT 'work', '{}' FROM generate_series(1, 2500);
+             UPDATE outbox.message SET created_at = now() - interval '2 h'",
+        )
+        .await;
+    for after in [0, 900, 0] {
+        sweep(&plane.link, after, 900).await.unwrap();
+    }
+    assert_eq!(number(&plane.client, "SELECT count(*) FROM outbox.late").await, 1_001);
+    assert_eq!(plane.look(NO_PAUSE).await, 1);
+    assert_eq!(plane.troubles(), "late crm 1001");
+    // With a longer horizon they are not late.
+    plane.sql("UPDATE outbox.flow SET horizon = '3 h'").await;
+    assert_eq!(plane.look(NO_PAUSE).await, 1);
+    assert_eq!(plane.troubles(), "");
 }
 
 /// While all is paused nothing would carry a message, and a restored copy must not draw ids.
