@@ -9,13 +9,14 @@
 //!
 //! ```text
 //! 4  cli        arguments in, library calls out
-//! 3  relay      the order of the steps: wake, fetch, route, deliver, settle; own, cut, keep
+//! 3  relay      the order of the steps: wake, fetch, route, deliver, settle; own, cut, keep, watch, prune
 //! 2  store      all SQL, one statement a file in sql/queries/
 //!    sink       all other network and file output; a stranger to the store
 //! 1  config     the file, parsed once into values that cannot be wrong
-//! 0  message, delivery, pattern, retry, template, period, name, hex: the words; no I/O and no clock
+//! 0  message, alert, delivery, pattern, retry, template, period, name, hex: the words; no I/O and no clock
 //! ```
 
+pub mod alert;
 pub mod cli;
 pub mod config;
 pub mod delivery;

@@ -344,6 +344,8 @@ async fn looking_reads_no_table_from_end_to_end() {
             "deliveries" | "actions" | "message" => "(7)",
             "retry_message" => "(7, NULL, NULL, 'me')",
             "retry_sink" => "('s1', 0, '', 1000, 'me')",
+            "watch" => "(1001, 'outboxd.alert')",
+            "sweep" => "(0, 5000, 1001)",
             _ => continue,
         };
         // What changes rows runs without the settings.

@@ -248,6 +248,42 @@ CREATE TABLE outbox.unseen (
 COMMENT ON TABLE outbox.unseen IS
   'Messages with neither an open delivery nor a ledger row: written past the trigger. Found by the sweep.';
 
+CREATE TABLE outbox.late (
+  sink       text        NOT NULL,
+  message_id bigint      NOT NULL,
+  target     text        NOT NULL,
+  found_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
+  CONSTRAINT late_pk PRIMARY KEY (sink, message_id, target)
+);
+COMMENT ON TABLE outbox.late IS
+  'Pending deliveries past the retry horizon of their sink, some thousand a sink at most. Found by the sweep.';
+
+CREATE TABLE outbox.alert (
+  cause        text        NOT NULL CONSTRAINT alert_cause_known CHECK (
+                 cause IN ('dead', 'held', 'open', 'orphaned', 'unrouted', 'unseen', 'late', 'paused')),
+  -- A sink; of unrouted a type; empty where the whole outbox is meant.
+  subject      text        NOT NULL,
+  since        timestamptz NOT NULL,
+  last_seen_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  -- Counted up to a limit.
+  count        bigint      NOT NULL,
+  -- What makes it worth telling again: more of them, or a newer one. Zero where once is enough.
+  news         bigint      NOT NULL DEFAULT 0,
+  newest       bigint      NOT NULL DEFAULT 0,
+  example      text,
+  reason       text,
+  -- It is over. The row stays a while: until that is told, and so that the cause is not told too often.
+  gone         boolean     NOT NULL DEFAULT false,
+  -- When a message last told of it, and how much; told_news is NULL where there is nothing told that
+  -- a recovery would have to take back.
+  told_at      timestamptz,
+  told_news    bigint,
+  told_newest  bigint,
+  CONSTRAINT alert_pk PRIMARY KEY (cause, subject)
+) WITH (fillfactor = 50);
+COMMENT ON TABLE outbox.alert IS
+  'What is in trouble, as every relay looks every few seconds; told by messages of type outboxd.alert.';
+
 -- ---------------------------------------------------------------------------------------------
 -- Files, the calendar, and what operators did.
 
@@ -611,6 +647,201 @@ COMMENT ON FUNCTION outbox.send IS
   'Sends a message with the transaction it is called in; answers its id. Contract version 1.';
 
 -- ---------------------------------------------------------------------------------------------
+-- Alerts and retention.
+
+-- Tells of one cause: writes its messages, closes those of their deliveries that would go through a
+-- sink they speak of, and notes what was told, all in one transaction. Of several relays that saw the
+-- same one tells: whoever finds that the cause was told since it looked, or less than "pause" ago,
+-- does nothing. While the installation is paused nothing would carry a message, and a restored copy
+-- must not draw ids. Answers how many messages were written.
+--   told      [{"subject", "news", "newest", "gone"}]
+--   messages  [{"payload", "barred": [sinks]}]
+CREATE FUNCTION outbox.tell(
+  cause text, last_told timestamptz, pause interval, told jsonb, messages jsonb
+) RETURNS integer
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  last   timestamptz;
+  one    jsonb;
+  new_id bigint;
+BEGIN
+  PERFORM pg_advisory_xact_lock('outbox.alert'::regclass::oid::bigint);
+  SELECT max(a.told_at) INTO last FROM outbox.alert a WHERE a.cause = tell.cause;
+  IF last IS DISTINCT FROM last_told OR last > clock_timestamp() - pause
+     OR EXISTS (SELECT FROM outbox.installation i WHERE i.paused) THEN
+    RETURN 0;
+  END IF;
+  FOR one IN SELECT m.value FROM jsonb_array_elements(messages) m LOOP
+    INSERT INTO outbox.message (type, payload) VALUES ('outboxd.alert', one -> 'payload')
+    RETURNING id INTO new_id;
+    WITH barred AS (
+      DELETE FROM outbox.delivery d
+       WHERE d.message_id = new_id
+         AND d.sink IN (SELECT b.value FROM jsonb_array_elements_text(one -> 'barred') b)
+      RETURNING d.message_id, d.sink, d.target, d.round
+    )
+    INSERT INTO outbox.ledger (message_id, sink, target, round, attempts, outcome, receipt)
+    SELECT b.message_id, b.sink, b.target, b.round, 0, 'skipped',
+           'an alert does not go through the sink it speaks of'
+      FROM barred b;
+  END LOOP;
+  UPDATE outbox.alert a
+     SET told_at = clock_timestamp(),
+         told_news = CASE WHEN NOT t.gone THEN t.news END,
+         told_newest = CASE WHEN NOT t.gone THEN t.newest END
+    FROM jsonb_to_recordset(told) AS t (subject text, news bigint, newest bigint, gone boolean)
+   WHERE a.cause = tell.cause AND a.subject = t.subject;
+  RETURN jsonb_array_length(messages);
+END
+$$;
+
+-- One bounded step of retention: of the next messages, those are deleted that a ledger row speaks of,
+-- that have no open delivery, whose last delivery was closed longer ago than their type is kept, and
+-- whose files are published. It walks messages and not the ledger, because that costs what is left
+-- and not what ever was; and a span of ids, not a number of rows, because between two messages that
+-- are kept there may be millions of ledger rows of others. One relay at a time.
+--   kinds     [{"pattern", "exact", "prefix", "regex", "specificity", "keep_ms"}]: types that are
+--             kept for another time; the most specific wins, of two that are equally so the longer
+-- Answers where the step ended, NULL where there is nothing old enough behind it, or another relay is
+-- at work; and how many messages were deleted.
+CREATE FUNCTION outbox.prune(
+  after bigint, span integer, keep interval, kinds jsonb, OUT reached bigint, OUT pruned bigint
+)
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off
+AS $$
+DECLARE
+  shortest interval;
+  low      bigint;
+  oldest   timestamptz;
+  doomed   bigint[];
+BEGIN
+  pruned := 0;
+  IF NOT pg_try_advisory_xact_lock('outbox.message'::regclass::oid::bigint) THEN
+    RETURN;
+  END IF;
+  SELECT least(keep, min(k.keep_ms) * interval '1 ms') INTO shortest
+    FROM jsonb_to_recordset(kinds) AS k (keep_ms bigint);
+  SELECT m.id, m.created_at INTO low, oldest
+    FROM outbox.message m WHERE m.id > after ORDER BY m.id LIMIT 1;
+  -- Ids are about as old as they are low; what is out of order is met by a later round.
+  IF low IS NULL OR oldest > clock_timestamp() - shortest THEN
+    RETURN;
+  END IF;
+  -- The rows are locked first and looked at for open deliveries after, by another statement: a replay
+  -- that locks its message either comes first and is seen, or finds the message gone.
+  SELECT array_agg(c.id) INTO doomed
+    FROM (SELECT m.id
+            FROM outbox.message m
+            JOIN (SELECT l.message_id, max(l.closed_at) AS closed_at, array_agg(DISTINCT l.export_id) AS files
+                    FROM outbox.ledger l
+                   WHERE l.message_id >= low AND l.message_id < low + span
+                   GROUP BY l.message_id) l ON l.message_id = m.id
+           WHERE m.id >= low AND m.id < low + span
+             AND l.closed_at < clock_timestamp() - coalesce(
+                   (SELECT k.keep_ms * interval '1 ms'
+                      FROM jsonb_to_recordset(kinds) AS k (
+                             pattern text, exact boolean, prefix text, regex text, specificity integer,
+                             keep_ms bigint)
+                     WHERE CASE WHEN k.exact THEN k.pattern = m.type
+                                ELSE starts_with(m.type, k.prefix)
+                                     AND (k.regex IS NULL OR m.type ~ k.regex) END
+                     ORDER BY k.specificity DESC, k.keep_ms DESC LIMIT 1), keep)
+             AND NOT EXISTS (SELECT FROM outbox.export e
+                              WHERE e.id = ANY (l.files) AND e.state <> 'published')
+           FOR UPDATE OF m SKIP LOCKED) c;
+  DELETE FROM outbox.message m
+   WHERE m.id = ANY (doomed)
+     AND NOT EXISTS (SELECT FROM outbox.delivery d WHERE d.message_id = m.id);
+  GET DIAGNOSTICS pruned = ROW_COUNT;
+  reached := low + span - 1;
+END
+$$;
+
+-- Lets go of a partition of the ledger: one that is past "keep" as a whole and speaks of no message
+-- that is left. First it is detached and renamed, which locks the ledger for a moment, and the next
+-- call drops it, which may take long and locks nobody. Whoever waits for that lock holds up those that
+-- come after, so it is waited for no longer than an insert may be delayed: 50 ms, then the lock_timeout
+-- is the caller's to see (55P03), who tries again later. Answers what was done, NULL if there is nothing.
+CREATE FUNCTION outbox.drop_ledger(keep interval) RETURNS text
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET lock_timeout = '50ms' SET enable_seqscan = off SET jit = off
+AS $$
+DECLARE
+  part     text;
+  standing boolean;
+BEGIN
+  IF NOT pg_try_advisory_xact_lock('outbox.message'::regclass::oid::bigint) THEN
+    RETURN NULL;
+  END IF;
+  SELECT c.relname INTO part
+    FROM pg_class c
+   WHERE c.relnamespace = (SELECT l.relnamespace FROM pg_class l WHERE l.oid = 'outbox.ledger'::regclass)
+     AND c.relname ~ '^pruned_[0-9]{8}$' AND c.relkind = 'r' AND NOT c.relispartition
+   ORDER BY c.relname LIMIT 1;
+  IF part IS NOT NULL THEN
+    EXECUTE format('DROP TABLE outbox.%I', part);
+    RETURN 'dropped ' || part;
+  END IF;
+  FOR part IN
+    SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+     WHERE i.inhparent = 'outbox.ledger'::regclass AND c.relname ~ '^ledger_[0-9]{8}$'
+       AND (to_date(right(c.relname, 8), 'YYYYMMDD') + 1)::timestamp AT TIME ZONE 'UTC'
+             < clock_timestamp() - keep
+     ORDER BY c.relname
+  LOOP
+    -- A few of its rows tell most of the time. Then the messages that are left where it speaks of any:
+    -- where that are very many, it is too early.
+    EXECUTE format($check$
+      SELECT EXISTS (SELECT FROM (SELECT l.message_id FROM outbox.%1$I l LIMIT 1000) s
+                       JOIN outbox.message m ON m.id = s.message_id)
+             OR EXISTS (SELECT FROM (SELECT m.id, row_number() OVER (ORDER BY m.id) AS place
+                                       FROM outbox.message m
+                                      WHERE m.id BETWEEN (SELECT min(l.message_id) FROM outbox.%1$I l)
+                                                     AND (SELECT max(l.message_id) FROM outbox.%1$I l)
+                                      ORDER BY m.id LIMIT 200000) w
+                         WHERE w.place = 200000
+                            OR EXISTS (SELECT FROM outbox.%1$I l WHERE l.message_id = w.id))
+      $check$, part) INTO standing;
+    IF NOT standing THEN
+      EXECUTE format('ALTER TABLE outbox.ledger DETACH PARTITION outbox.%I', part);
+      EXECUTE format('ALTER TABLE outbox.%I RENAME TO %I', part, replace(part, 'ledger_', 'pruned_'));
+      RETURN 'detached ' || part;
+    END IF;
+  END LOOP;
+  RETURN NULL;
+END
+$$;
+
+-- Forgets what is of no more use, a bounded number at a time: what operators did longer ago than
+-- "keep", all but the last thousand sets of routes, counters of days past, and what the sweep found
+-- that has been dealt with. Answers how many rows.
+CREATE FUNCTION outbox.forget(keep interval) RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_hashjoin = off SET jit = off
+AS $$
+DECLARE
+  total bigint := 0;
+  few   bigint;
+BEGIN
+  IF NOT pg_try_advisory_xact_lock('outbox.message'::regclass::oid::bigint) THEN
+    RETURN 0;
+  END IF;
+  DELETE FROM outbox.action a
+   USING (SELECT o.id, o.acted_at FROM outbox.action o ORDER BY o.id LIMIT 10000) o
+   WHERE a.id = o.id AND o.acted_at < clock_timestamp() - keep;
+  GET DIAGNOSTICS few = ROW_COUNT; total := total + few;
+  DELETE FROM outbox.route_set s
+   WHERE s.generation < (SELECT n.generation FROM outbox.route_set n
+                          ORDER BY n.generation DESC OFFSET 999 LIMIT 1);
+  GET DIAGNOSTICS few = ROW_COUNT; total := total + few;
+  DELETE FROM outbox.spent s WHERE s.bucket < clock_timestamp() - interval '3 days';
+  GET DIAGNOSTICS few = ROW_COUNT; total := total + few;
+  RETURN total;
+END
+$$;
+
+-- ---------------------------------------------------------------------------------------------
 -- Views, without payloads.
 
 CREATE VIEW outbox.open AS
@@ -649,6 +880,10 @@ REVOKE ALL ON FUNCTION outbox.ring(integer[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION outbox.close_duplicates(bigint[], text[], text[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION outbox.route_inserted() FROM PUBLIC;
 REVOKE ALL ON FUNCTION outbox.route_existing(bigint[]) FROM PUBLIC;
+REVOKE ALL ON FUNCTION outbox.tell(text, timestamptz, interval, jsonb, jsonb) FROM PUBLIC;
+REVOKE ALL ON FUNCTION outbox.prune(bigint, integer, interval, jsonb) FROM PUBLIC;
+REVOKE ALL ON FUNCTION outbox.drop_ledger(interval) FROM PUBLIC;
+REVOKE ALL ON FUNCTION outbox.forget(interval) FROM PUBLIC;
 REVOKE ALL ON FUNCTION outbox.send(text, jsonb, text, timestamptz, timestamptz, text, jsonb) FROM PUBLIC;
 
 DO $$
@@ -681,7 +916,9 @@ BEGIN
     GRANT USAGE ON SCHEMA outbox TO outbox_operator;
     GRANT SELECT ON outbox.open, outbox.history, outbox.sink, outbox.flow, outbox.relay,
       outbox.route, outbox.route_set, outbox.delivery, outbox.ledger, outbox.unseen, outbox.export,
-      outbox.occurrence, outbox.action, outbox.migration, outbox.installation TO outbox_operator;
+      outbox.occurrence, outbox.action, outbox.migration, outbox.installation, outbox.alert,
+      outbox.late TO outbox_operator;
+    GRANT EXECUTE ON FUNCTION outbox.matching(text), outbox.routes_of(text) TO outbox_operator;
     GRANT SELECT (id, type, key, due_at, expires_at, created_at) ON outbox.message TO outbox_operator;
   END IF;
 
@@ -694,11 +931,14 @@ BEGIN
     GRANT SELECT, UPDATE, DELETE ON outbox.delivery TO outbox_relay;
     GRANT SELECT, INSERT, UPDATE, DELETE ON outbox.sink, outbox.flow, outbox.relay,
       outbox.route, outbox.unseen, outbox.export, outbox.occurrence, outbox.dedupe,
-      outbox.spent TO outbox_relay;
+      outbox.spent, outbox.late, outbox.alert TO outbox_relay;
     GRANT SELECT, INSERT ON outbox.ledger, outbox.route_set, outbox.action TO outbox_relay;
     GRANT EXECUTE ON FUNCTION outbox.extend_ledger(), outbox.matching(text),
       outbox.routes_of(text),
       outbox.route_existing(bigint[]), outbox.ring(integer[]),
+      outbox.tell(text, timestamptz, interval, jsonb, jsonb),
+      outbox.prune(bigint, integer, interval, jsonb), outbox.drop_ledger(interval),
+      outbox.forget(interval),
       outbox.send(text, jsonb, text, timestamptz, timestamptz, text, jsonb) TO outbox_relay;
   END IF;
 END

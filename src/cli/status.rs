@@ -1,5 +1,6 @@
 //! `outboxd status`: one screen, and what needs an operator.
 
+mod alerts;
 mod warning;
 
 use std::fmt::Write as _;
@@ -32,6 +33,7 @@ impl StatusCommand {
     pub async fn run(&self, config: &Config) -> Answer {
         let status = status(&connect(config)).await?;
         let mut warnings = warnings(&status);
+        warnings.extend(alerts::warnings(&status));
         if status.installation != config.database.installation.as_str() {
             let words = other_installation(&status.installation, config);
             warnings.insert(0, Warning { words, needs_operator: true });
@@ -154,6 +156,7 @@ fn in_text(status: &Status, warnings: &[Warning]) -> String {
     out.push('\n');
     out.push_str(&relay_table(status));
     let _ = writeln!(out, "\nunrouted {}, unseen {}", unrouted(status), status.unseen);
+    let _ = writeln!(out, "{}", alerts::line(status));
     if !warnings.is_empty() {
         out.push('\n');
     }
@@ -207,6 +210,7 @@ fn in_json(status: &Status, warnings: &[Warning]) -> Value {
             "messages": messages,
         })).collect::<Vec<_>>(),
         "unseen": count_json(status.unseen),
+        "alerts": alerts::json(status),
         "warnings": warnings.iter().map(|warning| json!({
             "words": warning.words,
             "needs_operator": warning.needs_operator,

@@ -9,7 +9,7 @@ use toml::de::{DeTable, Error};
 use super::fault::{ConfigError, Fault, Wrong};
 use super::item::{quote, read_file};
 use super::read::{Section, Source};
-use super::{Config, Relay, database, route, sink};
+use super::{Config, Relay, database, retention, route, sink};
 
 /// Lines on which the parser would stop that are told at once.
 const STOPS_MAX: usize = 20;
@@ -56,6 +56,7 @@ impl Config {
         refuse_planned(&mut root);
         let database = database::read(root.section("database", &empty));
         let relay = relay(root.section("relay", &empty));
+        let retention = retention::read(root.section("retention", &empty));
         let (sinks, kinds) = sink::read(&root.section("sinks", &empty));
         let routes = route::read(&mut root, &kinds, &sinks);
         root.close();
@@ -63,7 +64,7 @@ impl Config {
         let faults = in_order(&source, &syntax);
         match database {
             Some(database) if faults.is_empty() => {
-                Ok(Config { file: file.to_owned(), database, relay, sinks, routes })
+                Ok(Config { file: file.to_owned(), database, relay, retention, sinks, routes })
             }
             _ => Err(ConfigError { file: file.to_owned(), faults }),
         }
@@ -181,7 +182,10 @@ mod tests {
             ("[schedules.a]\nx = 1\n", "schedules.a: is not there yet; remove it"),
             ("[exports.ledger]\nx = 1\n", "exports.ledger: is not there yet; remove it"),
             ("[relays]\n", "relays: is unknown; did you mean relay?"),
-            ("[queue]\n", "queue: is unknown; known here: database, relay, sinks, routes"),
+            (
+                "[queue]\n",
+                "queue: is unknown; known here: database, relay, retention, sinks, routes",
+            ),
             ("relay = 3\n", "relay: is an integer; write a table"),
         ] {
             refuses(text, &[&format!("outboxd.toml:1: {fault}")]);
@@ -275,7 +279,7 @@ lease =
         let config = config.unwrap_or_else(|error| panic!("{error}"));
         let sinks: Vec<&str> = config.sinks.keys().map(crate::name::Name::as_str).collect();
         assert_eq!(sinks, ["audit", "crm", "mail", "orders", "thumbnails"]);
-        assert_eq!(config.routes.len(), 7);
+        assert_eq!(config.routes.len(), 8);
         assert!(!format!("{config:?}").contains("open-sesame"));
     }
 }

@@ -13,6 +13,7 @@ mod load;
 mod mail;
 mod policy;
 mod read;
+mod retention;
 mod retry;
 mod route;
 mod secret;
@@ -46,6 +47,8 @@ pub struct Config {
     pub database: Database,
     /// How this relay behaves.
     pub relay: Relay,
+    /// How long messages are kept.
+    pub retention: Retention,
     /// The ways out, by name.
     pub sinks: BTreeMap<Name, SinkConfig>,
     /// Which message goes where.
@@ -94,6 +97,16 @@ pub struct Relay {
     pub lease: Duration,
     /// How long a stopping relay waits for open attempts. Default 30 s, up to 1 h.
     pub grace: Duration,
+}
+
+/// `[retention]`: how long a message is kept after the last of its deliveries was closed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// Default 7 days; 1 hour to 3,650 days.
+    pub default: Duration,
+    /// Types that are kept for another time. The most specific pattern wins, of two that are equally
+    /// so the longer time.
+    pub types: Vec<(TypePattern, Duration)>,
 }
 
 /// `[sinks.NAME]`: what all kinds have, and the kind's own part.
@@ -283,6 +296,14 @@ pub struct Mail {
     pub subject: Template,
     /// The body, plain text.
     pub text: Template,
+}
+
+impl Retention {
+    /// How long the longest kept message is kept.
+    #[must_use]
+    pub fn longest(&self) -> Duration {
+        self.types.iter().map(|(_, keep)| *keep).fold(self.default, Duration::max)
+    }
 }
 
 impl Schema {

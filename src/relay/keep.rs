@@ -1,25 +1,37 @@
 //! Keep: the chores that no single sink does. Every relay does them; each is bounded, and doing
-//! one twice is harmless.
+//! one twice is harmless. `watch` and `prune`, beside this room, are two more.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tracing::{info, warn};
 
+use super::prune::prune;
+use super::watch::watch;
+use crate::config::Retention;
+use crate::name::Name;
 use crate::store::routes::{route_existing, sweep, unrouted};
 use crate::store::{Link, StoreError, own};
 
 /// How often unrouted messages are looked at, and how many at a time.
 const UNROUTED_EVERY: Duration = Duration::from_secs(2);
 const UNROUTED_PAGE: i64 = 1_000;
-/// How often a step of the completeness sweep is taken, and over how many messages.
+/// How often a step of the completeness sweep is taken, and over how many ids.
 const SWEEP_EVERY: Duration = Duration::from_secs(2);
-const SWEEP_STEP: i64 = 5_000;
+const SWEEP_SPAN: i64 = 5_000;
 /// How often the ledger's partitions are seen to.
 const LEDGER_EVERY: Duration = Duration::from_secs(3600);
 
-/// Does the chores until dropped.
-pub async fn keep(link: Arc<Link>) {
+/// Does all chores until dropped.
+pub async fn keep(link: Arc<Link>, installation: Name, retention: Retention) {
+    tokio::join!(
+        route_and_sweep(Arc::clone(&link)),
+        watch(Arc::clone(&link), installation),
+        prune(link, retention),
+    );
+}
+
+async fn route_and_sweep(link: Arc<Link>) {
     let mut chores = Chores { link, unrouted_after: 0, swept_to: 0 };
     let mut routes = tokio::time::interval(UNROUTED_EVERY);
     let mut sweeps = tokio::time::interval(SWEEP_EVERY);
@@ -66,7 +78,7 @@ impl Chores {
 
     /// One step of the completeness sweep; from the end it begins again.
     async fn sweep(&mut self) -> Result<(), StoreError> {
-        let (reached, found) = sweep(&self.link, self.swept_to, SWEEP_STEP).await?;
+        let (reached, found) = sweep(&self.link, self.swept_to, SWEEP_SPAN).await?;
         self.swept_to = reached.unwrap_or(0);
         if found > 0 {
             warn!(

@@ -3,7 +3,8 @@
 //! The path of a message: `wake` says when to look, `fetch` what may start, `admit` puts on record
 //! what must be before it starts, `route` says what to make of it, `deliver` makes one attempt, whose
 //! `gate` knows how many may run, `decide` what its end means, `settle` records it. `work` walks a sink through these, `own` decides which sinks this relay works and holds the lease, `cut`
-//! makes the files of CSV sinks, `keep` does the chores.
+//! makes the files of CSV sinks, `keep` does the chores, among them `watch`, which tells of troubles, and
+//! `prune`, which deletes what is old.
 
 mod admit;
 mod breaker;
@@ -17,10 +18,12 @@ mod keep;
 mod lease;
 mod minute;
 mod own;
+mod prune;
 mod ready;
 pub mod route;
 mod settle;
 mod wake;
+pub mod watch;
 mod work;
 
 use std::collections::BTreeMap;
@@ -96,6 +99,7 @@ pub async fn run(
     };
     let lease = config.relay.lease;
     let grace = config.relay.grace;
+    let retention = config.retention.clone();
     let shared = Arc::new(Shared::build(config, &target, &found, &now)?);
     let entry = shared.entry(lease);
     tokio::select! {
@@ -103,7 +107,8 @@ pub async fn run(
         () = stop.cancelled() => return Ok(()),
     }
 
-    let chores = tokio::spawn(keep::keep(Arc::clone(&shared.keep)));
+    let installation = shared.installation.clone();
+    let chores = tokio::spawn(keep::keep(Arc::clone(&shared.keep), installation, retention));
     let begin = Arc::clone(&shared);
     let begin = Box::new(move |taken| begin.begin(taken));
     let owner = Owner::new(Arc::clone(&shared.own), Arc::clone(&shared.lease), entry, begin);

@@ -67,6 +67,12 @@ impl StoreError {
         self.code() == Some(&SqlState::CHECK_VIOLATION)
     }
 
+    /// Whether a lock was not to be had in the time allowed.
+    #[must_use]
+    pub fn is_lock_timeout(&self) -> bool {
+        self.code() == Some(&SqlState::LOCK_NOT_AVAILABLE)
+    }
+
     /// Whether the database cannot hold what was to be written, such as a character that its
     /// encoding lacks.
     #[must_use]

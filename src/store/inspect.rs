@@ -29,13 +29,24 @@ const TABLE_RIGHTS: &[(&str, &[&str])] = &[
     ("route", &["SELECT", "INSERT", "DELETE"]),
     ("route_set", &["SELECT", "INSERT"]),
     ("spent", &["SELECT", "INSERT", "UPDATE"]),
-    ("unseen", &["SELECT", "INSERT"]),
+    ("unseen", &["SELECT", "INSERT", "DELETE"]),
     ("export", &["SELECT", "INSERT", "UPDATE"]),
     ("ledger", &["SELECT", "INSERT"]),
     ("action", &["SELECT", "INSERT"]),
+    ("late", &["SELECT", "INSERT", "DELETE"]),
+    ("alert", &["SELECT", "INSERT", "UPDATE", "DELETE"]),
 ];
 /// Functions a relay calls.
-const FUNCTION_RIGHTS: &[&str] = &["extend_ledger", "routes_of", "route_existing", "ring"];
+const FUNCTION_RIGHTS: &[&str] = &[
+    "extend_ledger",
+    "routes_of",
+    "route_existing",
+    "ring",
+    "tell",
+    "prune",
+    "drop_ledger",
+    "forget",
+];
 
 /// Whom we are talking to.
 #[derive(Clone, Debug)]

@@ -12,9 +12,11 @@ pub mod link;
 pub mod listen;
 pub mod migrate;
 pub mod own;
+pub mod prune;
 mod queries;
 pub mod routes;
 mod tls;
+pub mod watch;
 pub mod work;
 
 pub use error::StoreError;

@@ -5,6 +5,9 @@ use tokio_postgres::types::Type;
 use super::error::StoreError;
 use super::link::Link;
 
+/// Most late deliveries of a sink that are noted: enough to say "more than a thousand".
+const LATE_MAX: i64 = 1_001;
+
 /// One route as the trigger needs it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RouteRow {
@@ -133,13 +136,14 @@ pub async fn route_existing(link: &Link, ids: &[i64]) -> Result<i64, StoreError>
     Ok(row.get("routed"))
 }
 
-/// One step of the completeness sweep over messages after an id: where it ended (none at the end
-/// of the table) and how many unseen messages it found.
+/// One step of the completeness sweep over a span of ids after one: where it ended (none at the end of
+/// the table) and how many unseen messages it found. Finds late deliveries too; see `sweep.sql`.
 ///
 /// # Errors
 /// When the database cannot be asked.
-pub async fn sweep(link: &Link, after: i64, limit: i64) -> Result<(Option<i64>, i64), StoreError> {
-    let params = [(&after as _, Type::INT8), (&limit as _, Type::INT8)];
+pub async fn sweep(link: &Link, after: i64, span: i64) -> Result<(Option<i64>, i64), StoreError> {
+    let params =
+        [(&after as _, Type::INT8), (&span as _, Type::INT8), (&LATE_MAX as _, Type::INT8)];
     let row = link.row("sweep", &link.queries().sweep, &params).await?;
     Ok((row.get("reached"), row.get("found")))
 }

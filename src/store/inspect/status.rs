@@ -7,9 +7,11 @@ use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
 use super::lanes;
+use crate::alert::Alert;
 use crate::store::error::StoreError;
 use crate::store::flow::Flow;
 use crate::store::link::Link;
+use crate::store::watch;
 
 /// A number that was counted up to a limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -35,6 +37,10 @@ pub struct Status {
     pub unseen: Count,
     /// The hash of the routes in force.
     pub routes_hash: Option<String>,
+    /// What is in trouble, as the relays noted it.
+    pub alerts: Vec<Alert>,
+    /// The sinks that alerts are routed to; an empty name where they go nowhere on purpose.
+    pub told: Vec<String>,
 }
 
 /// One sink.
@@ -150,6 +156,8 @@ pub async fn status(link: &Link) -> Result<Status, StoreError> {
         unrouted: unrouted.iter().map(|row| (row.get("type"), messages(row))).collect(),
         unseen: unseen.first().map_or(Count::default(), |row| Count::new(row.get("messages"))),
         routes_hash: routes.first().map(|row| row.get("hash")),
+        alerts: watch::alerts(link).await?,
+        told: watch::receivers(link).await?,
     })
 }
 
