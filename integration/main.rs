@@ -1,5 +1,6 @@
 //! The integration tests: one binary, one harness.
 
+mod audit;
 mod cli;
 mod crash;
 mod data_plane;

@@ -683,6 +683,8 @@ BEGIN
       outbox.route, outbox.route_set, outbox.delivery, outbox.ledger, outbox.unseen, outbox.export,
       outbox.occurrence, outbox.action, outbox.migration, outbox.installation TO outbox_operator;
     GRANT SELECT (id, type, key, due_at, expires_at, created_at) ON outbox.message TO outbox_operator;
+    -- For the audit: no id may be drawn twice.
+    GRANT SELECT ON SEQUENCE outbox.message_id_seq TO outbox_operator;
   END IF;
 
   IF to_regrole('outbox_relay') IS NOT NULL THEN
