@@ -108,7 +108,8 @@ const PLANTED: &[(&str, &str)] = &[
 ];
 
 /// These say the same twice: a second row of the same end is also a second acceptance.
-const RECORDED_TWICE: &str = "INSERT INTO outbox.ledger SELECT * FROM outbox.ledger WHERE message_id = 2";
+const RECORDED_TWICE: &str =
+    "INSERT INTO outbox.ledger SELECT * FROM outbox.ledger WHERE message_id = 2";
 
 /// An outbox with an example of everything in it, worked by a relay.
 async fn stage() -> (Database, Client) {

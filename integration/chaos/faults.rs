@@ -12,7 +12,7 @@ use super::stage::{LEASE, Stage};
 use crate::harness::proxy::Direction;
 
 /// How long a fault waits for the moment it is meant for, before it strikes all the same.
-const MOMENT: Duration = Duration::from_secs(3);
+const MOMENT: Duration = Duration::from_secs(2);
 
 /// A fault that was done.
 #[derive(Clone, Debug)]
@@ -33,9 +33,9 @@ pub async fn strike(stage: &Stage, strike: Strike) -> Struck {
         Fault::KillStorm => {
             for turn in 0..4 {
                 stage.kill(turn % stage.slots());
-                tokio::time::sleep(Duration::from_millis(random.u64(0..300))).await;
+                tokio::time::sleep(Duration::from_millis(random.u64(0..200))).await;
                 stage.revive(turn % stage.slots());
-                tokio::time::sleep(Duration::from_millis(random.u64(0..900))).await;
+                tokio::time::sleep(Duration::from_millis(random.u64(0..300))).await;
             }
         }
         Fault::Suspend => suspend(stage, random).await,
@@ -46,7 +46,7 @@ pub async fn strike(stage: &Stage, strike: Strike) -> Struck {
         Fault::LoseCommit => lose_commit(stage, random).await,
         Fault::StopDatabase => {
             tokio::task::block_in_place(|| stage.cluster.stop_immediate());
-            tokio::time::sleep(Duration::from_millis(random.u64(0..2_000))).await;
+            tokio::time::sleep(Duration::from_millis(random.u64(0..1_500))).await;
             tokio::task::block_in_place(|| stage.cluster.start_again());
         }
         Fault::KillBackend => kill_backend(stage).await,
@@ -57,17 +57,20 @@ pub async fn strike(stage: &Stage, strike: Strike) -> Struck {
         Fault::RollBack => roll_back(stage).await,
         Fault::Copy => {
             let client = stage.client().await;
-            stage.producer().transaction(&client, vec![Step::Copy("more.copied", 2_000)], End::Commit).await;
+            stage
+                .producer()
+                .transaction(&client, vec![Step::Copy("more.copied", 2_000)], End::Commit)
+                .await;
         }
         Fault::Interleave => interleave(stage).await,
         Fault::BadReceiver => {
             stage.receivers.bad_receiver(true);
-            tokio::time::sleep(Duration::from_millis(random.u64(1_500..3_000))).await;
+            tokio::time::sleep(Duration::from_millis(random.u64(500..1_500))).await;
             stage.receivers.bad_receiver(false);
         }
         Fault::BadMailServer => {
             stage.receivers.bad_mail_server(true, random.u64(..));
-            tokio::time::sleep(Duration::from_millis(random.u64(1_500..3_000))).await;
+            tokio::time::sleep(Duration::from_millis(random.u64(500..1_500))).await;
             stage.receivers.bad_mail_server(false, 0);
         }
         Fault::Poison => poison(stage).await,
@@ -120,7 +123,7 @@ async fn kill(stage: &Stage, point: Point, random: &mut fastrand::Rng) {
     }
     stage.kill(victim);
     wire.resume();
-    tokio::time::sleep(Duration::from_millis(random.u64(0..500))).await;
+    tokio::time::sleep(Duration::from_millis(random.u64(0..300))).await;
     stage.revive(victim);
 }
 
@@ -128,7 +131,7 @@ async fn suspend(stage: &Stage, random: &mut fastrand::Rng) {
     let victim = stage.owner_of("slow").await;
     within(MOMENT, stage.receivers.slow.until(|peer| peer.at_once() > 0)).await;
     stage.signal(victim, "STOP");
-    tokio::time::sleep(LEASE + Duration::from_millis(random.u64(500..1_500))).await;
+    tokio::time::sleep(LEASE + Duration::from_millis(random.u64(300..1_000))).await;
     stage.signal(victim, "CONT");
     // What it still had in its hands leaves it now, or never.
     tokio::time::sleep(Duration::from_millis(300)).await;
@@ -148,7 +151,8 @@ async fn drain(stage: &Stage, twice: bool) {
 
 async fn end_sessions(stage: &Stage, random: &mut fastrand::Rng) {
     let client = stage.client().await;
-    let all = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'outboxd'";
+    let all =
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'outboxd'";
     // LISTEN, the heartbeat's, the fetch's, the settlements': by what they asked for last.
     let of = |like: &str| format!("{all} AND query ILIKE '%{like}%'");
     for sql in [
@@ -160,7 +164,7 @@ async fn end_sessions(stage: &Stage, random: &mut fastrand::Rng) {
         all.to_owned(),
     ] {
         client.query(&sql, &[]).await.expect("end sessions");
-        tokio::time::sleep(Duration::from_millis(random.u64(100..400))).await;
+        tokio::time::sleep(Duration::from_millis(random.u64(50..200))).await;
     }
 }
 
@@ -213,17 +217,19 @@ async fn black_hole(stage: &Stage, random: &mut fastrand::Rng) {
     let wire = &stage.slot(victim).wire;
     wire.stall(Direction::Requests);
     wire.stall(Direction::Replies);
-    tokio::time::sleep(LEASE + Duration::from_millis(random.u64(500..2_000))).await;
+    tokio::time::sleep(LEASE + Duration::from_millis(random.u64(300..1_000))).await;
     wire.resume();
 }
 
 async fn hold_snapshot(stage: &Stage, random: &mut fastrand::Rng) {
     let client = stage.client().await;
     client
-        .batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SELECT count(*) FROM app_order")
+        .batch_execute(
+            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SELECT count(*) FROM app_order",
+        )
         .await
         .expect("hold a snapshot");
-    tokio::time::sleep(Duration::from_millis(random.u64(1_500..3_000))).await;
+    tokio::time::sleep(Duration::from_millis(random.u64(500..1_500))).await;
     client.batch_execute("COMMIT").await.expect("the snapshot is given up");
 }
 
@@ -231,16 +237,17 @@ async fn hold_prepared(stage: &Stage, random: &mut fastrand::Rng) {
     if !stage.prepares {
         return hold_snapshot(stage, random).await;
     }
-    let wait = Duration::from_millis(random.u64(1_000..2_500));
+    let wait = Duration::from_millis(random.u64(500..1_500));
     let client = stage.client().await;
     let key = format!("k{}", random.u32(50..90));
-    let steps = vec![lock_key(&key), say_keyed("order.paid", &key), say("order.made"), say("mail.note")];
+    let steps =
+        vec![lock_key(&key), say_keyed("order.paid", &key), say("order.made"), say("mail.note")];
     stage.producer().transaction(&client, steps, End::Prepare(wait)).await;
 }
 
 async fn commit_late(stage: &Stage, random: &mut fastrand::Rng) {
     let client = stage.client().await;
-    let wait = Duration::from_millis(random.u64(1_500..3_000));
+    let wait = Duration::from_millis(random.u64(500..1_500));
     let key = format!("k{}", random.u32(50..90));
     let steps = vec![
         Step::Many("more.late", 20),
@@ -266,7 +273,12 @@ async fn roll_back(stage: &Stage) {
         stage.producer().transaction(&client, steps, End::RollBack).await;
     }
     for _ in 0..10 {
-        let steps = vec![Step::Sql("SAVEPOINT s".to_owned()), say("order.made"), Step::Back, say("more.saved")];
+        let steps = vec![
+            Step::Sql("SAVEPOINT s".to_owned()),
+            say("order.made"),
+            Step::Back,
+            say("more.saved"),
+        ];
         stage.producer().transaction(&client, steps, End::Commit).await;
     }
 }
@@ -286,8 +298,13 @@ async fn interleave(stage: &Stage) {
             pause(40 * turn),
             say_keyed("order.paid", &key),
         ];
-        let second =
-            vec![xid(), pause(10), lock_key(&key), say_keyed("order.paid", &key), pause(40 - 8 * turn)];
+        let second = vec![
+            xid(),
+            pause(10),
+            lock_key(&key),
+            say_keyed("order.paid", &key),
+            pause(40 - 8 * turn),
+        ];
         tokio::join!(
             producer.transaction(&one, first, End::Commit),
             producer.transaction(&two, second, End::Commit),

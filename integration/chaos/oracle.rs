@@ -262,13 +262,19 @@ impl<'a> Case<'a> {
                 continue;
             };
             if !self.found.messages.contains(token) {
-                self.broken(format!("I2 {token} {} arrived at {sink} and did not commit", said.kind));
+                self.broken(format!(
+                    "I2 {token} {} arrived at {sink} and did not commit",
+                    said.kind
+                ));
             }
             if !ends(said.kind).iter().any(|(name, _)| name == sink) {
                 self.broken(format!("I2 {token} {} arrived at {sink}", said.kind));
             }
             if let Some(due) = said.due_at.filter(|due| at < due) {
-                self.broken(format!("I7 {token} arrived at {sink} {:#} early", due.duration_since(*at)));
+                self.broken(format!(
+                    "I7 {token} arrived at {sink} {:#} early",
+                    due.duration_since(*at)
+                ));
             }
         }
     }
@@ -375,7 +381,9 @@ impl<'a> Case<'a> {
             let Some(arrivals) = self.arrived.get(&(sink, *token)) else { continue };
             let begun = arrivals[0].at;
             if all_taken.is_some_and(|taken| begun < taken) {
-                let words = format!("I5 {token} of key {key} came to {sink} before its predecessor was taken");
+                let words = format!(
+                    "I5 {token} of key {key} came to {sink} before its predecessor was taken"
+                );
                 self.verdict.broken.push(words);
             }
             // Repeats of those before this one, after it was begun.
@@ -409,7 +417,9 @@ impl<'a> Case<'a> {
             if let Some(name) = all_arrive.filter(|name| ["steady", "slow"].contains(name)) {
                 let arrivals = self.arrived.get(&(name, token)).map_or(0, Vec::len);
                 if attempts > arrivals || (arrivals == 1 && attempts != 1) {
-                    self.broken(format!("I12 {token} at {sink}: {attempts} attempts, {arrivals} arrivals"));
+                    self.broken(format!(
+                        "I12 {token} at {sink}: {attempts} attempts, {arrivals} arrivals"
+                    ));
                 }
             }
             self.closed.insert((sink, token), rows);
@@ -443,10 +453,19 @@ impl<'a> Case<'a> {
             let wait = arrivals[0].at.duration_since(said.at);
             waits.push((said.at, Duration::try_from(wait).unwrap_or_default()));
         }
+        let steady = |a: &&Arrival| a.sink == "steady";
         for (place, struck) in self.struck.iter().enumerate() {
             let next = self.struck.get(place + 1).map_or(Timestamp::MAX, |next| next.from);
             let during = waits.iter().filter(|(at, _)| *at >= struck.from && *at < next);
-            self.verdict.recovery.push(during.map(|(_, wait)| *wait).max().unwrap_or_default());
+            let mut longest = during.map(|(_, wait)| *wait).max().unwrap_or_default();
+            if struck.fault.hurts_producers() {
+                // Nobody could commit meanwhile: until the first arrival after it.
+                let after =
+                    self.noted.arrived.iter().filter(steady).filter(|a| a.at > struck.until);
+                let gap = after.map(|a| a.at.duration_since(struck.until)).min();
+                longest = longest.max(gap.and_then(|gap| gap.try_into().ok()).unwrap_or_default());
+            }
+            self.verdict.recovery.push(longest);
         }
     }
 }
@@ -461,11 +480,16 @@ pub fn table(struck: &[Struck], verdict: &Verdict) -> String {
         line.1 += verdict.repeats[place];
         line.2 = line.2.max(verdict.recovery[place]);
     }
-    let mut text = String::from(" #  FAULT                TIMES  HELD                 REPEATS  LONGEST RECOVERY\n");
+    let mut text = String::from(
+        " #  FAULT                TIMES  HELD                 REPEATS  LONGEST RECOVERY\n",
+    );
     for ((number, name), (times, repeats, recovery)) in lines {
         let held = match name.as_str() {
             _ if !verdict.broken.is_empty() => "see below",
-            _ if struck.iter().any(|s| format!("{:?}", s.fault) == name && s.fault.may_repeat()) => {
+            _ if struck
+                .iter()
+                .any(|s| format!("{:?}", s.fault) == name && s.fault.may_repeat()) =>
+            {
                 "I1 I2 I3 I5 I8 I11"
             }
             _ => "the same, no repeat",

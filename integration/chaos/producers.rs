@@ -185,8 +185,10 @@ impl Producer {
                 }
                 Step::Many(kind, count) => {
                     let tokens = self.note_many(kind, count, pending);
-                    let rows: Vec<String> =
-                        tokens.iter().map(|t| format!("('{kind}', '{}')", payload(kind, *t))).collect();
+                    let rows: Vec<String> = tokens
+                        .iter()
+                        .map(|t| format!("('{kind}', '{}')", payload(kind, *t)))
+                        .collect();
                     let rows = rows.join(",");
                     let sql = format!("INSERT INTO outbox.message (type, payload) VALUES {rows}");
                     client.batch_execute(&sql).await?;
@@ -295,12 +297,14 @@ fn draw(random: &mut fastrand::Rng) -> (Vec<Step>, End) {
         20..35 => (vec![order(), say("order.made")], End::RollBack),
         35..60 => (vec![lock_key(&key), order(), say_keyed("order.paid", &key)], End::Commit),
         60..65 => {
-            let two = [lock_key(&key), say_keyed("order.paid", &key), say_keyed("order.sent", &key)];
+            let two =
+                [lock_key(&key), say_keyed("order.paid", &key), say_keyed("order.sent", &key)];
             (two.into(), End::Commit)
         }
         65..75 => {
             let savepoint = Step::Sql("SAVEPOINT s".to_owned());
-            let steps = vec![say("order.made"), savepoint, say("order.made"), Step::Back, say("mail.note")];
+            let steps =
+                vec![say("order.made"), savepoint, say("order.made"), Step::Back, say("mail.note")];
             (steps, End::Commit)
         }
         75..85 => (vec![say("mail.note"), say("mail.bill")], End::Commit),
@@ -322,7 +326,8 @@ pub fn start(
     stop: &CancellationToken,
     seed: u64,
 ) -> tokio::task::JoinSet<()> {
-    let producer = |config: Config| Producer { journal: journal.clone(), config, stop: stop.clone() };
+    let producer =
+        |config: Config| Producer { journal: journal.clone(), config, stop: stop.clone() };
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn(producer(steady).tick(Duration::from_millis(20)));
     for number in 0..3 {

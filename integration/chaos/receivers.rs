@@ -45,7 +45,7 @@ struct Bad {
 
 enum Away {
     Bound(TcpSocket),
-    Back(HttpPeer),
+    Back { _peer: HttpPeer },
     Moving,
 }
 
@@ -105,7 +105,7 @@ impl Receivers {
         };
         let away = match &*lock(&self.away) {
             Away::Bound(socket) => socket.local_addr().expect("a bound socket has an address"),
-            Away::Back(_) | Away::Moving => unreachable!("the config is written first"),
+            Away::Back { .. } | Away::Moving => unreachable!("the config is written first"),
         };
         [
             webhook("steady", &self.steady.url("/"), "timeout = \"10s\""),
@@ -170,7 +170,7 @@ impl Receivers {
                 let peer = HttpPeer::start_on(socket.listen(128).expect("listen"));
                 peer.count_only();
                 takes(&peer, "away", &self.journal, |_| (Answered::Accepted, Answer::status(200)));
-                Away::Back(peer)
+                Away::Back { _peer: peer }
             }
             there => there,
         };

@@ -18,8 +18,8 @@ use crate::harness::proxy::{self, Proxy};
 use crate::harness::relay::{Process, toml};
 
 /// The lease of every relay.
-pub const LEASE: Duration = Duration::from_secs(2);
-const RELAY: &str = "lease = \"2s\"\ngrace = \"20s\"";
+pub const LEASE: Duration = Duration::from_secs(1);
+const RELAY: &str = "lease = \"1s\"\ngrace = \"20s\"";
 const DATABASE: &str = "shop";
 
 /// All that a run needs.
@@ -90,16 +90,14 @@ impl Stage {
         let client = stage.client().await;
         until_routed(&client).await;
         let owned = "SELECT count(*) FILTER (WHERE owner IS NULL) FROM outbox.sink";
-        eventually("every sink has an owner", LONG, async || {
-            match number(&client, owned).await {
-                0 => Ok(()),
-                without => Err(format!("{without} without")),
-            }
+        eventually("every sink has an owner", LONG, async || match number(&client, owned).await {
+            0 => Ok(()),
+            without => Err(format!("{without} without")),
         })
         .await;
         stage.start_producers(seed);
         eventually("messages arrive", LONG, async || match stage.journal.arrivals() {
-            0..100 => Err("few".to_owned()),
+            0..20 => Err("few".to_owned()),
             _ => Ok(()),
         })
         .await;

@@ -514,8 +514,8 @@ impl Dialogue<'_> {
         let decide = lock(&state.decide).clone();
         let decided = decide.map(|decide| decide(&mail));
         let place = state.note(mail);
-        let answer = decided
-            .unwrap_or_else(|| state.answer(Step::Dot, "250 2.0.0 Ok: queued as PEER1"));
+        let answer =
+            decided.unwrap_or_else(|| state.answer(Step::Dot, "250 2.0.0 Ok: queued as PEER1"));
         Ok(self.perform(answer, |text| state.settle(place, text)).await?.is_some())
     }
 }
