@@ -21,6 +21,7 @@ mod oracle;
 mod plan;
 mod producers;
 mod receivers;
+mod rights;
 mod stage;
 
 use std::time::{Duration, Instant};
@@ -71,6 +72,11 @@ async fn run(course: Course, seed: u64) {
     let verdict = judge(&noted, &struck, &found);
     println!("{}", table(&struck, &verdict));
     println!("drained {drained:?} after the last fault; the audit found {audit:?}");
+    if !verdict.broken.is_empty() {
+        for one in &struck {
+            println!("{} to {} {:?}", one.from, one.until, one.fault);
+        }
+    }
     let few = verdict.broken.iter().take(20).cloned().collect::<Vec<_>>().join("\n");
     assert!(
         verdict.broken.is_empty(),

@@ -19,6 +19,8 @@ use super::receivers::CONCURRENCY;
 const AFTER_PAINS: Duration = Duration::from_secs(2);
 /// What was taken so long before a fault must be recorded when it strikes.
 const UNRECORDED_MAX: Duration = Duration::from_secs(2);
+/// How long a relay may have a row in hand before it sends it.
+const IN_HAND_MAX: Duration = Duration::from_secs(2);
 /// A producer's commit may never take so long, whatever becomes of the relays.
 const COMMIT_MAX: Duration = Duration::from_secs(5);
 
@@ -63,7 +65,7 @@ pub struct Verdict {
     pub repeats: Vec<usize>,
     /// The same, explained by a sink that changed hands without a fault of ours: a starved machine.
     pub handed: usize,
-    /// Arrivals from a relay that was stopped and woke up after others had gone on.
+    /// Arrivals after the record: two owners had the same row in hand.
     pub late: usize,
     /// For each fault the longest wait of a steady message that was committed from then to the next.
     pub recovery: Vec<Duration>,
@@ -317,11 +319,13 @@ impl<'a> Case<'a> {
         }
     }
 
-    /// An arrival after all was over: allowed only for what a suspended relay had in its hands.
+    /// An arrival after all was over: allowed only where two owners had it in hand.
     fn late(&mut self, arrival: &Arrival, why: &str) {
         let Arrival { sink, token, at, .. } = arrival;
-        let woke = |s: &Struck| s.fault.may_be_late() && s.from <= *at && *at <= s.until;
-        if self.struck.iter().any(woke) {
+        let had_it = |s: &Struck| {
+            s.fault.leaves_a_former_owner() && s.from <= *at && *at <= s.until + IN_HAND_MAX
+        };
+        if self.struck.iter().any(had_it) {
             self.verdict.late += 1;
         } else {
             self.broken(format!("I3 {token} came to {sink} at {at}, after {why}"));
@@ -500,7 +504,7 @@ pub fn table(struck: &[Struck], verdict: &Verdict) -> String {
     let Verdict { messages, arrivals, late, handed, slowest_commit, .. } = verdict;
     writeln!(
         text,
-        "{messages} messages, {arrivals} arrivals; {late} late from a relay that was suspended; {handed} repeats \
+        "{messages} messages, {arrivals} arrivals; {late} after the record, from a second owner; {handed} repeats \
          at hand-overs without a fault; the slowest commit outside the database's faults {slowest_commit:?}"
     )
     .expect("writing to a string");

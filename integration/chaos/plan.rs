@@ -100,10 +100,11 @@ impl Fault {
         }
     }
 
-    /// Whether bytes may still leave a relay that has lost its sinks: it was stopped between its last
-    /// look at the lease and the write. No sender can close that window.
-    pub fn may_be_late(self) -> bool {
-        matches!(self, Fault::Suspend)
+    /// Whether its relay lives on, and others work its sinks meanwhile: then it may record what it had
+    /// delivered while the next owner has the same row in hand already; and bytes may leave a relay that
+    /// was stopped between its last look at the lease and the write. No sender can close these windows.
+    pub fn leaves_a_former_owner(self) -> bool {
+        matches!(self, Fault::Suspend | Fault::BlackHole | Fault::StopDatabase | Fault::KillBackend)
     }
 
     /// Whether producers feel it themselves.

@@ -200,6 +200,10 @@ impl Stage {
             let finish = format!("COMMIT PREPARED '{}'", row.get::<_, String>(0));
             client.batch_execute(&finish).await.expect("finish what was prepared");
         }
+        // As an operator would, once the receiver is back: a long run has used up its attempts.
+        let again = "UPDATE outbox.delivery SET state = 'pending', due_at = now(), attempt = 0, rev = rev + 1
+                      WHERE sink = 'away' AND state = 'dead'";
+        client.batch_execute(again).await.expect("try again");
     }
 
     /// Waits until everything is closed but what is dead, and says how long that took.
