@@ -108,7 +108,9 @@ async fn kill(stage: &Stage, point: Point, random: &mut fastrand::Rng) {
         Point::Accepted => {
             let before = stage.receivers.steady.requests();
             wire.stall(Direction::Requests);
-            within(MOMENT, stage.receivers.steady.until(|peer| peer.requests() > before + 2)).await;
+            // Not so long that somebody else takes over meanwhile.
+            let taken = stage.receivers.steady.until(|peer| peer.requests() > before + 2);
+            within(LEASE / 2, taken).await;
         }
         Point::TakingOver => {
             let next = (victim + 1) % stage.slots();
@@ -122,6 +124,8 @@ async fn kill(stage: &Stage, point: Point, random: &mut fastrand::Rng) {
         }
     }
     stage.kill(victim);
+    // With what it had sent and the wire has not passed on.
+    wire.cut().await;
     wire.resume();
     tokio::time::sleep(Duration::from_millis(random.u64(0..300))).await;
     stage.revive(victim);

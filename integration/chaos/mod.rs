@@ -14,6 +14,7 @@
 //! poolers, full disks, torn files and version mixtures (8, 9, 11, 15, 16, 21, 23 of `postgres.md` C3)
 //! are not here; restored and cloned databases (18) have tests of their own.
 
+mod clock;
 mod control;
 mod faults;
 mod journal;
