@@ -73,8 +73,8 @@ impl Run {
     }
 
     fn closes(&mut self, sink: &str, token: Token, outcome: &str, when: f64) {
-        let (sink, outcome, closed_at) = (sink.to_owned(), outcome.to_owned(), at(when));
-        self.found.closed.push(Closed { token, sink, outcome, attempts: 1, closed_at });
+        let (sink, outcome, at) = (sink.to_owned(), outcome.to_owned(), at(when));
+        self.found.closed.push(Closed { token, sink, outcome, attempts: 1, at });
     }
 
     /// Arrives, is taken, and is recorded a moment later.
@@ -104,7 +104,7 @@ fn a_good_run_passes_and_its_repeats_are_counted() {
     // Taken before the kill, recorded by nobody, sent again by the next owner.
     let mut run = Run::good();
     run.arrives("steady", 3, 12.0, Answered::Accepted);
-    run.recorded("steady", 3).closed_at = at(12.1);
+    run.recorded("steady", 3).at = at(12.1);
     let verdict = run.judged();
     assert_eq!((verdict.broken, verdict.repeats), (vec![], vec![1, 0, 0, 0]));
     // Refused or unanswered: sent again without any fault.
@@ -120,7 +120,7 @@ fn a_good_run_passes_and_its_repeats_are_counted() {
     // A sink changed hands though nothing struck: the machine was too busy for the heartbeat.
     let mut run = Run::good();
     run.arrives("steady", 7, 6.0, Answered::Accepted);
-    run.recorded("steady", 7).closed_at = at(6.1);
+    run.recorded("steady", 7).at = at(6.1);
     run.noted.taken.push(("steady".to_owned(), at(5.8)));
     let verdict = run.judged();
     assert_eq!((verdict.broken, verdict.handed), (vec![], 1));
@@ -172,12 +172,12 @@ const CONTROLS: &[Control] = &[
     }),
     ("again without a fault", "nothing struck", |run| {
         run.arrives("steady", 7, 6.0, Answered::Accepted);
-        run.recorded("steady", 7).closed_at = at(6.1);
+        run.recorded("steady", 7).at = at(6.1);
     }),
     ("again after a drain", "nothing struck", |run| {
         run.arrival("steady", 7).at = at(19.9);
         run.arrives("steady", 7, 21.0, Answered::Accepted);
-        run.recorded("steady", 7).closed_at = at(21.1);
+        run.recorded("steady", 7).at = at(21.1);
         run.noted.taken.push(("steady".to_owned(), at(20.5)));
     }),
     ("again though it was recorded before the kill", "after it was recorded", |run| {
@@ -189,7 +189,7 @@ const CONTROLS: &[Control] = &[
             run.found.messages.insert(token);
             run.delivers("steady", token, 7.0);
             run.arrives("steady", token, 12.0, Answered::Accepted);
-            run.recorded("steady", token).closed_at = at(12.1);
+            run.recorded("steady", token).at = at(12.1);
         }
     }),
     ("the second of a key before the first was taken", "I5 2", |run| {
@@ -202,7 +202,7 @@ const CONTROLS: &[Control] = &[
     ("the first of a key again after the second", "a later one of its key", |run| {
         run.arrival("slow", 1).at = at(9.2);
         run.arrives("slow", 1, 10.5, Answered::Accepted);
-        run.recorded("slow", 1).closed_at = at(10.6);
+        run.recorded("slow", 1).at = at(10.6);
     }),
     ("more attempts than arrivals", "I12 3", |run| run.recorded("steady", 3).attempts = 2),
     ("the same end twice", "I12 3", |run| run.closes("steady", 3, "delivered", 10.0)),

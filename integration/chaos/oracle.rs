@@ -44,7 +44,7 @@ pub struct Closed {
     pub sink: String,
     pub outcome: String,
     pub attempts: i32,
-    pub closed_at: Timestamp,
+    pub at: Timestamp,
 }
 
 /// How a delivery must end.
@@ -110,7 +110,7 @@ impl Found {
                     sink: row.get(1),
                     outcome: row.get(2),
                     attempts: row.get(3),
-                    closed_at: row.get(4),
+                    at: row.get(4),
                 })
                 .collect(),
             open: open.iter().map(|row| (token(row), row.get(1), row.get(2))).collect(),
@@ -292,7 +292,7 @@ impl<'a> Case<'a> {
             let recorded = self
                 .closed
                 .get(&(sink, token))
-                .and_then(|rows| rows.iter().map(|row| row.closed_at).min());
+                .and_then(|rows| rows.iter().map(|row| row.at).min());
             let mut taken: Option<&Arrival> = None;
             for arrival in &arrivals {
                 if recorded.is_some_and(|recorded| arrival.at > recorded) {

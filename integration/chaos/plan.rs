@@ -89,15 +89,11 @@ impl Fault {
 
     /// Whether what was in flight when it struck may arrive again.
     pub fn may_repeat(self) -> bool {
-        match self {
-            Fault::Kill(_) | Fault::KillStorm | Fault::Suspend | Fault::DrainTwice => true,
-            // The lease runs out while the database is away, and open attempts are cut short.
-            Fault::StopDatabase | Fault::KillBackend | Fault::BlackHole => true,
-            Fault::Drain | Fault::EndSessions | Fault::LoseSettlement | Fault::LoseCommit => false,
-            Fault::HoldSnapshot | Fault::HoldPrepared | Fault::CommitLate => false,
-            Fault::RollBack | Fault::Copy | Fault::Interleave => false,
-            Fault::BadReceiver | Fault::BadMailServer | Fault::Poison | Fault::HotKey => false,
-        }
+        // The lease runs out while the database is away, and open attempts are cut short.
+        let database = matches!(self, Fault::StopDatabase | Fault::KillBackend | Fault::BlackHole);
+        let relay =
+            matches!(self, Fault::Kill(_) | Fault::KillStorm | Fault::Suspend | Fault::DrainTwice);
+        database || relay
     }
 
     /// Whether its relay lives on, and others work its sinks meanwhile: then it may record what it had

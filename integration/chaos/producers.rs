@@ -195,8 +195,9 @@ impl Producer {
                 }
                 Step::Copy(kind, count) => {
                     let tokens = self.note_many(kind, count, pending);
-                    let lines: String =
-                        tokens.iter().map(|t| format!("{kind}\t{}\n", payload(kind, *t))).collect();
+                    let lines: Vec<String> =
+                        tokens.iter().map(|t| format!("{kind}\t{}", payload(kind, *t))).collect();
+                    let lines = lines.join("\n") + "\n";
                     let copy = "COPY outbox.message (type, payload) FROM STDIN";
                     let sink = client.copy_in(copy).await?;
                     futures_util::pin_mut!(sink);

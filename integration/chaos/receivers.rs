@@ -74,9 +74,9 @@ impl Receivers {
             (Answered::Accepted, Answer::Delayed(wait, Box::new(Answer::status(200))))
         });
         let (draw, is_bad) = (Arc::clone(&random), Arc::clone(&bad.receiver));
-        takes(&flaky, "flaky", journal, move |_| match is_bad.load(Ordering::SeqCst) {
-            true => misbehave(lock(&draw).u32(0..100)),
-            false => (Answered::Accepted, Answer::status(200)),
+        takes(&flaky, "flaky", journal, move |_| {
+            let percent = if is_bad.load(Ordering::SeqCst) { lock(&draw).u32(0..100) } else { 100 };
+            misbehave(percent)
         });
         let (noted, is_bad) = (journal.clone(), Arc::clone(&bad.mail_server));
         mail.decide(move |mail| {

@@ -45,10 +45,8 @@ impl Clerk {
         eventually(&format!("the relay says {words:?}"), LONG, async || {
             let log = self.relay.log();
             let loud = |line: &&str| line.contains("WARN") || line.contains("ERROR");
-            match log[after..].lines().filter(loud).any(|line| line.contains(words)) {
-                true => Ok(()),
-                false => Err(log.lines().last().unwrap_or_default().to_owned()),
-            }
+            let said = log[after..].lines().filter(loud).any(|line| line.contains(words));
+            said.then_some(()).ok_or_else(|| log.lines().last().unwrap_or_default().to_owned())
         })
         .await;
     }

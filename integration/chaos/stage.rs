@@ -49,8 +49,8 @@ impl Stage {
     pub async fn start(seed: u64, relays: usize) -> Stage {
         let prepares = seed.is_multiple_of(2);
         let cluster = tokio::task::spawn_blocking(move || {
-            let prepared = [("max_prepared_transactions", "20")];
-            Cluster::start_with(None, if prepares { &prepared } else { &[] })
+            let settings = [("max_prepared_transactions", "20")];
+            Cluster::start_with(None, if prepares { &settings } else { &[] })
         });
         let cluster = Arc::new(cluster.await.expect("a cluster"));
         cluster.psql("postgres", &format!("CREATE DATABASE {DATABASE}"));

@@ -208,18 +208,18 @@ pub async fn fetch(
         (&skip as _, Type::BOOL),
     ];
     let rows = link.rows_by_index("fetch", &link.queries().fetch, &params).await?;
-<<<<<<< HEAD
     let asked_at = rows.first().map_or(Timestamp::UNIX_EPOCH, |row| row.get("asked_at"));
-    Ok(Walk { rows: found(&rows), asked_at })
+    Ok(Walk { rows: found(link, &rows).await?, asked_at })
 }
 
 /// A statement that answers one row at least: without a message id it found nothing. In the order they
 /// fell due.
-fn found(rows: &[Row]) -> Vec<Fetched> {
+async fn found(link: &Link, rows: &[Row]) -> Result<Vec<Fetched>, StoreError> {
     let is_there = |row: &&Row| row.get::<_, Option<i64>>("message_id").is_some();
     let mut found: Vec<Fetched> = rows.iter().filter(is_there).map(fetched).collect();
     found.sort_by_key(|row| (row.due_at, row.message_id));
-    found
+    gone_or_hidden(link, found.iter()).await?;
+    Ok(found)
 }
 
 /// Where a page of the full poll ended: due time and message id.
@@ -254,12 +254,7 @@ pub async fn fetch_below(
     ];
     let rows = link.rows_by_index("poll in full", &link.queries().fetch_below, &params).await?;
     let reached = rows.first().filter(|row| row.get::<_, i64>("walked") >= walk);
-    Ok((found(&rows), reached.map(|row| (row.get("end_at"), row.get("end_id")))))
-=======
-    let rows: Vec<Fetched> = rows.iter().map(fetched).collect();
-    gone_or_hidden(link, rows.iter()).await?;
-    Ok(rows)
->>>>>>> 6400c68 (Do not take rows that row security hides for absent rows)
+    Ok((found(link, &rows).await?, reached.map(|row| (row.get("end_at"), row.get("end_id")))))
 }
 
 /// The lowest open delivery of each key, and whether it may start now.
