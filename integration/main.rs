@@ -1,5 +1,7 @@
 //! The integration tests: one binary, one harness.
 
+mod audit;
+mod chaos;
 mod cli;
 mod crash;
 mod data_plane;

@@ -1,10 +1,12 @@
-//! The benchmark: `cargo bench --bench outboxd -- [webhooks|mails|latency|wal|routing]…`, all
-//! without a word. Figures are ratios inside one run: each is measured beside its baseline, on a
+//! The benchmark: `cargo bench --bench outboxd -- [webhooks|mails|latency|wal|routing]…`, these five
+//! without a word; by name only, because they take long, `isolation`, `snapshot`, `backlog` and
+//! `plane`, see `plane.rs`. Figures are ratios inside one run: each is measured beside its baseline, on a
 //! private PostgreSQL, against servers in this process. Machines are noisy; seconds alone say little.
 
 #[path = "../harness/mod.rs"]
 #[allow(dead_code, reason = "the benchmark needs a part of the harness")]
 mod harness;
+mod plane;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -31,7 +33,8 @@ const PAYLOAD: &str = "jsonb_build_object('order_id', g, 'customer', 'c-' || g %
 async fn main() {
     let wanted: Vec<String> =
         std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
-    let runs = |name: &str| wanted.is_empty() || wanted.iter().any(|w| w == name);
+    let named = |name: &str| wanted.iter().any(|w| w == name);
+    let runs = |name: &str| wanted.is_empty() || named(name);
     if runs("routing") {
         routing().await;
     }
@@ -52,6 +55,18 @@ async fn main() {
     }
     if runs("latency") {
         latency().await;
+    }
+    if named("isolation") {
+        plane::isolation().await;
+    }
+    if named("snapshot") {
+        plane::snapshot().await;
+    }
+    if named("backlog") {
+        plane::backlog().await;
+    }
+    if named("plane") {
+        plane::plane().await;
     }
 }
 

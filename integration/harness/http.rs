@@ -68,6 +68,13 @@ pub enum Answer {
         /// The pause between two.
         every: Duration,
     },
+    /// These bytes one by one, a period apart, then the connection is closed.
+    Drip {
+        /// What is written.
+        bytes: Vec<u8>,
+        /// The pause between two bytes.
+        every: Duration,
+    },
     /// Read the request, wait until the gate is opened, then go on.
     Gated(Gate, Box<Answer>),
     /// Read the request, wait, then go on.
@@ -161,6 +168,15 @@ impl HttpPeer {
 
     async fn listen(tls: Option<tokio_rustls::TlsAcceptor>) -> HttpPeer {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind to 127.0.0.1");
+        HttpPeer::serve_on(listener, tls)
+    }
+
+    /// The same as [`HttpPeer::start`] on a socket of one's own.
+    pub fn start_on(listener: TcpListener) -> HttpPeer {
+        HttpPeer::serve_on(listener, None)
+    }
+
+    fn serve_on(listener: TcpListener, tls: Option<tokio_rustls::TlsAcceptor>) -> HttpPeer {
         let address = listener.local_addr().expect("a bound socket has an address");
         let state = Arc::new(State {
             script: Mutex::default(),
@@ -234,6 +250,11 @@ impl HttpPeer {
     /// The most connections that were open at the same time.
     pub fn peak_connections(&self) -> usize {
         self.state.peak.load(Ordering::SeqCst)
+    }
+
+    /// How many requests have been read and wait for their answer.
+    pub fn at_once(&self) -> usize {
+        self.state.at_once.load(Ordering::SeqCst)
     }
 
     /// Waits until `condition` holds; it is looked at after every request and connection.
@@ -412,6 +433,14 @@ where
             stream.write_all(&bytes).await?;
             stream.flush().await?;
             Ok(true)
+        }
+        Answer::Drip { bytes, every } => {
+            for byte in bytes {
+                stream.write_all(&[byte]).await?;
+                stream.flush().await?;
+                tokio::time::sleep(every).await;
+            }
+            Ok(false)
         }
         Answer::Stream { status, chunk, every } => {
             let head = format!(

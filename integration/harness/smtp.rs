@@ -102,8 +102,12 @@ pub struct Arrived {
     pub encrypted: bool,
 }
 
+/// Answers a mail by what is in it.
+type Decide = Arc<dyn Fn(&Arrived) -> Say + Send + Sync>;
+
 struct State {
     settings: Settings,
+    decide: Mutex<Option<Decide>>,
     script: Mutex<HashMap<Step, VecDeque<Say>>>,
     always: Mutex<HashMap<Step, Say>>,
     mails: Mutex<Vec<Arrived>>,
@@ -135,6 +139,7 @@ impl SmtpPeer {
         let address = listener.local_addr().expect("a bound socket has an address");
         let state = Arc::new(State {
             settings,
+            decide: Mutex::default(),
             script: Mutex::default(),
             always: Mutex::default(),
             mails: Mutex::default(),
@@ -158,6 +163,16 @@ impl SmtpPeer {
     /// The usual answer at this step.
     pub fn always(&self, step: Step, answer: Say) {
         lock(&self.state.always).insert(step, answer);
+    }
+
+    /// Back to accepting at this step.
+    pub fn usual(&self, step: Step) {
+        lock(&self.state.always).remove(&step);
+    }
+
+    /// The usual answer to a mail, given by what is in it.
+    pub fn decide(&self, decide: impl Fn(&Arrived) -> Say + Send + Sync + 'static) {
+        *lock(&self.state.decide) = Some(Arc::new(decide));
     }
 
     /// Counts mails without keeping them, for runs too long to keep.
@@ -496,8 +511,11 @@ impl Dialogue<'_> {
         };
         // Noted before the answer, so that whoever has the answer finds the mail here.
         let state = self.state;
+        let decide = lock(&state.decide).clone();
+        let decided = decide.map(|decide| decide(&mail));
         let place = state.note(mail);
-        let answer = state.answer(Step::Dot, "250 2.0.0 Ok: queued as PEER1");
+        let answer =
+            decided.unwrap_or_else(|| state.answer(Step::Dot, "250 2.0.0 Ok: queued as PEER1"));
         Ok(self.perform(answer, |text| state.settle(place, text)).await?.is_some())
     }
 }

@@ -920,6 +920,8 @@ BEGIN
       outbox.late TO outbox_operator;
     GRANT EXECUTE ON FUNCTION outbox.matching(text), outbox.routes_of(text) TO outbox_operator;
     GRANT SELECT (id, type, key, due_at, expires_at, created_at) ON outbox.message TO outbox_operator;
+    -- For the audit: no id may be drawn twice.
+    GRANT SELECT ON SEQUENCE outbox.message_id_seq TO outbox_operator;
   END IF;
 
   IF to_regrole('outbox_relay') IS NOT NULL THEN

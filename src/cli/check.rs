@@ -141,6 +141,7 @@ async fn rights(link: &Link, server: &Server) -> Result<String, String> {
     let wanting = wanting_rights(link).await.map_err(|error| error.to_string())?;
     let (role, group) = (&server.role, &server.group);
     if wanting.is_empty() {
+        own::sees_all(link).await.map_err(|error| error.to_string())?;
         return Ok(format!("{role} may do what a relay does"));
     }
     let remedy = if server.has_group {

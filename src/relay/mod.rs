@@ -41,7 +41,7 @@ use crate::config::{Config, SinkConfig, Way};
 use crate::name::Name;
 use crate::sink::{BuildError, Sink};
 use crate::store::migrate::{self, SchemaState};
-use crate::store::own::{Installation, RelayEntry, installation};
+use crate::store::own::{Installation, RelayEntry, installation, sees_all};
 use crate::store::routes::{Mirrored, mirror};
 use crate::store::{Link, StoreError, Target};
 use cut::Cutter;
@@ -150,7 +150,9 @@ async fn wait_for_schema(target: &Arc<Target>, config: &Config) -> Result<Instal
         if state != SchemaState::Current {
             return Ok(Err(state));
         }
-        installation(&Link::new(Arc::clone(target))).await.map(Ok)
+        let link = Link::new(Arc::clone(target));
+        sees_all(&link).await?;
+        installation(&link).await.map(Ok)
     };
     let found = patiently(look).await?;
     let found = found.map_err(|state| {

@@ -6,7 +6,7 @@ use tokio_postgres::types::Type;
 
 use super::error::StoreError;
 use super::link::Link;
-use super::work::{Fetched, fetched, headers};
+use super::work::{Fetched, fetched, gone_or_hidden, headers};
 use crate::message::Message;
 
 /// Rows and payload bytes of one page.
@@ -139,7 +139,9 @@ pub async fn gather_page(
     ];
     let rows =
         link.rows_by_index("gather rows to export", &link.queries().gather_page, &params).await?;
-    Ok(rows.iter().map(fetched).collect())
+    let rows: Vec<Fetched> = rows.iter().map(fetched).collect();
+    gone_or_hidden(link, rows.iter()).await?;
+    Ok(rows)
 }
 
 /// Moves deliveries into an open file; answers how many moved.

@@ -146,6 +146,28 @@ pub async fn take_over(link: &Link, id: &str, seen: &SinkRow) -> Result<Option<i
     Ok(rows.first().map(|row| row.get("epoch")))
 }
 
+/// Makes sure that this role sees every row: what row security hides would be taken for absent.
+///
+/// # Errors
+/// When rows are hidden, with the remedy, or the database cannot be asked.
+pub async fn sees_all(link: &Link) -> Result<(), StoreError> {
+    let schema = link.target().schema().as_str();
+    let params = [(&schema as _, Type::TEXT)];
+    let rows = link.rows("look for hidden rows", &link.queries().hidden, &params).await?;
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let tables: Vec<String> =
+        rows.iter().map(|row| format!("{schema}.{}", row.get::<_, &str>("name"))).collect();
+    let words = format!(
+        "row security hides rows of {} from the relay's role, and what is hidden would be taken for \
+         absent; run as an administrator: ALTER ROLE <the relay's role> BYPASSRLS, or for each table: \
+         CREATE POLICY relay ON <the table> TO <the relay's role> USING (true)",
+        tables.join(", ")
+    );
+    Err(StoreError::said("look for hidden rows", words))
+}
+
 /// Gives a drained sink back.
 ///
 /// # Errors

@@ -96,6 +96,7 @@ queries!(
     hand_over,
     heads,
     heartbeat,
+    hidden,
     installation,
     known_sinks,
     leave,

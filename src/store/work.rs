@@ -9,6 +9,7 @@ use tokio_postgres::types::Type;
 
 use super::error::StoreError;
 use super::link::Link;
+use super::own::sees_all;
 use crate::policy::{Lane, Order};
 
 /// A delivery as fetched: the row, and its message where it stands.
@@ -208,16 +209,17 @@ pub async fn fetch(
     ];
     let rows = link.rows_by_index("fetch", &link.queries().fetch, &params).await?;
     let asked_at = rows.first().map_or(Timestamp::UNIX_EPOCH, |row| row.get("asked_at"));
-    Ok(Walk { rows: found(&rows), asked_at })
+    Ok(Walk { rows: found(link, &rows).await?, asked_at })
 }
 
 /// A statement that answers one row at least: without a message id it found nothing. In the order they
 /// fell due.
-fn found(rows: &[Row]) -> Vec<Fetched> {
+async fn found(link: &Link, rows: &[Row]) -> Result<Vec<Fetched>, StoreError> {
     let is_there = |row: &&Row| row.get::<_, Option<i64>>("message_id").is_some();
     let mut found: Vec<Fetched> = rows.iter().filter(is_there).map(fetched).collect();
     found.sort_by_key(|row| (row.due_at, row.message_id));
-    found
+    gone_or_hidden(link, found.iter()).await?;
+    Ok(found)
 }
 
 /// Where a page of the full poll ended: due time and message id.
@@ -252,7 +254,7 @@ pub async fn fetch_below(
     ];
     let rows = link.rows_by_index("poll in full", &link.queries().fetch_below, &params).await?;
     let reached = rows.first().filter(|row| row.get::<_, i64>("walked") >= walk);
-    Ok((found(&rows), reached.map(|row| (row.get("end_at"), row.get("end_id")))))
+    Ok((found(link, &rows).await?, reached.map(|row| (row.get("end_at"), row.get("end_id")))))
 }
 
 /// The lowest open delivery of each key, and whether it may start now.
@@ -275,7 +277,18 @@ pub async fn heads(
         (&skip as _, Type::BOOL),
     ];
     let rows = link.rows_by_index("find the heads of keys", &link.queries().heads, &params).await?;
-    Ok(rows.iter().map(|row| (fetched(row), row.get("startable"))).collect())
+    let heads: Vec<(Fetched, bool)> =
+        rows.iter().map(|row| (fetched(row), row.get("startable"))).collect();
+    gone_or_hidden(link, heads.iter().map(|(row, _)| row)).await?;
+    Ok(heads)
+}
+
+/// A message that is not there may be hidden, and its delivery must not be given up for that.
+pub(super) async fn gone_or_hidden(
+    link: &Link,
+    mut rows: impl Iterator<Item = &Fetched>,
+) -> Result<(), StoreError> {
+    if rows.any(|row| row.message.is_none()) { sees_all(link).await } else { Ok(()) }
 }
 
 /// How many bytes a payload will take; none if the message is gone.
@@ -285,6 +298,9 @@ pub async fn heads(
 pub async fn payload_bytes(link: &Link, message_id: i64) -> Result<Option<u64>, StoreError> {
     let params = [(&message_id as _, Type::INT8)];
     let rows = link.rows("measure a payload", &link.queries().payload_bytes, &params).await?;
+    if rows.is_empty() {
+        sees_all(link).await?;
+    }
     Ok(rows.first().and_then(|row| u64::try_from(row.get::<_, i64>("bytes")).ok()))
 }
 
@@ -295,6 +311,9 @@ pub async fn payload_bytes(link: &Link, message_id: i64) -> Result<Option<u64>, 
 pub async fn payload(link: &Link, message_id: i64) -> Result<Option<String>, StoreError> {
     let params = [(&message_id as _, Type::INT8)];
     let rows = link.rows("fetch a payload", &link.queries().payload, &params).await?;
+    if rows.is_empty() {
+        sees_all(link).await?;
+    }
     Ok(rows.first().map(|row| row.get("payload")))
 }
 
