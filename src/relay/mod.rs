@@ -14,6 +14,7 @@ mod deliver;
 mod fetch;
 mod floor;
 mod gate;
+mod hand;
 mod keep;
 mod lease;
 mod minute;

@@ -118,7 +118,7 @@ const fn place(lane: Lane) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::relay::fetch::testing::row;
+    use crate::relay::hand::testing::row;
 
     fn fill(ready: &mut Ready, lane: Lane, count: i64) {
         for id in 0..count {

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::fetch::Place;
+use super::hand::Place;
 use crate::delivery::Settlement;
 use crate::policy::Order;
 use crate::store::work::{

@@ -13,7 +13,8 @@ use tracing::{debug, error, warn};
 
 use super::admit::Admission;
 use super::deliver::Deliverer;
-use super::fetch::{self, Hand};
+use super::fetch;
+use super::hand::Hand;
 use super::minute::Minute;
 use super::ready::Ready;
 use super::settle::{Decided, Settler, Written, report};
