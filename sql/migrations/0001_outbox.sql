@@ -22,6 +22,16 @@ CREATE TABLE outbox.migration (
 );
 COMMENT ON TABLE outbox.migration IS 'Which migrations ran, and the hash of the text of each.';
 
+-- Which cluster this is; NULL where the server does not tell. A dump that is restored meets another.
+CREATE FUNCTION outbox.cluster() RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  RETURN (SELECT c.system_identifier FROM pg_control_system() c);
+EXCEPTION WHEN insufficient_privilege OR undefined_function OR feature_not_supported THEN
+  RETURN NULL;
+END
+$$;
+
 CREATE TABLE outbox.installation (
   one        boolean NOT NULL DEFAULT true
              CONSTRAINT installation_pk PRIMARY KEY
@@ -32,6 +42,8 @@ CREATE TABLE outbox.installation (
   -- Nothing is fetched while it is set: by an operator, or because this is not the cluster that it was.
   paused     boolean NOT NULL DEFAULT false,
   paused_for text,
+  -- The cluster that it was made in, or resumed in.
+  system_identifier bigint DEFAULT outbox.cluster(),
   created_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 COMMENT ON TABLE outbox.installation IS
@@ -842,6 +854,74 @@ END
 $$;
 
 -- ---------------------------------------------------------------------------------------------
+-- Restored or cloned.
+
+-- Whether this is another cluster than the installation's own; NULL where that cannot be known.
+CREATE FUNCTION outbox.is_restored() RETURNS boolean
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  SELECT outbox.cluster() <> i.system_identifier FROM outbox.installation i
+$$;
+
+-- Pauses a copy in another cluster: what it holds open may long be delivered by the original. Answers
+-- whether it is one.
+CREATE FUNCTION outbox.pause_restored(actor text) RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  WITH paused AS (
+    UPDATE outbox.installation i
+       SET paused = true, paused_for = 'restored'
+     WHERE outbox.cluster() <> i.system_identifier
+       AND (NOT i.paused OR i.paused_for IS DISTINCT FROM 'restored')
+    RETURNING i.system_identifier
+  )
+  INSERT INTO outbox.action (actor, verb, note)
+  SELECT pause_restored.actor, 'pause',
+         format('restored: made in cluster %s, this is %s', p.system_identifier, outbox.cluster())
+    FROM paused p;
+  RETURN outbox.is_restored();
+END
+$$;
+
+-- The highest id ever given to a message, as far as this database knows.
+CREATE FUNCTION outbox.highest_id() RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  RETURN greatest(
+    0,
+    (SELECT max(m.id) FROM outbox.message m),
+    (SELECT max(d.message_id) FROM outbox.delivery d),
+    (SELECT max(l.message_id) FROM outbox.ledger l),
+    (SELECT max(k.message_id) FROM outbox.dedupe k),
+    (SELECT max(u.message_id) FROM outbox.unseen u),
+    (SELECT max(a.message_id) FROM outbox.action a WHERE a.message_id IS NOT NULL),
+    pg_sequence_last_value(pg_get_serial_sequence('outbox.message', 'id')::regclass));
+END
+$$;
+
+-- Makes this cluster the installation's own and resumes. Ids are part of idempotency keys, so they go
+-- on above all that the original may have given away since: above the one that is named, or a billion
+-- higher. Answers the first.
+CREATE FUNCTION outbox.resume_restored(actor text, ids_above bigint) RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '2s' AS $$
+DECLARE
+  first_id bigint;
+BEGIN
+  -- Whoever takes an id meanwhile must not have it taken again.
+  LOCK TABLE outbox.message IN SHARE ROW EXCLUSIVE MODE;
+  first_id := 1 + CASE WHEN ids_above IS NULL THEN outbox.highest_id() + 1000000000
+                       ELSE greatest(ids_above, outbox.highest_id()) END;
+  PERFORM setval(pg_get_serial_sequence('outbox.message', 'id')::regclass, first_id, false);
+  UPDATE outbox.installation i
+     SET system_identifier = outbox.cluster(), paused = false, paused_for = NULL;
+  INSERT INTO outbox.action (actor, verb, note)
+  VALUES (resume_restored.actor, 'resume', format('restored: ids go on at %s', first_id));
+  PERFORM outbox.ring(ARRAY(SELECT s.bell FROM outbox.sink s JOIN outbox.installation i ON i.doorbell
+                             WHERE s.kind <> 'csv'));
+  RETURN first_id;
+END
+$$;
+
+-- ---------------------------------------------------------------------------------------------
 -- Views, without payloads.
 
 CREATE VIEW outbox.open AS
@@ -869,6 +949,11 @@ COMMENT ON VIEW outbox.history IS
 -- ---------------------------------------------------------------------------------------------
 -- Rights: a producer may write its columns, a relay may work, an operator may look.
 
+REVOKE ALL ON FUNCTION outbox.cluster() FROM PUBLIC;
+REVOKE ALL ON FUNCTION outbox.is_restored() FROM PUBLIC;
+REVOKE ALL ON FUNCTION outbox.pause_restored(text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION outbox.highest_id() FROM PUBLIC;
+REVOKE ALL ON FUNCTION outbox.resume_restored(text, bigint) FROM PUBLIC;
 REVOKE ALL ON FUNCTION outbox.extend_ledger() FROM PUBLIC;
 REVOKE ALL ON FUNCTION outbox.matching(text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION outbox.routes_of(text) FROM PUBLIC;
@@ -935,7 +1020,9 @@ BEGIN
       outbox.route, outbox.unseen, outbox.export, outbox.occurrence, outbox.dedupe,
       outbox.spent, outbox.late, outbox.alert TO outbox_relay;
     GRANT SELECT, INSERT ON outbox.ledger, outbox.route_set, outbox.action TO outbox_relay;
-    GRANT EXECUTE ON FUNCTION outbox.extend_ledger(), outbox.matching(text),
+    GRANT EXECUTE ON FUNCTION outbox.is_restored(), outbox.pause_restored(text),
+      outbox.highest_id(), outbox.resume_restored(text, bigint),
+      outbox.extend_ledger(), outbox.matching(text),
       outbox.routes_of(text),
       outbox.route_existing(bigint[]), outbox.ring(integer[]),
       outbox.tell(text, timestamptz, interval, jsonb, jsonb),

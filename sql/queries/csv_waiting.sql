@@ -1,9 +1,11 @@
 -- What waits for a CSV sink's next cut: the database's time, the oldest due, and how many are due,
--- counted to a limit.
+-- counted to a limit. Nothing waits for a cut while the installation or the sink is paused.
 -- $1 sink, $2 limit
 SELECT statement_timestamp() AS now,
        (SELECT d.due_at FROM outbox.delivery d
-         WHERE d.sink = $1 AND d.lane = 0 AND d.due_at <= statement_timestamp()
+         WHERE NOT EXISTS (SELECT FROM outbox.installation i WHERE i.paused)
+           AND NOT EXISTS (SELECT FROM outbox.sink s WHERE s.name = $1 AND s.paused)
+           AND d.sink = $1 AND d.lane = 0 AND d.due_at <= statement_timestamp()
          ORDER BY d.due_at LIMIT 1) AS oldest,
        (SELECT count(*) FROM (
           SELECT FROM outbox.delivery d

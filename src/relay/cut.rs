@@ -141,7 +141,7 @@ impl Cutter {
             export::open(&self.link, self.sink(), self.epoch, &label, due.before, due.rows_max)
                 .await?;
         if opened.is_none() {
-            warn!(sink = self.sink(), "another relay has this sink now; no file opened");
+            warn!(sink = self.sink(), "paused, or another relay has this sink now; no file opened");
         }
         Ok(opened.is_some())
     }

@@ -2,9 +2,11 @@
 //!
 //! The path of a message: `wake` says when to look, `fetch` what may start, `admit` puts on record
 //! what must be before it starts, `route` says what to make of it, `deliver` makes one attempt, whose
-//! `gate` knows how many may run, `decide` what its end means, `settle` records it. `work` walks a sink through these, `own` decides which sinks this relay works and holds the lease, `cut`
-//! makes the files of CSV sinks, `keep` does the chores, among them `watch`, which tells of troubles, and
-//! `prune`, which deletes what is old.
+//! `gate` knows how many may run, `decide` what its end means, `settle` records it. `work` walks a
+//! sink through these, `own` holds the lease and works the sinks that `share` plans for this relay,
+//! `restored` knows a copy of the database when it meets one, `cut` makes the files of CSV sinks,
+//! `keep` does the chores, among them `watch`, which tells of troubles, and `prune`, which deletes
+//! what is old.
 
 mod admit;
 mod breaker;
@@ -21,8 +23,10 @@ mod minute;
 mod own;
 mod prune;
 mod ready;
+mod restored;
 pub mod route;
 mod settle;
+mod share;
 mod wake;
 pub mod watch;
 mod work;
@@ -50,6 +54,7 @@ use deliver::{Deliverer, Memory};
 use gate::{Gate, Hosts};
 use lease::Lease;
 use own::{Owner, Taken};
+use restored::Guard;
 use route::Routes;
 use wake::{Bells, Wake};
 use work::Worker;
@@ -103,6 +108,11 @@ pub async fn run(
     let retention = config.retention.clone();
     let shared = Arc::new(Shared::build(config, &target, &found, &now)?);
     let entry = shared.entry(lease);
+    let guard = Guard::new(Arc::clone(&shared.own), &entry);
+    tokio::select! {
+        looked = patiently(|| guard.look()) => looked?,
+        () = stop.cancelled() => return Ok(()),
+    }
     tokio::select! {
         mirrored = shared.mirror_routes(&entry.id) => mirrored?,
         () = stop.cancelled() => return Ok(()),
@@ -112,7 +122,7 @@ pub async fn run(
     let chores = tokio::spawn(keep::keep(Arc::clone(&shared.keep), installation, retention));
     let begin = Arc::clone(&shared);
     let begin = Box::new(move |taken| begin.begin(taken));
-    let owner = Owner::new(Arc::clone(&shared.own), Arc::clone(&shared.lease), entry, begin);
+    let owner = Owner::new(Arc::clone(&shared.lease), entry, guard, begin);
     tokio::select! {
         () = owner.run(stop, grace) => {}
         () = now.cancelled() => warn!("stopping at once; what was in flight is repeated"),

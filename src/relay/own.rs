@@ -6,16 +6,21 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use tokio::sync::Notify;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinError, JoinHandle};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::lease::{Lease, since_boot};
-use crate::store::own::{self, RelayEntry, SinkRow};
+use super::restored::Guard;
+use super::share::share;
+use crate::store::own::{self, RelayEntry, SinkRow, TakenOver};
 use crate::store::{Link, StoreError};
 
 /// How often a drain looks whether work has ended: the news may come a moment before the end.
 const DRAIN_LOOK: Duration = Duration::from_millis(500);
+/// How often a relay looks at the sinks while another one drains a sink for it.
+const EXPECTED_LOOK: Duration = Duration::from_millis(500);
 
 /// A sink this relay works: its epoch, and how to stop the work.
 struct Owned {
@@ -23,6 +28,10 @@ struct Owned {
     drain: CancellationToken,
     cut: CancellationToken,
     work: JoinHandle<()>,
+    /// Whether it is being drained for another relay.
+    giving: bool,
+    /// Taken because the relay that it was meant for did not: not offered to that one again.
+    keep: bool,
 }
 
 /// How a sink's work is begun: answers the work, which ends when it is drained or cut.
@@ -36,7 +45,8 @@ pub struct Taken {
     pub bell: i32,
     /// The epoch it was taken with.
     pub epoch: i64,
-    /// Whether the former owner fell silent instead of handing over.
+    /// Whether another relay had it and fell silent without handing it over: what that one was
+    /// sending may have arrived or not.
     pub unclean: bool,
     /// Take no more and end.
     pub drain: CancellationToken,
@@ -49,6 +59,7 @@ pub struct Owner {
     link: Arc<Link>,
     lease: Arc<Lease>,
     entry: RelayEntry,
+    guard: Guard,
     begin: Box<Begin>,
     owned: BTreeMap<String, Owned>,
     /// The work of lost sinks, as long as it still records how its attempts ended. Until then the
@@ -56,14 +67,28 @@ pub struct Owner {
     ending: BTreeMap<String, JoinHandle<()>>,
     /// Told whenever the work of a sink has ended.
     ended: Arc<Notify>,
+    /// Whether another relay has a sink that is meant for this one.
+    expects: bool,
+    /// Since when sinks are seen without an owner, and with which epoch.
+    free_since: BTreeMap<String, (i64, Instant)>,
 }
 
 impl Owner {
     /// An owner that is not entered yet and owns nothing.
     #[must_use]
-    pub fn new(link: Arc<Link>, lease: Arc<Lease>, entry: RelayEntry, begin: Box<Begin>) -> Owner {
-        let (owned, ending, ended) = (BTreeMap::new(), BTreeMap::new(), Arc::default());
-        Owner { link, lease, entry, begin, owned, ending, ended }
+    pub fn new(lease: Arc<Lease>, entry: RelayEntry, guard: Guard, begin: Box<Begin>) -> Owner {
+        Owner {
+            link: Arc::clone(guard.link()),
+            lease,
+            entry,
+            guard,
+            begin,
+            owned: BTreeMap::new(),
+            ending: BTreeMap::new(),
+            ended: Arc::default(),
+            expects: false,
+            free_since: BTreeMap::new(),
+        }
     }
 
     /// Beats until `stop`, then drains: sinks that finish within `grace` are handed over one by
@@ -87,16 +112,36 @@ impl Owner {
                 entered = false;
                 self.entry.id = super::random_id();
             }
-            tokio::select! {
-                () = tokio::time::sleep(beat.min(self.lease.left().max(beat / 4))) => {}
-                () = stop.cancelled() => {}
-            }
+            self.rest(beat.min(self.lease.left().max(beat / 4)), &stop).await;
         }
         self.drain(grace, beat).await;
     }
 
+    /// Waits for the next beat. A sink that is given away is handed over as soon as its work has
+    /// ended, and one that another relay gives away is looked for: nobody works it in between.
+    async fn rest(&mut self, pause: Duration, stop: &CancellationToken) {
+        let end = Instant::now() + pause;
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep_until(end) => return,
+                () = stop.cancelled() => return,
+                (sink, ended) = next_given(&mut self.owned) => self.give(&sink, ended).await,
+                () = tokio::time::sleep(EXPECTED_LOOK), if self.expects => {
+                    if !self.lease.holds() {
+                        return;
+                    }
+                    if let Err(error) = self.share_out().await {
+                        self.expects = false;
+                        warn!(%error, "cannot look at the sinks; trying again");
+                    }
+                }
+            }
+        }
+    }
+
     /// Enters the relay under its id, which starts its lease.
     async fn enter(&mut self) -> Result<bool, StoreError> {
+        self.limited(self.guard.look()).await?;
         let asked_at = since_boot();
         self.limited(own::register(&self.link, &self.entry)).await?;
         self.lease.renew(asked_at, self.entry.lease);
@@ -117,6 +162,7 @@ impl Owner {
             return Ok(false);
         }
         self.lease.renew(asked_at, self.entry.lease);
+        self.limited(self.guard.look()).await?;
         if !draining {
             self.share_out().await?;
         }
@@ -139,15 +185,18 @@ impl Owner {
         }
     }
 
-    /// Takes every sink whose owner is gone, and drops those that another relay has now.
+    /// Takes what is free and meant for this relay, gives up what is meant for another, and drops
+    /// what another has already.
     async fn share_out(&mut self) -> Result<(), StoreError> {
-        let names: Vec<String> = self.entry.sinks.iter().map(|(name, _)| name.clone()).collect();
-        let rows = self.limited(own::sinks(&self.link, &names)).await?;
+        let rows = self.limited(own::sinks(&self.link)).await?;
         self.forget_ended();
+        let share = share(&rows, &self.entry.id);
+        self.expects = share.expects;
         for row in rows {
             let ours = row.owner.as_deref() == Some(self.entry.id.as_str());
+            let neglected = self.is_neglected(&row);
             match self.owned.get(&row.name) {
-                Some(owned) if ours && owned.epoch == row.epoch && !owned.work.is_finished() => {}
+                Some(owned) if ours && owned.epoch == row.epoch && owned.is_at_work() => {}
                 Some(_) if ours => {
                     error!(
                         sink = row.name,
@@ -160,39 +209,89 @@ impl Owner {
                     self.lose(&row.name);
                 }
                 None if self.ending.contains_key(&row.name) => {}
-                None if !row.alive || ours => self.take(row).await?,
+                None if ours || share.take.contains(&row.name) => self.take(row, false).await?,
+                None if neglected => self.take(row, true).await?,
                 None => {}
             }
         }
+        self.give_up_one(&share.give);
         Ok(())
     }
 
-    async fn take(&mut self, row: SinkRow) -> Result<(), StoreError> {
-        let former = row.owner.clone();
-        let Some(epoch) = self.limited(own::take_over(&self.link, &self.entry.id, &row)).await?
-        else {
+    /// Whether a sink was without an owner for a whole lease though a relay is there that it is
+    /// meant for. That one must have its reasons; somebody has to work the sink.
+    fn is_neglected(&mut self, row: &SinkRow) -> bool {
+        let known = self.entry.sinks.iter().any(|(name, _)| *name == row.name);
+        if row.alive || !known {
+            self.free_since.remove(&row.name);
+            return false;
+        }
+        let (epoch, since) =
+            self.free_since.entry(row.name.clone()).or_insert((row.epoch, Instant::now()));
+        if *epoch != row.epoch {
+            (*epoch, *since) = (row.epoch, Instant::now());
+        }
+        since.elapsed() >= self.entry.lease
+    }
+
+    /// Drains the first of these sinks for the relay it is meant for, unless one is drained already.
+    fn give_up_one(&mut self, sinks: &[String]) {
+        if self.owned.values().any(|owned| owned.giving) {
+            return;
+        }
+        let is_kept = |sink: &&String| self.owned.get(*sink).is_none_or(|owned| owned.keep);
+        if let Some(sink) = sinks.iter().find(|sink| !is_kept(sink))
+            && let Some(owned) = self.owned.get_mut(sink)
+        {
+            info!(sink, "above the fair share; draining it for another relay");
+            owned.giving = true;
+            owned.drain.cancel();
+        }
+    }
+
+    /// Hands over a sink that was drained for another relay.
+    async fn give(&mut self, sink: &str, ended: Result<(), JoinError>) {
+        match ended {
+            Ok(()) => self.hand_over(sink).await,
+            Err(error) => {
+                error!(sink, %error, "the work on this sink crashed, a fault inside outboxd");
+                self.lose(sink);
+            }
+        }
+    }
+
+    async fn take(&mut self, row: SinkRow, keep: bool) -> Result<(), StoreError> {
+        let call = own::take_over(&self.link, &self.entry.id, &row);
+        let Some(TakenOver { epoch, former }) = self.limited(call).await? else {
             return Ok(());
         };
-        let unclean = former.as_ref().is_some_and(|former| *former != self.entry.id);
-        match former.filter(|former| *former != self.entry.id) {
-            Some(former) => info!(sink = row.name, epoch, former, "took over from a silent relay"),
-            None => info!(sink = row.name, epoch, "took"),
-        }
+        let former = former.filter(|former| *former != self.entry.id);
         let (drain, cut) = (CancellationToken::new(), CancellationToken::new());
         let taken = Taken {
             sink: row.name.clone(),
             bell: row.bell,
             epoch,
-            unclean,
+            unclean: former.is_some(),
             drain: drain.clone(),
             cut: cut.clone(),
         };
+        if taken.unclean {
+            info!(sink = row.name, epoch, former, "took over from a silent relay");
+        } else {
+            info!(sink = row.name, epoch, "took");
+        }
+        if keep {
+            warn!(
+                sink = row.name,
+                "the relay that this sink was meant for did not take it for a whole lease"
+            );
+        }
         let (work, ended) = ((self.begin)(taken), Arc::clone(&self.ended));
         let work = tokio::spawn(async move {
             work.await;
             ended.notify_one();
         });
-        self.owned.insert(row.name, Owned { epoch, drain, cut, work });
+        self.owned.insert(row.name, Owned { epoch, drain, cut, work, giving: false, keep });
         Ok(())
     }
 
@@ -205,6 +304,7 @@ impl Owner {
     }
 
     fn lose_all(&mut self) {
+        self.expects = false;
         for sink in self.owned.keys().cloned().collect::<Vec<_>>() {
             self.lose(&sink);
         }
@@ -225,8 +325,8 @@ impl Owner {
         for owned in self.owned.values() {
             owned.drain.cancel();
         }
-        let end = tokio::time::Instant::now() + grace;
-        while self.is_at_work() && tokio::time::Instant::now() < end {
+        let end = Instant::now() + grace;
+        while self.is_at_work() && Instant::now() < end {
             if let Err(error) = self.beat(true).await {
                 warn!(%error, "cannot renew the lease while draining");
             }
@@ -234,7 +334,7 @@ impl Owner {
                 // Nothing is sent any more; what was accepted can still be recorded.
                 self.lose_all();
             }
-            let left = end.saturating_duration_since(tokio::time::Instant::now());
+            let left = end.saturating_duration_since(Instant::now());
             let wait = beat.min(left).min(DRAIN_LOOK);
             let _ = tokio::time::timeout(wait, self.ended.notified()).await;
             self.hand_over_finished().await;
@@ -247,8 +347,8 @@ impl Owner {
             for owned in self.owned.values() {
                 owned.cut.cancel();
             }
-            let cut_off_limit = tokio::time::Instant::now() + super::CUT_LIMIT;
-            while self.is_at_work() && tokio::time::Instant::now() < cut_off_limit {
+            let cut_off_limit = Instant::now() + super::CUT_LIMIT;
+            while self.is_at_work() && Instant::now() < cut_off_limit {
                 let wait = Duration::from_millis(100);
                 let _ = tokio::time::timeout(wait, self.ended.notified()).await;
                 self.hand_over_finished().await;
@@ -264,19 +364,39 @@ impl Owner {
     }
 
     async fn hand_over_finished(&mut self) {
-        let finished: Vec<(String, i64)> = self
+        let finished: Vec<String> = self
             .owned
             .iter()
             .filter(|(_, owned)| owned.work.is_finished())
-            .map(|(sink, owned)| (sink.clone(), owned.epoch))
+            .map(|(sink, _)| sink.clone())
             .collect();
-        for (sink, epoch) in finished {
-            self.owned.remove(&sink);
-            let call = own::hand_over(&self.link, &self.entry.id, &sink, epoch);
-            match self.limited(call).await {
-                Ok(()) => info!(sink, "handed over"),
-                Err(error) => warn!(sink, %error, "could not hand over"),
-            }
+        for sink in finished {
+            self.hand_over(&sink).await;
         }
+    }
+
+    /// Gives back a sink whose work has ended.
+    async fn hand_over(&mut self, sink: &str) {
+        let Some(owned) = self.owned.remove(sink) else { return };
+        let call = own::hand_over(&self.link, &self.entry.id, sink, owned.epoch);
+        match self.limited(call).await {
+            Ok(()) => info!(sink, "handed over"),
+            Err(error) => warn!(sink, %error, "could not hand over"),
+        }
+    }
+}
+
+impl Owned {
+    /// A sink that is given away may have been drained just now.
+    fn is_at_work(&self) -> bool {
+        self.giving || !self.work.is_finished()
+    }
+}
+
+/// The end of the work of a sink that is given away; waits for ever where there is none.
+async fn next_given(owned: &mut BTreeMap<String, Owned>) -> (String, Result<(), JoinError>) {
+    match owned.iter_mut().find(|(_, owned)| owned.giving) {
+        Some((sink, owned)) => (sink.clone(), (&mut owned.work).await),
+        None => std::future::pending().await,
     }
 }

@@ -38,6 +38,7 @@ const TABLE_RIGHTS: &[(&str, &[&str])] = &[
 ];
 /// Functions a relay calls.
 const FUNCTION_RIGHTS: &[&str] = &[
+    "pause_restored",
     "extend_ledger",
     "routes_of",
     "route_existing",

@@ -1,6 +1,7 @@
 //! One connection that is made anew when it breaks.
 
 use std::future::Future;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -118,13 +119,26 @@ pub struct Link {
     client: Mutex<Option<Arc<Client>>>,
     /// Held while a call hands its messages to the wire.
     sending: std::sync::Mutex<()>,
+    made: AtomicU64,
 }
 
 impl Link {
     /// A link that connects at its first call.
     #[must_use]
     pub fn new(target: Arc<Target>) -> Link {
-        Link { target, client: Mutex::new(None), sending: std::sync::Mutex::default() }
+        Link {
+            target,
+            client: Mutex::default(),
+            sending: std::sync::Mutex::default(),
+            made: AtomicU64::default(),
+        }
+    }
+
+    /// How many connections were made so far: whoever sees another number than before may have
+    /// another server before them.
+    #[must_use]
+    pub fn connections(&self) -> u64 {
+        self.made.load(Ordering::SeqCst)
     }
 
     /// The statements with the schema written in.
@@ -147,6 +161,7 @@ impl Link {
         // Boxed: connecting is a large future, and rare.
         let client = Arc::new(Box::pin(self.target.connect()).await?);
         *slot = Some(Arc::clone(&client));
+        self.made.fetch_add(1, Ordering::SeqCst);
         Ok(client)
     }
 

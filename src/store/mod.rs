@@ -14,6 +14,7 @@ pub mod migrate;
 pub mod own;
 pub mod prune;
 mod queries;
+pub mod restored;
 pub mod routes;
 mod tls;
 pub mod watch;

@@ -36,7 +36,7 @@ pub struct RelayEntry {
 }
 
 /// One sink as the database knows it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct SinkRow {
     /// Its name.
     pub name: String,
@@ -50,6 +50,20 @@ pub struct SinkRow {
     pub paused: bool,
     /// Whether the owner's lease runs.
     pub alive: bool,
+    /// Relays that could work it and have renewed their lease three times: they live, do not drain
+    /// and know the sink.
+    pub ripe: Vec<String>,
+    /// The same of those that have not.
+    pub young: Vec<String>,
+}
+
+/// A sink that was taken over.
+#[derive(Clone, Debug)]
+pub struct TakenOver {
+    /// The new epoch.
+    pub epoch: i64,
+    /// The owner before, none where it had handed the sink over.
+    pub former: Option<String>,
 }
 
 /// Reads the installation's row.
@@ -114,14 +128,12 @@ pub async fn leave(link: &Link, id: &str) -> Result<(), StoreError> {
     link.execute("leave", &link.queries().leave, &[(&id, Type::TEXT)]).await.map(drop)
 }
 
-/// The rows of these sinks.
+/// All sinks, by name, with the relays that could work them.
 ///
 /// # Errors
 /// When the database cannot be asked.
-pub async fn sinks(link: &Link, names: &[String]) -> Result<Vec<SinkRow>, StoreError> {
-    let rows = link
-        .rows("look at the sinks", &link.queries().sinks, &[(&names, Type::TEXT_ARRAY)])
-        .await?;
+pub async fn sinks(link: &Link) -> Result<Vec<SinkRow>, StoreError> {
+    let rows = link.rows("look at the sinks", &link.queries().sinks, &[]).await?;
     Ok(rows
         .iter()
         .map(|row| SinkRow {
@@ -131,19 +143,25 @@ pub async fn sinks(link: &Link, names: &[String]) -> Result<Vec<SinkRow>, StoreE
             epoch: row.get("epoch"),
             paused: row.get("paused"),
             alive: row.get("alive"),
+            ripe: row.get("ripe"),
+            young: row.get("young"),
         })
         .collect())
 }
 
-/// Takes a sink whose owner is gone; the new epoch, or none if another relay was faster.
+/// Takes a sink whose owner is gone; none if another relay was faster.
 ///
 /// # Errors
 /// When the database cannot be asked.
-pub async fn take_over(link: &Link, id: &str, seen: &SinkRow) -> Result<Option<i64>, StoreError> {
+pub async fn take_over(
+    link: &Link,
+    id: &str,
+    seen: &SinkRow,
+) -> Result<Option<TakenOver>, StoreError> {
     let params =
         [(&id as _, Type::TEXT), (&seen.name as _, Type::TEXT), (&seen.epoch as _, Type::INT8)];
     let rows = link.rows("take over a sink", &link.queries().take_over, &params).await?;
-    Ok(rows.first().map(|row| row.get("epoch")))
+    Ok(rows.first().map(|row| TakenOver { epoch: row.get("epoch"), former: row.get("former") }))
 }
 
 /// Makes sure that this role sees every row: what row security hides would be taken for absent.
