@@ -302,7 +302,7 @@ async fn a_failure_right_after_the_entry_is_made_good_at_the_next_beat() {
     let peer = HttpPeer::start().await;
     let wire = Proxy::start(proxy::Target::Unix(Cluster::shared().socket())).await;
     let url = Cluster::tcp_url(wire.port(), database.name());
-    wire.hold_replies_after(b"FROM outbox.sink s\n WHERE s.name = ANY");
+    wire.hold_replies_after(b"FROM outbox.sink s\n ORDER BY s.name");
     let settings = config_with(&url, "lease = \"30s\"\ngrace = \"10s\"", &crm(&peer.url("/"), ""));
     let relay = Relay::start(settings);
     wire.snared().await;
