@@ -9,6 +9,7 @@ mod init;
 mod list;
 mod logs;
 mod migrate;
+mod resume_restored;
 mod retry;
 mod route;
 mod run;
@@ -84,6 +85,8 @@ enum Command {
     Show(show::Show),
     /// Try dead deliveries again
     Retry(retry::Retry),
+    /// Let a restored copy of the database take the original's place
+    Resume(resume_restored::Resume),
     /// The routes in force, and messages that lack one
     Route(route::Route),
 }
@@ -175,6 +178,7 @@ async fn dispatch(arguments: Arguments) -> Answer {
         Command::List(command) => command.run(&config).await,
         Command::Show(command) => command.run(&config).await,
         Command::Retry(command) => command.run(&config).await,
+        Command::Resume(command) => command.run(&config).await,
         Command::Route(command) => command.run(config).await,
     }
 }

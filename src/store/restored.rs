@@ -3,6 +3,7 @@
 use tokio_postgres::types::Type;
 
 use super::error::StoreError;
+use super::inspect::status::Count;
 use super::link::Link;
 
 /// Whether this database is the one that `migrate` met.
@@ -16,15 +17,8 @@ pub enum Copy {
     Unknown,
 }
 
-/// What `resume` did to a restored database.
-#[derive(Clone, Copy, Debug)]
-pub struct Resumed {
-    /// The lowest id that messages get from now on.
-    pub first_id: i64,
-}
-
 /// The restored database as it is before it is resumed.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Standing {
     /// Whether it is the one that `migrate` met.
     pub copy: Copy,
@@ -32,6 +26,8 @@ pub struct Standing {
     pub is_paused: bool,
     /// The highest id of a message that it has ever seen.
     pub highest_id: i64,
+    /// Open deliveries.
+    pub open: Count,
 }
 
 /// Pauses the installation if this cluster is another than the one it was made in, and records it.
@@ -50,17 +46,19 @@ pub async fn pause_restored(link: &Link, actor: &str) -> Result<Copy, StoreError
 /// # Errors
 /// When the database cannot be asked.
 pub async fn standing(link: &Link) -> Result<Standing, StoreError> {
-    let row = link.row("look at the restored copy", &link.queries().restored, &[]).await?;
+    let limit = [(&Count::COUNTED as _, Type::INT8)];
+    let row = link.row("look at the restored copy", &link.queries().restored, &limit).await?;
     Ok(Standing {
         copy: copy(row.get("restored")),
         is_paused: row.get("is_paused"),
         highest_id: row.get("highest_id"),
+        open: Count::new(row.get("open")),
     })
 }
 
 /// Makes this cluster the installation's own and resumes it: ids of messages go on above every id
 /// this database has seen and, where given, above `ids_above`; else a billion higher, so that none
-/// is used that the original gave away meanwhile.
+/// is used that the original gave away meanwhile. Answers the lowest id that messages get from now on.
 ///
 /// # Errors
 /// When the database cannot be asked, or producers hold the table for more than two seconds.
@@ -68,10 +66,10 @@ pub async fn resume_restored(
     link: &Link,
     actor: &str,
     ids_above: Option<i64>,
-) -> Result<Resumed, StoreError> {
+) -> Result<i64, StoreError> {
     let params = [(&actor as _, Type::TEXT), (&ids_above as _, Type::INT8)];
     let row = link.row("resume", &link.queries().resume_restored, &params).await?;
-    Ok(Resumed { first_id: row.get("first_id") })
+    Ok(row.get("first_id"))
 }
 
 fn copy(restored: Option<bool>) -> Copy {

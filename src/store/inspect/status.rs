@@ -110,7 +110,7 @@ impl Count {
     /// Counts are exact up to here.
     pub const LIMIT: u64 = 10_000;
     /// What a statement counts to, to know whether there are more.
-    const COUNTED: i64 = 10_001;
+    pub(in crate::store) const COUNTED: i64 = 10_001;
 
     /// A number that may have stopped anywhere above the limit.
     #[must_use]
