@@ -19,6 +19,7 @@ mod policy;
 mod producers;
 mod prune;
 mod readme;
+mod restored;
 mod sharing;
 mod sink_contract;
 mod store;

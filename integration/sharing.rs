@@ -8,7 +8,7 @@ use outboxd::store::{Link, Target, own};
 use tokio_postgres::Client;
 
 use crate::harness::eventually;
-use crate::harness::http::{Answer, HttpPeer};
+use crate::harness::http::{Answer, Gate, HttpPeer};
 use crate::harness::plane::{LONG, message_ids, number, send, until_closed, until_count};
 use crate::harness::postgres::Database;
 use crate::harness::relay::{Process, Relay, config, toml};
@@ -115,6 +115,42 @@ async fn three_relays_share_seven_sinks_and_every_change_of_hands_is_clean() {
     until_shares(&client, &[7]).await;
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     third.stop().await;
+}
+
+/// One sink at a time, by draining it: what is in flight ends in peace, and the others go on meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sink_is_given_up_by_draining_it_and_no_other_with_it() {
+    const FOUR: &[&str] = &["s1", "s2", "s3", "s4"];
+    let database = Database::migrated().await;
+    let client = database.connect().await;
+    let peer = HttpPeer::start().await;
+    let gate = Gate::new();
+    peer.always(Answer::Gated(gate.clone(), Box::new(Answer::status(200))));
+    let start = || Relay::start(config(&database.url(), &sinks(&peer, FOUR)));
+    let first = start();
+    until_shares(&client, &[4]).await;
+    for sink in FOUR {
+        send(&client, sink, "{}").await;
+    }
+    peer.until(|peer| peer.requests() == 4).await;
+    let second = start();
+    let ripe = "SELECT count(*) FROM outbox.relay WHERE heartbeat_at >= started_at + lease";
+    until_count(&client, "both are ripe", ripe, 2).await;
+    // Two beats and more, so that the first has begun.
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    for sink in FOUR {
+        send(&client, sink, "{}").await;
+    }
+    peer.until(|peer| peer.requests() == 7).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(peer.requests(), 7, "the sink that is drained starts nothing new, the others do");
+    assert_eq!(shares(&client).await, [4], "it has its owner until the attempt has ended");
+    gate.open();
+    until_shares(&client, &[2, 2]).await;
+    until_closed(&client).await;
+    assert_eq!((peer.requests(), epochs(&client).await), (8, 6), "nothing was cut short");
+    first.stop().await;
+    second.stop().await;
 }
 
 /// A relay that never gets to its third heartbeat gets nothing that works, neither while it lives

@@ -72,6 +72,15 @@ impl Cluster {
 
     /// Starts a server with settings of its own, which win over the house's.
     pub fn start_with(tcp_port: Option<u16>, settings: &[(&str, &str)]) -> Self {
+        Self::start_on(tcp_port, settings, "init")
+    }
+
+    /// Starts a server on a copy of the files of another one, which must be stopped.
+    pub fn start_copy_of(other: &Self) -> Self {
+        Self::start_on(None, &[], &format!("copy {}", other.dir.display()))
+    }
+
+    fn start_on(tcp_port: Option<u16>, settings: &[(&str, &str)], first: &str) -> Self {
         let bin = programs();
         let user = server_user();
         // From here on the folder belongs to the supervisor, which removes it.
@@ -82,7 +91,7 @@ impl Cluster {
             .keep();
         let supervisor = Mutex::new(Supervisor::spawn(&bin, &dir, user));
         let cluster = Self { dir, bin, tcp_port, supervisor };
-        cluster.say("init");
+        cluster.say(first);
         cluster.write_settings(settings);
         cluster.say("start");
         cluster

@@ -1,5 +1,5 @@
 # Runs one private PostgreSQL and outlives the test process by a moment.
-# usage: sh -c "$(cat supervisor.sh)" supervisor BIN DIR KEEP, one word per line on stdin, one answer per line on stdout
+# usage: sh -c "$(cat supervisor.sh)" supervisor BIN DIR KEEP, one command per line on stdin, one answer per line on stdout
 #
 # The test process holds the other end of stdin. However it ends, also by kill -9, that end closes,
 # `read` sees the end of the file, and the server and its folder go.
@@ -34,6 +34,8 @@ stop() {
 while read -r word; do
     case $word in
     init) "$bin/initdb" -A trust --no-sync -U postgres --encoding=UTF8 --locale=C -D "$dir/data" </dev/null >>"$dir/log" 2>&1 ;;
+    # The files of another cluster, which must be stopped.
+    "copy "*) cp -a "${word#copy }/data" "$dir/data" && rm -f "$dir/data/postmaster.pid" ;;
     start) start ;;
     fast) stop INT; true ;;
     immediate) stop QUIT; true ;;

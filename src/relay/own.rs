@@ -239,8 +239,8 @@ impl Owner {
         if self.owned.values().any(|owned| owned.giving) {
             return;
         }
-        let is_kept = |sink: &&String| self.owned.get(*sink).is_none_or(|owned| owned.keep);
-        if let Some(sink) = sinks.iter().find(|sink| !is_kept(sink))
+        let may_go = |sink: &&String| self.owned.get(*sink).is_some_and(|owned| !owned.keep);
+        if let Some(sink) = sinks.iter().find(may_go)
             && let Some(owned) = self.owned.get_mut(sink)
         {
             info!(sink, "above the fair share; draining it for another relay");
