@@ -223,20 +223,54 @@ async fn a_sink_that_its_relay_does_not_take_is_taken_by_another_and_kept() {
     let database = Database::migrated().await;
     let client = database.connect().await;
     let peer = HttpPeer::start().await;
-    // Ripe, alive and idle: the plan gives it what is free.
+    // Ripe, alive and idle: the plan gives it one of the two. Of equals it means the first by id.
     client
         .batch_execute(
             "INSERT INTO outbox.relay (id, started_at, lease, host, pid, version, routes_hash, sinks)
-             VALUES ('idle', clock_timestamp() - interval '2 h', '1 h', 'h', 1, 'v', 'r', '{s1}')",
+             VALUES ('!idle', clock_timestamp() - interval '2 h', '1 h', 'h', 1, 'v', 'r', '{s1,s2}')",
         )
         .await
         .unwrap();
-    let relay = Relay::start(config(&database.url(), &sinks(&peer, &["s1"])));
-    until_shares(&client, &[1]).await;
-    // Two leases, in which the relay is ripe and the plan still speaks against it.
+    let relay = Relay::start(config(&database.url(), &sinks(&peer, &["s1", "s2"])));
+    until_shares(&client, &[2]).await;
+    // Two leases, in which the plan goes on to speak against it.
     tokio::time::sleep(Duration::from_secs(4)).await;
-    assert_eq!(epochs(&client).await, 1);
+    assert_eq!(epochs(&client).await, 2);
     relay.stop().await;
+}
+
+/// Who could work a sink is read from what relays have shown, not from what time has passed.
+#[tokio::test(flavor = "multi_thread")]
+async fn relays_that_live_and_stay_and_know_a_sink_could_work_it() {
+    let database = Database::migrated().await;
+    let settings = config(&database.url(), "");
+    let link = Link::new(Target::new(&settings.database));
+    own::add_sinks(&link, &[("crm".to_owned(), "webhook".to_owned())]).await.unwrap();
+    let client = database.connect().await;
+    // Seconds since start and since the last beat, with a lease of 10 s.
+    for (id, started, beat, sinks, draining) in [
+        ("ripe", 60, 1, "{crm,other}", false),
+        ("third-beat", 10, 0, "{crm}", false),
+        ("second-beat", 7, 0, "{crm}", false),
+        ("crashed-after-two", 16, 9, "{crm}", false),
+        ("silent", 60, 11, "{crm}", false),
+        ("draining", 60, 1, "{crm}", true),
+        ("ignorant", 60, 1, "{other}", false),
+    ] {
+        let entry = format!(
+            "INSERT INTO outbox.relay VALUES ('{id}', clock_timestamp() - interval '{started} s',
+             clock_timestamp() - interval '{beat} s', '10 s', 'h', 1, 'v', 'r', '{sinks}', {draining})"
+        );
+        client.batch_execute(&entry).await.unwrap();
+    }
+    let seen = own::sinks(&link).await.unwrap().remove(0);
+    assert_eq!(seen.ripe, ["ripe", "third-beat"]);
+    assert_eq!(seen.young, ["crashed-after-two", "second-beat"]);
+    assert!(!seen.alive);
+    for (owner, alive) in [("draining", true), ("ripe", true), ("silent", false), ("gone", false)] {
+        client.execute("UPDATE outbox.sink SET owner = $1", &[&owner]).await.unwrap();
+        assert_eq!(own::sinks(&link).await.unwrap()[0].alive, alive, "{owner}");
+    }
 }
 
 /// Whoever takes a sink over hears whether it was left in order.
