@@ -48,7 +48,6 @@ impl Guard {
         // The number from before the call: if it connected anew, one look more does no harm.
         self.looked_after.store(connections.max(1), Ordering::SeqCst);
         match found {
-            Copy::Original => {}
             Copy::Restored => error!(
                 "this database was restored or cloned into another cluster: all is paused, nothing \
                  is delivered. If the original goes on, give this copy another name than its in \
@@ -59,7 +58,7 @@ impl Guard {
                 "the cluster's identifier cannot be read (pg_control_system): a restored copy of \
                  this database would not be recognised as one"
             ),
-            Copy::Unknown => {}
+            Copy::Original | Copy::Unknown => {}
         }
         Ok(())
     }
