@@ -9,6 +9,7 @@ mod init;
 mod list;
 mod logs;
 mod migrate;
+mod resume;
 mod resume_restored;
 mod retry;
 mod route;
@@ -86,7 +87,7 @@ enum Command {
     /// Try dead deliveries again
     Retry(retry::Retry),
     /// Let a restored copy of the database take the original's place
-    Resume(resume_restored::Resume),
+    Resume(resume::Resume),
     /// The routes in force, and messages that lack one
     Route(route::Route),
 }

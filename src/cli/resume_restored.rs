@@ -2,41 +2,13 @@
 
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
 
-use clap::Args;
 use serde_json::json;
 
 use super::actor::actor;
-use super::{Answer, Failure, Verdict, connect, same_installation, say, say_aside, say_json};
+use super::{Answer, Failure, Verdict, same_installation, say, say_aside, say_json};
 use crate::config::Config;
 use crate::store::Link;
 use crate::store::restored::{self, Copy, Standing};
-
-const EXAMPLES: &str = "\
-  outboxd resume --restored                      after a restore; asks first
-  outboxd resume --restored --ids-above 4711     the receivers have seen no id above 4711";
-
-#[derive(Args)]
-#[command(after_help = EXAMPLES)]
-pub(super) struct Resume {
-    /// The original is stopped, and this copy takes its place
-    #[arg(long, required = true)]
-    restored: bool,
-    /// The highest message id that the receivers have seen; without it, ids go on a billion higher
-    #[arg(long, value_name = "ID", value_parser = clap::value_parser!(i64).range(0..))]
-    ids_above: Option<i64>,
-    /// Do not ask
-    #[arg(long)]
-    yes: bool,
-    /// Answer in JSON
-    #[arg(long)]
-    json: bool,
-}
-
-impl Resume {
-    pub async fn run(&self, config: &Config) -> Answer {
-        resume_restored(&connect(config), config, self.ids_above, self.yes, self.json).await
-    }
-}
 
 /// Says what is open, asks unless `yes`, moves the ids of messages above all that were ever given
 /// away, makes this cluster the installation's own and resumes.
