@@ -60,7 +60,7 @@ impl Admission {
     #[must_use]
     pub fn is_free(&self, row: &Fetched) -> bool {
         let config = &self.deliverer.config;
-        row.expired
+        self.deliverer.is_over(row)
             || (config.rate.is_none() && config.daily_quota.is_none() && self.intent(row).is_none())
     }
 
@@ -77,11 +77,14 @@ impl Admission {
         Some(Intent { message_id, target, rev, repeatable })
     }
 
-    /// Draws on the sink's limits and commits intents, for as many of `rows` as may start.
+    /// Draws on the sink's limits and commits intents, for as many of `rows` as may start. What is over
+    /// is closed without an attempt, and needs neither.
     pub async fn admit(&mut self, rows: Vec<Fetched>) -> Admitted {
+        let (over, rows) = rows.into_iter().partition(|row| self.deliverer.is_over(row));
         let mut admitted = Admitted { start: rows, back: Vec::new() };
         self.reserve(&mut admitted).await;
         self.commit_intents(&mut admitted).await;
+        admitted.start.extend::<Vec<Fetched>>(over);
         admitted
     }
 
@@ -116,12 +119,8 @@ impl Admission {
     /// Rows whose intent is not known to be committed do not start. If it was committed all the same,
     /// [`Admission::strays`] finds them.
     async fn commit_intents(&mut self, admitted: &mut Admitted) {
-        let intents: Vec<Intent> = admitted
-            .start
-            .iter()
-            .filter(|row| !row.expired)
-            .filter_map(|row| self.intent(row))
-            .collect();
+        let intents: Vec<Intent> =
+            admitted.start.iter().filter_map(|row| self.intent(row)).collect();
         if intents.is_empty() {
             return;
         }

@@ -258,8 +258,9 @@ fn sort(
         Settlement::Dead { reason } => {
             still_open(row.attempt + 1, OpenState::Dead, Duration::ZERO, reason);
         }
-        Settlement::Held { reason } => {
-            still_open(row.attempt + 1, OpenState::Held, Duration::ZERO, reason);
+        Settlement::Held { reason, attempted } => {
+            let attempts = row.attempt + i32::from(*attempted);
+            still_open(attempts, OpenState::Held, Duration::ZERO, reason);
         }
         Settlement::Release { delay, reason } => {
             still_open(row.attempt, OpenState::Pending, *delay, reason);
@@ -314,7 +315,7 @@ pub fn report(sink: &str, decided: &Decided, took: Duration) {
                 "attempt; given up, mend the cause and run: outboxd retry {message_id}/{sink}"
             );
         }
-        Settlement::Held { reason } => {
+        Settlement::Held { reason, .. } => {
             warn!(
                 message_id,
                 r#type = message_type,
