@@ -110,6 +110,7 @@ impl Worker {
         }
         let mut flow = tokio::time::interval(FLOW_EVERY);
         flow.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut swept = false;
         loop {
             // All that has ended comes first: a fetch for few slots costs as much as one for many.
             while let Some(end) = desk.flight.attempts.try_join_next() {
@@ -121,7 +122,12 @@ impl Worker {
             let stopping = self.is_stopping();
             desk.put_back(stopping);
             if stopping && desk.flight.attempts.is_empty() && desk.flight.unsettled == 0 {
-                break;
+                if std::mem::replace(&mut swept, true) {
+                    break;
+                }
+                // An intent that is left behind would be in doubt to the next owner.
+                self.end_strays(&mut desk).await;
+                continue;
             }
             self.look_at_the_gate(&mut desk);
             if !stopping && self.has_room(&desk) && self.wake.is_time() {
