@@ -9,7 +9,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_postgres::Client;
 
 use crate::harness::http::{Answer, Gate, HttpPeer};
-use crate::harness::plane::{message_ids, number, send, until_closed, until_count, until_routed};
+use crate::harness::plane::{
+    message_ids, number, send, send_keyed, until_closed, until_count, until_routed,
+};
 use crate::harness::postgres::{Cluster, Database};
 use crate::harness::proxy::{self, Proxy};
 use crate::harness::relay::{Process, Relay, config, config_with, crm, toml};
@@ -256,6 +258,27 @@ async fn what_was_under_way_when_its_relay_was_killed_is_held_and_never_asked_ag
     assert_eq!(peer.requests(), HANGING * 2);
 }
 
+/// A config that came to know the sink, but no longer the route, holds what was under way all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_under_way_is_held_also_when_its_route_is_gone() {
+    let database = Database::migrated().await;
+    let client = database.connect().await;
+    let peer = HttpPeer::start().await;
+    peer.always(Answer::Hang);
+    let rest = crm(&peer.url("/"), "");
+    let strict = rest.replace("type = \"*\"", &format!("type = \"t\"\n{ONCE}"));
+    let relay = Process::start(&toml(&database.url(), RELAY, &strict));
+    until_routed(&client).await;
+    send(&client, "t", "{}").await;
+    peer.until(|peer| peer.requests() == 1).await;
+    relay.kill();
+    let other = rest.replace("type = \"*\"", "type = \"other\"");
+    let relay = Relay::start(config_with(&database.url(), RELAY, &other));
+    until_count(&client, "it is held", HELD, 1).await;
+    relay.stop().await;
+    assert_eq!(peer.requests(), 1);
+}
+
 /// The same under load, killed again and again wherever it happens to be.
 #[tokio::test(flavor = "multi_thread")]
 async fn under_kill_9_again_and_again_no_message_is_asked_twice() {
@@ -400,7 +423,7 @@ async fn processes_paused_longer_than_their_lease_send_nothing_twice() {
 }
 
 /// The commit of an intent whose reply is lost: nothing is sent for it, and once the owner finds that
-/// it was committed all the same, it is sent, once, as its first attempt.
+/// it was committed all the same, it is sent, once, as its first attempt, and its followers after it.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_intent_whose_reply_was_lost_is_found_and_sent_once() {
     let database = Database::migrated().await;
@@ -411,7 +434,9 @@ async fn an_intent_whose_reply_was_lost_is_found_and_sent_once() {
     let relay = Relay::start(config(&url, &crm(&peer.url("/"), ONCE)));
     until_routed(&client).await;
     wire.hold_replies_after(INTENT);
-    send(&client, "t", "{}").await;
+    for _ in 0..3 {
+        send_keyed(&client, "t", "k").await;
+    }
     wire.snared().await;
     until_count(&client, "it is committed", SENDING, 1).await;
     wire.cut().await;
@@ -419,8 +444,9 @@ async fn an_intent_whose_reply_was_lost_is_found_and_sent_once() {
     wire.release();
     until_closed(&client).await;
     relay.stop().await;
-    assert_eq!(peer.requests(), 1);
-    assert_eq!(end_of(&client, "crm").await.1, 1, "counted once");
+    assert_eq!(message_ids(&peer.received()), [1, 2, 3]);
+    let once = "SELECT count(*) FROM outbox.ledger WHERE attempts = 1";
+    assert_eq!(number(&client, once).await, 3, "counted once");
 }
 
 /// The same while the relay stops: what it never sent is not left in doubt to the next one.

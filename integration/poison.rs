@@ -34,6 +34,7 @@ async fn supervise(client: &Client, peer: &HttpPeer, toml: &str, poison: &[i64])
             () = peer.until(|peer| seen(peer) > killed) => {
                 relay.kill();
                 killed = seen(peer);
+                assert!(killed <= 5 * poison.len(), "it goes on and on");
                 relay = Process::start(toml);
             }
             () = until_count(client, "nothing is pending", OPEN, 0) => break,
