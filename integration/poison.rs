@@ -279,11 +279,11 @@ async fn messages_that_cannot_be_made_neither_open_nor_close_the_breaker() {
     // Both of the others have been probes since, and the flow tells of it.
     let probes =
         number(&client, "SELECT sum(rev) FROM outbox.delivery WHERE state = 'pending'").await;
-    let probed = format!(
+    let both = format!(
         "SELECT count(*) FROM (SELECT sum(rev) AS revs FROM outbox.delivery WHERE state = 'pending') d
           WHERE d.revs >= {probes} + 2"
     );
-    until_count(&client, "the others are tried", &probed, 1).await;
+    until_count(&client, "the others are tried", &both, 1).await;
     let now =
         number(&client, "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint").await;
     let told = format!(
