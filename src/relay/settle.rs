@@ -315,7 +315,8 @@ pub fn report(sink: &str, decided: &Decided, took: Duration) {
                 "attempt; given up, mend the cause and run: outboxd retry {message_id}/{sink}"
             );
         }
-        Settlement::Held { reason, .. } => {
+        Settlement::Held { reason, attempted } => {
+            let attempt = row.attempt + i32::from(*attempted);
             warn!(
                 message_id,
                 r#type = message_type,
