@@ -136,7 +136,8 @@ impl Deliverer {
         };
         let content_hash = content_hash.filter(|_| end.may_be_seen(&phase));
         let settlement = self.settlement(&row, end, &phase, begun);
-        (Decided { row, settlement, content_hash }, begun.elapsed())
+        let is_urgent = row.key.is_some() || self.guarantee(&row) == Guarantee::AtMostOnce;
+        (Decided { row, settlement, content_hash, is_urgent }, begun.elapsed())
     }
 
     /// What is to be recorded, and what the gate learns from it.

@@ -304,10 +304,6 @@ impl Worker {
                 None => {}
             }
         }
-        self.note(desk, batch);
-    }
-
-    fn note(&self, desk: &mut Desk, batch: Vec<Written>) {
         for written in batch {
             desk.flight.unsettled -= 1;
             desk.flight.is_through(&written.place);

@@ -70,7 +70,7 @@ impl Worker {
     }
 
     /// Admits rows; however long that takes, the ends of attempts are recorded meanwhile.
-    pub(super) async fn admit(&self, desk: &mut Desk, rows: Vec<Fetched>) -> Admitted {
+    pub(super) async fn admit(&mut self, desk: &mut Desk, rows: Vec<Fetched>) -> Admitted {
         let mut ended = Vec::new();
         let admitted = {
             let mut admit = Box::pin(desk.admission.admit(rows));
@@ -85,7 +85,7 @@ impl Worker {
             }
         };
         for batch in ended {
-            self.note(desk, batch);
+            self.settled(desk, batch);
         }
         admitted
     }

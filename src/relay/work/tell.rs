@@ -52,7 +52,7 @@ impl Worker {
             };
             desk.hand.hold(&row);
             desk.flight.unsettled += 1;
-            let decided = Decided { row, settlement, content_hash: None };
+            let decided = Decided { row, settlement, content_hash: None, is_urgent: true };
             let _ = desk.decided.send(decided).await;
         }
     }
