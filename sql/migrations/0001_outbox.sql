@@ -992,7 +992,10 @@ BEGIN
      WHERE d.message_id = one.message_id AND d.sink = one.sink AND d.target = one.target;
   END LOOP;
   INSERT INTO outbox.ledger (message_id, sink, target, round, attempts, outcome, receipt)
-  SELECT c.message_id, c.sink, c.target, c.round, c.attempt, close_open.outcome, close_open.receipt
+  -- What arrived was attempted, though a retry may have begun to count anew.
+  SELECT c.message_id, c.sink, c.target, c.round,
+         greatest(c.attempt, CASE WHEN close_open.outcome = 'delivered' THEN 1 ELSE 0 END),
+         close_open.outcome, close_open.receipt
     FROM unnest(closing) AS c;
   FOR one IN
     SELECT next.*
@@ -1313,7 +1316,8 @@ BEGIN
    WHERE c.state = 'pending' AND c.due_at > clock_timestamp() AND starts_with(c.reason, 'route paused');
   FOREACH one IN ARRAY coalesce(waiting, '{}') LOOP
     UPDATE outbox.delivery d
-       SET due_at = clock_timestamp(), reason = NULL, rev = d.rev + 1
+       SET due_at = clock_timestamp(), rev = d.rev + 1,
+           reason = CASE WHEN d.attempt > 0 THEN 'the route was paused' END
      WHERE d.message_id = one.message_id AND d.sink = one.sink AND d.target = one.target;
   END LOOP;
   PERFORM outbox.wake(ARRAY(SELECT DISTINCT c.sink FROM unnest(waiting) AS c));
