@@ -30,7 +30,8 @@ const RESUME_EXAMPLES: &str = "\
   outboxd resume --sink crm
   outboxd resume --route mail --type newsletter.*
   outboxd resume --all
-  outboxd resume --restored                       this is a restored copy, and it takes over";
+  outboxd resume --restored                       after a restore; asks first
+  outboxd resume --restored --ids-above 4711      the receivers have seen no id above 4711";
 
 /// The reason of a delivery that was put back because its route is paused.
 const ROUTE_PAUSED: &str = "route paused";
@@ -69,7 +70,7 @@ pub(super) struct Pause {
 pub(super) struct Resume {
     #[command(flatten)]
     what: What,
-    /// What a relay paused by itself because this is a restored copy: it delivers from now on
+    /// The original is stopped, and this restored copy takes its place
     #[arg(long, conflicts_with_all = ["sink", "route", "all"])]
     restored: bool,
     /// The highest message id that the receivers have seen; without it, ids go on a billion higher
