@@ -131,6 +131,7 @@ queries!(
     receivers,
     register,
     release_page,
+    release_paused,
     replay_message,
     replay_page,
     reserve,

@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use tokio_postgres::types::Type;
 
+use crate::policy::Lane;
 use crate::store::error::StoreError;
 use crate::store::link::Link;
 
@@ -16,7 +17,7 @@ pub struct PausedAll {
 }
 
 /// A route in force.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RouteName {
     /// Of types.
     pub pattern: String,
@@ -58,6 +59,23 @@ pub async fn paused_routes(link: &Link) -> Result<Vec<PausedRoute>, StoreError> 
         paused_at: row.get("paused_at"),
     };
     Ok(rows.iter().map(paused).collect())
+}
+
+/// Lets a page of what waits because its route was paused fall due now; answers how many.
+///
+/// # Errors
+/// When the database cannot be asked.
+pub async fn release_paused(link: &Link, route: &RouteName, limit: i64) -> Result<u64, StoreError> {
+    let lanes = Lane::ALL.map(Lane::number).to_vec();
+    let params = [
+        (&route.sink as _, Type::TEXT),
+        (&route.target as _, Type::TEXT),
+        (&lanes as _, Type::INT2_ARRAY),
+        (&limit as _, Type::INT8),
+    ];
+    let doing = "let a route's deliveries go on";
+    let rows = link.rows_by_index(doing, &link.queries().release_paused, &params).await?;
+    Ok(rows.len() as u64)
 }
 
 /// The routes in force that lead somewhere.
