@@ -164,6 +164,7 @@ impl Admission {
                 .any(|(id, target)| *id == row.message_id && *target == row.target)
             {
                 row.rev += 1;
+                row.sending = true;
                 admitted.start.push(row);
             } else {
                 admitted.back.push(row);

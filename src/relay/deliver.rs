@@ -217,6 +217,11 @@ impl Deliverer {
             let reason = ROUTE_PAUSED.to_owned();
             return End::Settled(Settlement::Release { delay: ROUTE_PAUSE, reason });
         }
+        // A route may have been resumed since its row was let through as one that makes no attempt.
+        if self.guarantee(row) == Guarantee::AtMostOnce && !row.sending {
+            let reason = "its intent is not committed".to_owned();
+            return End::Settled(Settlement::Release { delay: Duration::ZERO, reason });
+        }
         let (message, route, _memory) = match self.load(row).await {
             Ok(loaded) => loaded,
             Err(end) => return end,

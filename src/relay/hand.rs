@@ -242,6 +242,7 @@ pub mod testing {
             attempt: 0,
             rev: 0,
             round: 1,
+            sending: false,
             crashes: 0,
             content_hash: None,
             due_at: Timestamp::UNIX_EPOCH,

@@ -29,6 +29,8 @@ pub struct Fetched {
     pub rev: i32,
     /// Which of the delivery's lives, counted from 1: a replay begins another.
     pub round: i32,
+    /// Whether its intent is committed since it was fetched.
+    pub sending: bool,
     /// Attempts in whose middle a relay ended without a word.
     pub crashes: i16,
     /// Of what an earlier attempt sent.
@@ -158,6 +160,7 @@ pub(super) fn fetched(row: &Row) -> Fetched {
         attempt: row.get("attempt"),
         rev: row.get("rev"),
         round: row.get("round"),
+        sending: false,
         crashes: row.get("crashes"),
         content_hash: row.get("content_hash"),
         due_at: row.try_get("due_at").unwrap_or(Timestamp::MAX),
