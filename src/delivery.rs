@@ -100,6 +100,8 @@ pub enum Settlement {
     Held {
         /// Why.
         reason: String,
+        /// Whether an attempt was made.
+        attempted: bool,
     },
     /// Put back untouched: no attempt was made. `delay` keeps it out of the way meanwhile.
     Release {
@@ -116,7 +118,7 @@ impl Settlement {
         let (Settlement::Done { receipt: words }
         | Settlement::Retry { reason: words, .. }
         | Settlement::Dead { reason: words }
-        | Settlement::Held { reason: words }
+        | Settlement::Held { reason: words, .. }
         | Settlement::Release { reason: words, .. }) = self
         else {
             return;

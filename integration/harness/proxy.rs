@@ -46,8 +46,10 @@ struct Fault {
     replies_held: bool,
     /// Connections whose replies alone are held, by number.
     held_connections: Vec<usize>,
-    /// The first connection that sends these bytes has its replies held.
-    snare: Option<Vec<u8>>,
+    /// The same for requests.
+    held_requests: Vec<usize>,
+    /// The first connection that sends these bytes is held in this direction.
+    snare: Option<(Direction, Vec<u8>)>,
     reply_delay: Duration,
     refusing: bool,
 }
@@ -55,7 +57,7 @@ struct Fault {
 impl Fault {
     fn holds(&self, direction: Direction, connection: usize) -> bool {
         match direction {
-            Direction::Requests => self.requests_held,
+            Direction::Requests => self.requests_held || self.held_requests.contains(&connection),
             Direction::Replies => self.replies_held || self.held_connections.contains(&connection),
         }
     }
@@ -161,16 +163,29 @@ impl Proxy {
     /// keeps its replies, that to those bytes included, until [`Proxy::release`]. The bytes are
     /// looked for in what one read returns. [`Proxy::snared`] tells which connection it was.
     pub fn hold_replies_after(&self, bytes: &[u8]) {
+        self.set_snare(Direction::Replies, bytes);
+    }
+
+    /// The same for requests: what the connection sends, from those bytes on, is kept until
+    /// [`Proxy::release`], also when the client has hung up by then.
+    pub fn hold_requests_from(&self, bytes: &[u8]) {
+        self.set_snare(Direction::Requests, bytes);
+    }
+
+    fn set_snare(&self, direction: Direction, bytes: &[u8]) {
         assert!(!bytes.is_empty(), "every request holds an empty string");
-        self.shared.fault.send_modify(|fault| fault.snare = Some(bytes.to_vec()));
+        let snare = Some((direction, bytes.to_vec()));
+        self.shared.fault.send_modify(|fault| fault.snare = snare);
     }
 
     /// Waits until [`Proxy::hold_replies_after`] has caught a connection, and returns its number.
     pub async fn snared(&self) -> usize {
         let mut fault = self.shared.fault.subscribe();
-        let caught = |fault: &Fault| fault.snare.is_none() && !fault.held_connections.is_empty();
+        let held =
+            |fault: &Fault| fault.held_connections.last().or(fault.held_requests.last()).copied();
+        let caught = |fault: &Fault| fault.snare.is_none() && held(fault).is_some();
         let fault = fault.wait_for(caught).await.expect("the proxy holds the sender");
-        *fault.held_connections.last().expect("one was caught")
+        held(&fault).expect("one was caught")
     }
 
     /// Lets go of all held replies, in order.
@@ -178,6 +193,7 @@ impl Proxy {
         self.shared.fault.send_modify(|fault| {
             fault.replies_held = false;
             fault.held_connections.clear();
+            fault.held_requests.clear();
             fault.snare = None;
         });
     }
@@ -311,18 +327,18 @@ async fn pump(
     tokio::join!(read, write);
 }
 
-/// Holds the replies of a connection that sends what is waited for, before the server sees it.
+/// Holds a connection that sends what is waited for, before the server sees it.
 fn spring(chunk: &[u8], number: usize, shared: &Shared) {
     shared.fault.send_if_modified(|fault| {
         let caught = fault
             .snare
-            .as_ref()
-            .is_some_and(|bytes| chunk.windows(bytes.len()).any(|window| window == bytes));
-        if caught {
-            fault.snare = None;
-            fault.held_connections.push(number);
+            .take_if(|(_, bytes)| chunk.windows(bytes.len()).any(|window| window == &**bytes));
+        match &caught {
+            Some((Direction::Replies, _)) => fault.held_connections.push(number),
+            Some((Direction::Requests, _)) => fault.held_requests.push(number),
+            None => {}
         }
-        caught
+        caught.is_some()
     });
 }
 

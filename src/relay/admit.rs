@@ -3,12 +3,14 @@
 //!
 //! Most sinks have no limit and most messages need no intent: they start without this.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tracing::{error, warn};
 
 use super::deliver::Deliverer;
+use super::hand::Place;
 use crate::config::duration_in_words;
 use crate::delivery::Guarantee;
 use crate::store::flow::{self, Intent, Reserved, Span};
@@ -24,6 +26,8 @@ const CAREFUL_FOR: Duration = Duration::from_secs(60);
 const TROUBLE_PAUSE: Duration = Duration::from_secs(1);
 /// Most intents that are looked at for strays in one go.
 const STRAYS_MAX: i64 = 1_000;
+/// Most intents that are remembered because the reply to their commit was lost.
+const UNHEARD_MAX: usize = 10_000;
 
 /// What may start now, and what may not yet.
 #[derive(Default)]
@@ -42,6 +46,16 @@ pub struct Admission {
     careful_until: Option<Instant>,
     /// Whether an intent was written in this epoch.
     has_intents: bool,
+    /// Intents that may have been committed although the reply was lost: their attempts did not begin.
+    unheard: HashSet<Place>,
+}
+
+/// A row with an intent of ours that no attempt in hand belongs to.
+pub struct Stray {
+    /// As it stands.
+    pub row: Fetched,
+    /// Whether it may be attempted: no attempt began, or it may be repeated.
+    pub again: bool,
 }
 
 impl Admission {
@@ -49,7 +63,8 @@ impl Admission {
     #[must_use]
     pub fn new(link: Arc<Link>, deliverer: Arc<Deliverer>, epoch: i64, unclean: bool) -> Admission {
         let careful_until = unclean.then(|| Instant::now() + CAREFUL_FOR);
-        Admission { link, deliverer, epoch, careful_until, has_intents: false }
+        let (has_intents, unheard) = (false, HashSet::new());
+        Admission { link, deliverer, epoch, careful_until, has_intents, unheard }
     }
 
     fn sink(&self) -> &str {
@@ -60,7 +75,7 @@ impl Admission {
     #[must_use]
     pub fn is_free(&self, row: &Fetched) -> bool {
         let config = &self.deliverer.config;
-        row.expired
+        self.deliverer.is_over(row)
             || (config.rate.is_none() && config.daily_quota.is_none() && self.intent(row).is_none())
     }
 
@@ -77,11 +92,14 @@ impl Admission {
         Some(Intent { message_id, target, rev, repeatable })
     }
 
-    /// Draws on the sink's limits and commits intents, for as many of `rows` as may start.
+    /// Draws on the sink's limits and commits intents, for as many of `rows` as may start. What is over
+    /// is closed without an attempt, and needs neither.
     pub async fn admit(&mut self, rows: Vec<Fetched>) -> Admitted {
+        let (over, rows) = rows.into_iter().partition(|row| self.deliverer.is_over(row));
         let mut admitted = Admitted { start: rows, back: Vec::new() };
         self.reserve(&mut admitted).await;
         self.commit_intents(&mut admitted).await;
+        admitted.start.extend::<Vec<Fetched>>(over);
         admitted
     }
 
@@ -116,12 +134,8 @@ impl Admission {
     /// Rows whose intent is not known to be committed do not start. If it was committed all the same,
     /// [`Admission::strays`] finds them.
     async fn commit_intents(&mut self, admitted: &mut Admitted) {
-        let intents: Vec<Intent> = admitted
-            .start
-            .iter()
-            .filter(|row| !row.expired)
-            .filter_map(|row| self.intent(row))
-            .collect();
+        let intents: Vec<Intent> =
+            admitted.start.iter().filter_map(|row| self.intent(row)).collect();
         if intents.is_empty() {
             return;
         }
@@ -131,8 +145,14 @@ impl Admission {
             warn!(sink = self.sink(), count = intents.len(), %error,
                 "cannot commit intents; nothing of it is sent, trying again");
             self.deliverer.gate.wait(Instant::now() + TROUBLE_PAUSE, "intents cannot be committed");
+            let room = UNHEARD_MAX.saturating_sub(self.unheard.len());
+            let places = intents.iter().map(|intent| (intent.message_id, intent.target.clone()));
+            self.unheard.extend(places.take(room));
             Vec::new()
         });
+        for place in &applied {
+            self.unheard.remove(place);
+        }
         let needs = |row: &Fetched| {
             intents.iter().any(|i| i.message_id == row.message_id && i.target == row.target)
         };
@@ -191,21 +211,29 @@ impl Admission {
         Ok(())
     }
 
-    /// Rows with an intent of ours that no attempt belongs to, as `held` in hand tells: the commit's
-    /// reply was lost. They go back without an attempt.
+    /// Rows with an intent of ours that no attempt belongs to, as `held` in hand tells. Where the
+    /// commit's reply was lost, the attempt never began. Anything else had an attempt, and the database
+    /// forgot its end: it failed over, say. That is no reason to make it again.
     ///
     /// # Errors
     /// When the database cannot be asked.
     pub async fn strays(
-        &self,
-        holds: impl Fn(&(i64, String)) -> bool,
-    ) -> Result<Vec<Fetched>, StoreError> {
+        &mut self,
+        holds: impl Fn(&Place) -> bool,
+    ) -> Result<Vec<Stray>, StoreError> {
         if !self.has_intents {
             return Ok(Vec::new());
         }
         let found = flow::sending(&self.link, self.sink(), self.epoch, STRAYS_MAX).await?;
-        let is_stray = |row: &Fetched| !holds(&(row.message_id, row.target.clone()));
-        Ok(found.into_iter().filter(is_stray).collect())
+        let mut strays = Vec::new();
+        for (row, repeatable) in found {
+            let place = (row.message_id, row.target.clone());
+            if !holds(&place) {
+                let again = self.unheard.remove(&place) || repeatable;
+                strays.push(Stray { row, again });
+            }
+        }
+        Ok(strays)
     }
 }
 

@@ -26,12 +26,12 @@ pub fn decide(
         Outcome::Delivered { receipt } => return Settlement::Done { receipt },
         Outcome::Permanent { reason } => return Settlement::Dead { reason },
         Outcome::InDoubt { reason } if at_most_once => {
-            return Settlement::Held { reason: format!("in doubt: {reason}") };
+            return held(&reason);
         }
         Outcome::InDoubt { reason } => (format!("in doubt: {reason}"), None),
         Outcome::Transient { cause, reason, wait } => match cause {
             Cause::Away | Cause::Failed if at_most_once => {
-                return Settlement::Held { reason: format!("in doubt: {reason}") };
+                return held(&reason);
             }
             Cause::Rejected if at_most_once => return Settlement::Dead { reason },
             Cause::Throttled | Cause::Unreachable | Cause::Away if sinks_trouble => {
@@ -49,6 +49,10 @@ pub fn decide(
         Some(delay) => Settlement::Retry { delay, reason },
         None => Settlement::Dead { reason: format!("{reason}; gave up after {attempt} attempts") },
     }
+}
+
+fn held(reason: &str) -> Settlement {
+    Settlement::Held { reason: format!("in doubt: {reason}"), attempted: true }
 }
 
 #[cfg(test)]
@@ -150,7 +154,6 @@ mod tests {
             "jitter"
         );
         let once = Policy { guarantee: Guarantee::AtMostOnce, ..policy };
-        let held = Settlement::Held { reason: "in doubt: no".to_owned() };
-        assert_eq!(decide(in_doubt(), &once, 1, false, 0.0), held);
+        assert_eq!(decide(in_doubt(), &once, 1, false, 0.0), held("no"));
     }
 }

@@ -14,7 +14,7 @@ use super::lease::Lease;
 use super::route::Routes;
 use super::settle::Decided;
 use crate::config::{Route, SinkConfig};
-use crate::delivery::{Guarantee, Outcome, Phase, Settlement};
+use crate::delivery::{Cause, Guarantee, Outcome, Phase, Settlement};
 use crate::message::{IdempotencyKey, Message};
 use crate::name::Name;
 use crate::policy::Policy;
@@ -104,8 +104,21 @@ impl Memory {
 /// How an attempt ended, before the policy is asked.
 enum End {
     Outcome(Outcome),
+    /// Nobody was asked: the trouble is the message's, and says nothing of its destination.
+    Inside(Outcome),
     /// No attempt was made.
     Settled(Settlement),
+}
+
+impl End {
+    /// Whether what was made to be sent may have reached anybody. What nobody can have seen binds no
+    /// later attempt to its content.
+    fn may_be_seen(&self, phase: &Phase) -> bool {
+        let unreachable = |outcome: &Outcome| {
+            matches!(outcome, Outcome::Transient { cause: Cause::Unreachable, .. })
+        };
+        phase.may_have_arrived() && !matches!(self, End::Outcome(end) if unreachable(end))
+    }
 }
 
 impl Deliverer {
@@ -115,30 +128,31 @@ impl Deliverer {
         let begun = Instant::now();
         let phase = Arc::new(self.phase());
         let mut content_hash = None;
-        let attempt = AssertUnwindSafe(self.try_once(&row, &phase, &mut content_hash));
+        let attempt = fenced(self.try_once(&row, &phase, &mut content_hash), &phase);
         let end = tokio::select! {
             biased;
-            end = attempt.catch_unwind() => end.unwrap_or_else(|_| {
-                End::Outcome(phase.cut_short("outboxd failed inside (a panic, see the log)"))
-            }),
+            end = attempt => end,
             () = self.cut.cancelled() => cut_off(&phase),
         };
+        let content_hash = content_hash.filter(|_| end.may_be_seen(&phase));
         let settlement = self.settlement(&row, end, &phase, begun);
-        (Decided { row, settlement, content_hash }, begun.elapsed())
+        let is_urgent = row.key.is_some() || self.guarantee(&row) == Guarantee::AtMostOnce;
+        (Decided { row, settlement, content_hash, is_urgent }, begun.elapsed())
     }
 
     /// What is to be recorded, and what the gate learns from it.
     fn settlement(&self, row: &Fetched, end: End, phase: &Phase, begun: Instant) -> Settlement {
         let now = Instant::now();
-        let outcome = match end {
-            End::Outcome(outcome) => outcome,
+        // Cut short by us: that says nothing of the destination either.
+        let is_stopped = self.cut.is_cancelled() || !self.lease.holds();
+        let (outcome, is_ours) = match end {
+            End::Outcome(outcome) => (outcome, is_stopped),
+            End::Inside(outcome) => (outcome, true),
             End::Settled(settlement) => {
                 self.gate.abstain(now);
                 return settlement;
             }
         };
-        // Cut short by us: that says nothing of the destination.
-        let is_ours = self.cut.is_cancelled() || !self.lease.holds();
         let sinks_trouble = if is_ours {
             self.gate.abstain(now);
             false
@@ -147,9 +161,7 @@ impl Deliverer {
         };
         match outcome {
             // Not the receiver's doing: it spends no attempt.
-            Outcome::Transient { reason, .. }
-                if !phase.may_have_arrived() && !self.lease.holds() =>
-            {
+            Outcome::Transient { reason, .. } if is_stopped && !phase.may_have_arrived() => {
                 Settlement::Release { delay: NO_LEASE_PAUSE, reason }
             }
             outcome => {
@@ -164,6 +176,13 @@ impl Deliverer {
         self.policy(row).guarantee
     }
 
+    /// Whether a row's time has passed: it is closed without an attempt.
+    pub fn is_over(&self, row: &Fetched) -> bool {
+        let age = row.message.as_ref().map(|message| message.age);
+        let limit = self.policy(row).expires_after;
+        row.expired || age.zip(limit).is_some_and(|(age, limit)| age >= limit)
+    }
+
     fn phase(&self) -> Phase {
         let (lease, cut) = (Arc::clone(&self.lease), self.cut.clone());
         Phase::guarded(move || lease.holds() && !cut.is_cancelled())
@@ -175,7 +194,7 @@ impl Deliverer {
         phase: &Phase,
         content_hash: &mut Option<[u8; 32]>,
     ) -> End {
-        if row.expired || is_too_old(row, self.policy(row)) {
+        if self.is_over(row) {
             return End::Settled(Settlement::Expired);
         }
         let (message, route, _memory) = match self.load(row).await {
@@ -186,11 +205,12 @@ impl Deliverer {
             IdempotencyKey::new(&self.installation, message.id, &self.config.name, &row.target);
         let prepared: Prepared = match self.sink.prepare(&message, &route.content, &key) {
             Ok(prepared) => prepared,
-            Err(reason) => return End::Outcome(Outcome::Permanent { reason }),
+            Err(reason) => return End::Inside(Outcome::Permanent { reason }),
         };
         let hash = prepared.hash();
         if !route.policy.rerender && row.content_hash.as_ref().is_some_and(|sent| *sent != hash) {
-            return End::Settled(Settlement::Held { reason: OTHER_CONTENT.to_owned() });
+            let reason = OTHER_CONTENT.to_owned();
+            return End::Settled(Settlement::Held { reason, attempted: false });
         }
         *content_hash = Some(hash);
         drop(message);
@@ -217,7 +237,7 @@ impl Deliverer {
 
     /// The message with its payload, its route, and the memory it takes.
     async fn load(&self, row: &Fetched) -> Result<(Message, &Route, Option<Room>), End> {
-        let dead = |reason: &str| End::Outcome(Outcome::Permanent { reason: reason.to_owned() });
+        let dead = |reason: &str| End::Inside(Outcome::Permanent { reason: reason.to_owned() });
         let gone = || dead("its message is gone: somebody deleted the row");
         let Some(fetched) = &row.message else { return Err(gone()) };
         let Some(route) = self.route(row) else {
@@ -251,10 +271,12 @@ impl Deliverer {
     }
 }
 
-/// Whether a message is older than its policy lets it be sent.
-fn is_too_old(row: &Fetched, policy: &Policy) -> bool {
-    let age = row.message.as_ref().map(|message| message.age);
-    age.zip(policy.expires_after).is_some_and(|(age, limit)| age >= limit)
+/// Makes of a panic an end like any other: the message's own, and nobody else's.
+async fn fenced(attempt: impl Future<Output = End>, phase: &Phase) -> End {
+    let end = AssertUnwindSafe(attempt).catch_unwind().await;
+    end.unwrap_or_else(|_| {
+        End::Inside(phase.cut_short("outboxd failed inside (a panic, see the log)"))
+    })
 }
 
 /// The relay stops or lost the sink: what was not sent spends no attempt.
@@ -264,4 +286,36 @@ fn cut_off(phase: &Phase) -> End {
     }
     let reason = "the relay stopped before the message went out".to_owned();
     End::Settled(Settlement::Release { delay: Duration::ZERO, reason })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_is_an_end_like_any_other_and_not_the_destinations() {
+        let phase = Phase::default();
+        let broken = async || -> End { panic!("on purpose") };
+        let End::Inside(Outcome::Transient { .. }) = fenced(broken(), &phase).await else {
+            panic!("before anything was sent it may be tried again");
+        };
+        phase.begin().unwrap();
+        let End::Inside(Outcome::InDoubt { .. }) = fenced(broken(), &phase).await else {
+            panic!("after that it is in doubt");
+        };
+    }
+
+    #[test]
+    fn only_what_may_have_been_seen_binds_later_attempts_to_its_content() {
+        let outcome =
+            |cause| End::Outcome(Outcome::Transient { cause, reason: String::new(), wait: None });
+        let phase = Phase::default();
+        assert!(!outcome(Cause::Refused).may_be_seen(&phase), "refused before anything was sent");
+        phase.begin().unwrap();
+        assert!(!outcome(Cause::Unreachable).may_be_seen(&phase));
+        for cause in [Cause::Away, Cause::Throttled, Cause::Refused, Cause::Failed] {
+            assert!(outcome(cause).may_be_seen(&phase), "{cause:?}");
+        }
+        assert!(End::Outcome(Outcome::InDoubt { reason: String::new() }).may_be_seen(&phase));
+    }
 }

@@ -160,7 +160,8 @@ impl Hand {
         }
     }
 
-    fn hold(&mut self, row: &Fetched) {
+    /// Holds a row until its settlement is known to be committed.
+    pub fn hold(&mut self, row: &Fetched) {
         self.rows.insert(place(row));
     }
 

@@ -39,6 +39,9 @@ pub struct Decided {
     pub settlement: Settlement,
     /// Hash of what was sent.
     pub content_hash: Option<[u8; 32]>,
+    /// Whether it is written at once: while it is not, a follower waits, or a crash would leave in doubt
+    /// what is known.
+    pub is_urgent: bool,
 }
 
 /// One settlement that is committed.
@@ -205,14 +208,13 @@ impl Settler {
     }
 }
 
-/// Waits for settlements: a batch is full, or its first one has lingered, or one is keyed, for
-/// whose follower a wait is a wait.
+/// Waits for settlements: a batch is full, or its first one has lingered, or one is urgent.
 async fn gather(incoming: &mut mpsc::Receiver<Decided>, batch: &mut Vec<Decided>) -> bool {
     if incoming.recv_many(batch, BATCH_MAX).await == 0 {
         return false;
     }
     let until = tokio::time::Instant::now() + LINGER;
-    while batch.len() < BATCH_MAX && batch.iter().all(|decided| decided.row.key.is_none()) {
+    while batch.len() < BATCH_MAX && !batch.iter().any(|decided| decided.is_urgent) {
         let room = BATCH_MAX - batch.len();
         match tokio::time::timeout_at(until, incoming.recv_many(batch, room)).await {
             Ok(0) | Err(_) => break,
@@ -258,8 +260,9 @@ fn sort(
         Settlement::Dead { reason } => {
             still_open(row.attempt + 1, OpenState::Dead, Duration::ZERO, reason);
         }
-        Settlement::Held { reason } => {
-            still_open(row.attempt + 1, OpenState::Held, Duration::ZERO, reason);
+        Settlement::Held { reason, attempted } => {
+            let attempts = row.attempt + i32::from(*attempted);
+            still_open(attempts, OpenState::Held, Duration::ZERO, reason);
         }
         Settlement::Release { delay, reason } => {
             still_open(row.attempt, OpenState::Pending, *delay, reason);
@@ -314,7 +317,8 @@ pub fn report(sink: &str, decided: &Decided, took: Duration) {
                 "attempt; given up, mend the cause and run: outboxd retry {message_id}/{sink}"
             );
         }
-        Settlement::Held { reason } => {
+        Settlement::Held { reason, attempted } => {
+            let attempt = row.attempt + i32::from(*attempted);
             warn!(
                 message_id,
                 r#type = message_type,

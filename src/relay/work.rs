@@ -6,7 +6,7 @@ mod tell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
@@ -14,7 +14,7 @@ use tracing::{debug, error, warn};
 use super::admit::Admission;
 use super::deliver::Deliverer;
 use super::fetch;
-use super::hand::Hand;
+use super::hand::{Hand, Place};
 use super::minute::Minute;
 use super::ready::Ready;
 use super::settle::{Decided, Settler, Written, report};
@@ -87,7 +87,17 @@ struct Flight {
     ready: Ready,
     /// Settlements handed to the settler and not known to be committed.
     unsettled: usize,
+    /// The suspect that is attempted. No other may be, in the whole relay, until its end is committed: a
+    /// crash in between would be laid to its charge.
+    suspect: Option<(Place, OwnedSemaphorePermit)>,
     minute: Minute,
+}
+
+impl Flight {
+    /// Lets the next suspect start, if this was the one.
+    fn is_through(&mut self, place: &Place) {
+        self.suspect.take_if(|(suspect, _)| suspect == place);
+    }
 }
 
 /// An attempt's end as its task gives it.
@@ -110,6 +120,7 @@ impl Worker {
         }
         let mut flow = tokio::time::interval(FLOW_EVERY);
         flow.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut swept = false;
         loop {
             // All that has ended comes first: a fetch for few slots costs as much as one for many.
             while let Some(end) = desk.flight.attempts.try_join_next() {
@@ -121,7 +132,12 @@ impl Worker {
             let stopping = self.is_stopping();
             desk.put_back(stopping);
             if stopping && desk.flight.attempts.is_empty() && desk.flight.unsettled == 0 {
-                break;
+                if std::mem::replace(&mut swept, true) {
+                    break;
+                }
+                // An intent that is left behind would be in doubt to the next owner.
+                self.end_strays(&mut desk).await;
+                continue;
             }
             self.look_at_the_gate(&mut desk);
             if !stopping && self.has_room(&desk) && self.wake.is_time() {
@@ -288,12 +304,9 @@ impl Worker {
                 None => {}
             }
         }
-        self.note(desk, batch);
-    }
-
-    fn note(&self, desk: &mut Desk, batch: Vec<Written>) {
         for written in batch {
             desk.flight.unsettled -= 1;
+            desk.flight.is_through(&written.place);
             desk.gone += i64::from(!written.applied);
             let is_out = written.is_out_of_the_way(self.deliverer.config.order);
             desk.hand.settled(&written.place, written.key.as_deref(), is_out);

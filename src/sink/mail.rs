@@ -4,7 +4,7 @@
 //! attempt sends the same bytes. That is what a server's own search for repeats goes by.
 
 use lettre::Address;
-use lettre::message::header::{ContentType, HeaderName, HeaderValue};
+use lettre::message::header::{ContentType, HeaderName, HeaderValue, To};
 use lettre::message::{Mailbox, Mailboxes, SinglePart};
 
 use crate::config::Mail;
@@ -13,6 +13,12 @@ use crate::template::{Template, View};
 
 /// Longest line, with its CR (RFC 5322 section 2.1.1).
 const LINE_MAX: usize = 999;
+
+/// Largest payload that mails are made of, in bytes. Read for templates it takes up to thirty times its
+/// size in memory.
+const PAYLOAD_MAX: usize = 4 * 1024 * 1024;
+/// Most recipients of one mail, as mail servers have it by default.
+const RECIPIENTS_MAX: usize = 1_000;
 
 /// A mail ready to be sent: an envelope and bytes. Not printable, because it is all addresses.
 pub struct PreparedMail {
@@ -56,6 +62,9 @@ pub(super) fn prepare(
     message: &Message,
     key: &IdempotencyKey,
 ) -> Result<PreparedMail, String> {
+    if message.payload.len() > PAYLOAD_MAX {
+        return Err(format!("the payload is too large for a mail: more than {PAYLOAD_MAX} bytes"));
+    }
     let view = View::of(message)?;
     let recipients = recipients(&content.to, &view)?;
     let subject = content.subject.render(&view).map_err(|e| format!("subject: {e}"))?;
@@ -64,27 +73,32 @@ pub(super) fn prepare(
         return Err("subject: it has a line break or another control character".to_owned());
     }
     let text = content.text.render(&view).map_err(|e| format!("text: {e}"))?;
-    let mut builder = lettre::Message::builder()
+    let builder = lettre::Message::builder()
         .from(from.clone())
         .subject(subject)
         .date(std::time::SystemTime::from(message.created_at))
         .message_id(Some(format!("<{key}@{}>", from.email.domain())))
         .raw_header(auto_submitted());
     let mut to: Vec<Address> = Vec::new();
-    for mailbox in recipients {
+    for mailbox in &recipients {
         if !to.contains(&mailbox.email) {
             to.push(mailbox.email.clone());
         }
-        builder = builder.to(mailbox);
     }
+    // All at once: one by one each would be parsed again for the next.
+    let builder = builder.mailbox(To::from(recipients.into_iter().collect::<Mailboxes>()));
     let part = SinglePart::builder().header(ContentType::TEXT_PLAIN).body(with_crlf(&text));
     let mail = builder.singlepart(part).map_err(|e| format!("the mail cannot be built: {e}"))?;
     let mut data = mail.formatted();
     if !data.ends_with(b"\r\n") {
         data.extend_from_slice(b"\r\n");
     }
+    let is_too_long = |data: &[u8]| data.split(|b| *b == b'\n').any(|line| line.len() > LINE_MAX);
+    if is_too_long(&data) {
+        data = one_line_each(&data);
+    }
     // The body is encoded to short lines; a header's word without a blank cannot be folded.
-    if data.split(|b| *b == b'\n').any(|line| line.len() > LINE_MAX) {
+    if is_too_long(&data) {
         return Err("subject or to: a word is too long for a mail".to_owned());
     }
     if !data.is_ascii() {
@@ -125,6 +139,10 @@ fn recipients(templates: &[Template], view: &View) -> Result<Vec<Mailbox>, Strin
         }
         let parsed: Mailboxes =
             list.parse().map_err(|_| "to: not a list of mail addresses".to_owned())?;
+        let count = all.len() + parsed.iter().count();
+        if count > RECIPIENTS_MAX {
+            return Err(format!("to: it names more than {RECIPIENTS_MAX} addresses"));
+        }
         for mailbox in parsed {
             all.push(to_ascii(mailbox).map_err(|e| format!("to: {e}"))?);
         }
@@ -133,6 +151,27 @@ fn recipients(templates: &[Template], view: &View) -> Result<Vec<Mailbox>, Strin
         return Err("to: it names nobody".to_owned());
     }
     Ok(all)
+}
+
+/// Gives each recipient a line of its own: lettre writes them all on one.
+fn one_line_each(data: &[u8]) -> Vec<u8> {
+    let (mut out, mut is_to, mut is_head) = (Vec::with_capacity(data.len()), false, true);
+    for line in data.split_inclusive(|b| *b == b'\n') {
+        is_head &= line != b"\r\n";
+        if !line.starts_with(b" ") {
+            is_to = is_head && line.starts_with(b"To: ");
+        }
+        let mut last = 0;
+        for byte in line {
+            // A blank after a comma may be folded, also within quotes.
+            if is_to && last == b',' && *byte == b' ' {
+                out.extend_from_slice(b"\r\n");
+            }
+            out.push(*byte);
+            last = *byte;
+        }
+    }
+    out
 }
 
 /// Tells responders (out of office and the like) not to answer (RFC 3834 section 5).
@@ -212,6 +251,11 @@ mod tests {
             Dear bob@shop.example\r\nbye\r\n";
         assert_eq!(text(&prepared), expected);
         assert_eq!(prepared.hash(), render(&mail, payload).unwrap().hash());
+        // On the rows of an earlier version: if this changes, an upgrade holds them all.
+        assert_eq!(
+            crate::hex::hex(&prepared.hash()),
+            "b1db5bf2138b7a2f5ea0d40166bc15ed4e183a669da88cf9d2b49189f5eda467"
+        );
         let other = render(&mail, r#"{"to": "eve@shop.example"}"#).unwrap();
         assert_ne!(prepared.hash(), other.hash());
     }
@@ -222,6 +266,22 @@ mod tests {
         let prepared = render(&mail, "{}").unwrap();
         assert_eq!(prepared.to().collect::<Vec<_>>(), ["a@x.example", "b@x.example"]);
         assert!(render(&self::mail(&["", " "], "s", "t"), "{}").err().unwrap().contains("nobody"));
+    }
+
+    #[test]
+    fn payloads_and_recipients_have_a_limit() {
+        let mail = mail(&["{{ payload.to }}"], "s", "t");
+        let to = |count: usize| {
+            let all: Vec<String> = (0..count).map(|n| format!("a{n}@x.example")).collect();
+            serde_json::json!({ "to": all.join(", ") }).to_string()
+        };
+        let many = render(&mail, &to(1_000)).unwrap();
+        assert_eq!(many.to().count(), 1_000);
+        assert!(text(&many).contains("\r\nTo: a0@x.example,\r\n a1@x.example,\r\n a2@"));
+        assert!(text(&many).contains(",\r\n a999@x.example\r\nMIME-Version: 1.0\r\n"));
+        assert!(render(&mail, &to(1_001)).err().unwrap().contains("more than 1000 addresses"));
+        let big = format!(r#"{{"to": "a@x.example", "big": "{}"}}"#, "x".repeat(PAYLOAD_MAX));
+        assert!(render(&mail, &big).err().unwrap().contains("too large for a mail"));
     }
 
     #[test]

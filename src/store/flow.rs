@@ -91,7 +91,7 @@ pub async fn end_sending(
 }
 
 /// The deliveries with an intent of this epoch, at most `limit`, as they would be fetched if their
-/// attempt had not been counted.
+/// attempt had not been counted, and whether each may be repeated.
 ///
 /// # Errors
 /// When the database cannot be asked.
@@ -100,10 +100,10 @@ pub async fn sending(
     sink: &str,
     epoch: i64,
     limit: i64,
-) -> Result<Vec<Fetched>, StoreError> {
+) -> Result<Vec<(Fetched, bool)>, StoreError> {
     let params = [(&sink as _, Type::TEXT), (&epoch as _, Type::INT8), (&limit as _, Type::INT8)];
     let rows = link.rows_by_index("look for intents", &link.queries().sending, &params).await?;
-    Ok(rows.iter().map(fetched).collect())
+    Ok(rows.iter().map(|row| (fetched(row), row.get("repeatable"))).collect())
 }
 
 /// Which of a sink's limits.

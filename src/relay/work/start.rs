@@ -3,8 +3,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::OwnedSemaphorePermit;
-
 use super::{Desk, FEW_SLOTS_PAUSE, Flight, Worker};
 use crate::relay::admit::{Admission, Admitted};
 use crate::relay::settle::BACKLOG_MAX;
@@ -22,19 +20,9 @@ impl Worker {
     }
 
     /// Begins an attempt of a row that is admitted.
-    pub(super) fn begin(
-        &self,
-        flight: &mut Flight,
-        row: Fetched,
-        suspect: Option<OwnedSemaphorePermit>,
-    ) {
+    pub(super) fn begin(&self, flight: &mut Flight, row: Fetched) {
         self.deliverer.gate.begin(Instant::now());
-        let attempt = Arc::clone(&self.deliverer).attempt(row);
-        flight.attempts.spawn(async move {
-            let end = attempt.await;
-            drop(suspect);
-            end
-        });
+        flight.attempts.spawn(Arc::clone(&self.deliverer).attempt(row));
     }
 
     /// Starts what is ready and needs no admission, as far as there are slots.
@@ -44,7 +32,7 @@ impl Worker {
                 break;
             }
             let Some(row) = flight.ready.pick() else { break };
-            self.begin(flight, row, None);
+            self.begin(flight, row);
         }
     }
 
@@ -56,12 +44,12 @@ impl Worker {
             return;
         }
         let mut rows = Vec::new();
-        let mut suspect = None;
-        if desk.flight.ready.has_suspect()
+        if desk.flight.suspect.is_none()
+            && desk.flight.ready.has_suspect()
             && let Ok(permit) = Arc::clone(&self.suspect).try_acquire_owned()
             && let Some(row) = desk.flight.ready.pick_suspect()
         {
-            suspect = Some(((row.message_id, row.target.clone()), permit));
+            desk.flight.suspect = Some(((row.message_id, row.target.clone()), permit));
             rows.push(row);
         }
         while rows.len() < free {
@@ -73,16 +61,16 @@ impl Worker {
         }
         let Admitted { start, back } = self.admit(desk, rows).await;
         desk.hand.put_back(&back);
+        for row in &back {
+            desk.flight.is_through(&(row.message_id, row.target.clone()));
+        }
         for row in start {
-            let is_suspect =
-                suspect.as_ref().is_some_and(|(s, _)| s.0 == row.message_id && s.1 == row.target);
-            let permit = if is_suspect { suspect.take().map(|(_, permit)| permit) } else { None };
-            self.begin(&mut desk.flight, row, permit);
+            self.begin(&mut desk.flight, row);
         }
     }
 
     /// Admits rows; however long that takes, the ends of attempts are recorded meanwhile.
-    pub(super) async fn admit(&self, desk: &mut Desk, rows: Vec<Fetched>) -> Admitted {
+    pub(super) async fn admit(&mut self, desk: &mut Desk, rows: Vec<Fetched>) -> Admitted {
         let mut ended = Vec::new();
         let admitted = {
             let mut admit = Box::pin(desk.admission.admit(rows));
@@ -97,7 +85,7 @@ impl Worker {
             }
         };
         for batch in ended {
-            self.note(desk, batch);
+            self.settled(desk, batch);
         }
         admitted
     }

@@ -2,10 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use tracing::warn;
+use tracing::{error, warn};
 
 use super::{Desk, FLOW_AT_LEAST, Worker};
 use crate::delivery::Settlement;
+use crate::relay::admit::Stray;
+use crate::relay::hand::Place;
 use crate::relay::settle::Decided;
 use crate::store::flow::{Flow, write_flow};
 
@@ -13,27 +15,45 @@ impl Worker {
     /// Once a second.
     pub(super) async fn tick(&mut self, desk: &mut Desk) {
         self.show(desk).await;
-        let holds = |place: &(i64, String)| desk.hand.holds(place);
-        match desk.admission.strays(holds).await {
-            Ok(strays) => {
-                for row in strays {
-                    warn!(
-                        message_id = row.message_id,
-                        sink = self.sink(),
-                        target = row.target,
-                        "its intent was committed and its attempt never began; put back"
-                    );
-                    let delay = Duration::ZERO;
-                    let reason = "its attempt never began".to_owned();
-                    let settlement = Settlement::Release { delay, reason };
-                    desk.flight.unsettled += 1;
-                    let decided = Decided { row, settlement, content_hash: None };
-                    let _ = desk.decided.send(decided).await;
-                }
-            }
+        self.end_strays(desk).await;
+    }
+
+    /// Settles intents that no attempt belongs to: back without an attempt where it is known that none
+    /// began, held where it is not.
+    pub(super) async fn end_strays(&mut self, desk: &mut Desk) {
+        let holds = |place: &Place| desk.hand.holds(place);
+        let strays = match desk.admission.strays(holds).await {
+            Ok(strays) => strays,
             Err(error) => {
                 warn!(sink = self.sink(), %error, "cannot look for intents; trying again");
+                return;
             }
+        };
+        for Stray { row, again } in strays {
+            let (message_id, target, sink) = (row.message_id, row.target.clone(), self.sink());
+            let settlement = if again {
+                warn!(
+                    message_id,
+                    sink, target, "its intent was committed and its attempt never began; put back"
+                );
+                let reason = "its attempt never began".to_owned();
+                Settlement::Release { delay: Duration::ZERO, reason }
+            } else {
+                error!(
+                    message_id,
+                    sink,
+                    target,
+                    outcome = "held",
+                    "the database forgot how its attempt ended; find out whether it arrived, then \
+                     run: outboxd resolve {message_id}/{sink}"
+                );
+                let reason = "in doubt: the database forgot how its attempt ended".to_owned();
+                Settlement::Held { reason, attempted: true }
+            };
+            desk.hand.hold(&row);
+            desk.flight.unsettled += 1;
+            let decided = Decided { row, settlement, content_hash: None, is_urgent: true };
+            let _ = desk.decided.send(decided).await;
         }
     }
 
