@@ -1,6 +1,8 @@
 //! The command line as an operator meets it: the real binary, its words and its exit codes.
 
 mod look;
+mod operate;
+mod replay;
 mod schema;
 mod trouble;
 

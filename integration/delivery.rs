@@ -265,8 +265,11 @@ async fn a_superseded_config_does_not_come_back_by_a_start() {
         let relay = Relay::start(config(&database.url(), rest));
         let entered = "SELECT count(*) FROM outbox.relay";
         until_count(&client, "the relay is entered", entered, 1).await;
-        let found: String =
-            client.query_one("SELECT pattern FROM outbox.route", &[]).await.unwrap().get(0);
+        let found: String = client
+            .query_one("SELECT pattern FROM outbox.route WHERE sink <> ''", &[])
+            .await
+            .unwrap()
+            .get(0);
         assert_eq!(found, pattern);
         relay.stop().await;
     }

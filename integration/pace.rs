@@ -1,5 +1,6 @@
 //! How fast: rates and quotas that hold over all relays, lanes that let the urgent pass.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -160,4 +161,43 @@ async fn the_low_lane_does_not_starve() {
     println!("{news} of the first 1000 were of the low lane");
     assert!((20..=150).contains(&news), "{news} of the first 1000 were of the low lane");
     until_count(&client, "nothing is left", "SELECT count(*) FROM outbox.delivery", 0).await;
+}
+
+/// Guard: a paused route's rows are put back without an attempt, those of others go on, and a relay that
+/// starts knows it from the beginning. Resumed, they all go.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_paused_route_waits_and_the_others_of_its_sink_go_on() {
+    let database = Database::migrated().await;
+    let client = database.connect().await;
+    let peer = HttpPeer::start().await;
+    let rest = crm(&peer.url("/"), "rate = \"20/s\"").replace("type = \"*\"", "type = \"news\"")
+        + "[[routes]]\ntype = \"order\"\nsink = \"crm\"\n";
+    let relay = Relay::start(config(&database.url(), &rest));
+    until_routed(&client).await;
+    client.batch_execute("SELECT outbox.pause_route('news', 'crm')").await.unwrap();
+    relay.stop().await;
+    client
+        .batch_execute(
+            "INSERT INTO outbox.message (type, payload) SELECT 'news', '{}' FROM generate_series(1, 100);
+             INSERT INTO outbox.message (type, payload) VALUES ('order', '{}'), ('order', '{}')",
+        )
+        .await
+        .unwrap();
+    let relay = Relay::start(config(&database.url(), &rest));
+    let waiting =
+        "SELECT count(*) FROM outbox.delivery WHERE reason = 'route paused' AND attempt = 0";
+    until_count(&client, "the paused route's rows are out of the way", waiting, 100).await;
+    peer.until(|peer| peer.requests() == 2).await;
+    let arrived: BTreeSet<i64> = message_ids(&peer.received()).into_iter().collect();
+    assert_eq!(arrived, BTreeSet::from([101, 102]));
+    let used = "SELECT coalesce(sum(used), 0)::bigint FROM outbox.spent";
+    assert_eq!(number(&client, used).await, 2, "what makes no attempt draws on no limit");
+
+    client
+        .batch_execute("SELECT outbox.pause_route('news', 'crm', paused => false)")
+        .await
+        .unwrap();
+    until_closed(&client).await;
+    relay.stop().await;
+    assert_eq!(peer.requests(), 102);
 }

@@ -32,6 +32,12 @@ const COMMANDS: &[(&str, i32)] = &[
     ("outboxd list --state dead", 0),
     ("outboxd show 1", 0),
     ("outboxd retry 1", 0),
+    ("outboxd list --state parked", 0),
+    ("outboxd preview 1", 0),
+    ("outboxd pause --sink hooks", 0),
+    ("outboxd resume --sink hooks", 0),
+    ("outboxd retry --sink hooks --reason 'HTTP 503' --yes", 0),
+    ("outboxd replay --sink hooks --since 2026-11-20T08:00:00Z --rate 100/min --dry-run", 0),
     ("psql \"$DATABASE_URL\" -f sql/audit.sql", 0),
 ];
 /// Starts in the background and stays there.
@@ -202,7 +208,8 @@ async fn every_command_in_readme_runs_in_the_order_it_stands_there() {
     run(folder, &as_support, "outboxd status", 1);
     run(folder, &as_support, "outboxd list", 0);
     run(folder, &as_support, "outboxd show 1", 0);
-    run(folder, &as_support, "outboxd retry 1", 1);
+    run(folder, &as_support, "outboxd retry 1", 0);
+    run(folder, &as_support, "outboxd preview 1", 1);
     assert_eq!(background.expect("README says outboxd run").terminate(), 0);
     let log = std::fs::read_to_string(folder.join("log")).unwrap();
     let attempt = log.lines().find(|line| line.contains("\"message_id\":1,")).expect(&log);

@@ -80,7 +80,8 @@ async fn a_restored_dump_delivers_nothing_until_it_is_resumed() {
     client
         .batch_execute(
             "INSERT INTO outbox.export (sink, period, due_before)
-             VALUES ('gathering', 'restored', clock_timestamp())",
+             VALUES ('gathering', 'restored', clock_timestamp())
+                 ON CONFLICT (sink) WHERE state <> 'published' DO NOTHING",
         )
         .await
         .unwrap();

@@ -214,7 +214,11 @@ impl Alert {
             Cause::Unrouted => "add a route, or one with sink = [] for nowhere".to_owned(),
             Cause::Unseen => "run: outboxd route unseen".to_owned(),
             Cause::Late => format!("look what they wait for: outboxd list --sink {name}"),
-            Cause::Paused => "go on: outboxd resume".to_owned(),
+            Cause::Paused => {
+                // The reason is what it was paused for.
+                let restored = self.reason.as_deref().is_some_and(|why| why != "operator");
+                format!("go on: outboxd resume {}", if restored { "--restored" } else { "--all" })
+            }
         }
     }
 

@@ -34,9 +34,9 @@ pub async fn resolve(stage: &Stage, limit: Duration) -> Vec<Held> {
         for sink in ONCE {
             let (there, lost): (Vec<&Held>, Vec<&Held>) =
                 held.iter().filter(|(_, name)| name == sink).partition(|one| arrived.contains(one));
-            for (statement, ones) in [(DELIVERED, there), (NOT_DELIVERED, lost)] {
+            for (delivered, ones) in [(true, there), (false, lost)] {
                 let tokens: Vec<i64> = ones.iter().map(|(token, _)| token.cast_signed()).collect();
-                client.execute(statement, &[sink, &tokens]).await.expect("resolve");
+                client.query(RESOLVE, &[sink, &tokens, &delivered]).await.expect("resolve");
             }
         }
         all.extend(held);
@@ -64,18 +64,10 @@ pub async fn kills(stage: &Stage, count: usize, seed: u64) -> Vec<Struck> {
     struck
 }
 
-const DELIVERED: &str = "WITH gone AS (
-       DELETE FROM outbox.delivery d USING outbox.message m
-        WHERE m.id = d.message_id AND d.sink = $1 AND d.state = 'held'
-          AND (m.payload ->> 'token')::bigint = ANY ($2::bigint[])
-       RETURNING d.message_id, d.sink, d.target, d.round, d.attempt)
-     INSERT INTO outbox.ledger (message_id, sink, target, round, attempts, outcome, receipt)
-     SELECT message_id, sink, target, round, attempt, 'delivered', 'the receiver was asked' FROM gone";
-const NOT_DELIVERED: &str = "UPDATE outbox.delivery d
-        SET state = 'pending', due_at = clock_timestamp(), attempt = 0, rev = d.rev + 1, hold_until = NULL
-       FROM outbox.message m
-      WHERE m.id = d.message_id AND d.sink = $1 AND d.state = 'held'
-        AND (m.payload ->> 'token')::bigint = ANY ($2::bigint[])";
+/// As the command `outboxd resolve` does it.
+const RESOLVE: &str = "SELECT count(r.*)
+       FROM outbox.message m CROSS JOIN LATERAL outbox.resolve(m.id, $1, NULL, $3) r
+      WHERE (m.payload ->> 'token')::bigint = ANY ($2::bigint[])";
 
 async fn held(client: &Client) -> Vec<Held> {
     let sql = "SELECT (m.payload ->> 'token')::bigint, d.sink

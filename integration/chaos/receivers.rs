@@ -93,7 +93,11 @@ impl Receivers {
             let (draw, is_bad) = (Arc::clone(&random), Arc::clone(&bad.receiver));
             takes(peer, sink, journal, move |_| {
                 let bad = is_bad.load(Ordering::SeqCst);
-                misbehave(if bad { lock(&draw).u32(0..100) } else { 100 })
+                let mut random = lock(&draw);
+                let (answered, answer) = misbehave(if bad { random.u32(0..100) } else { 100 });
+                // There is an end to be in doubt about when a relay is killed.
+                let wait = Duration::from_millis(random.u64(0..60));
+                (answered, Answer::Delayed(wait, Box::new(answer)))
             });
         }
         for (peer, sink) in [(&mail, "mail"), (&letter, "letter")] {

@@ -83,11 +83,12 @@ async fn a_role_without_rights_is_told_what_to_grant() {
     assert!(checked.out.contains("lacks USAGE on schema outbox"), "{}", checked.out);
     assert!(checked.out.contains(&format!("GRANT outbox_relay TO {role}")), "{}", checked.out);
 
-    // An operator looks, and changes nothing.
+    // An operator looks and acts.
     shop.psql(&format!("GRANT outbox_operator TO {role}"));
     shop.ok(&["status"]);
     shop.ok(&["list"]);
-    assert!(shop.fails(1, &["retry", "1"]).contains("the role lacks a right"));
+    assert!(shop.fails(1, &["retry", "1"]).contains("there is no message 1"));
+    assert!(shop.fails(1, &["send", "debug.x", "{}"]).contains("the role lacks a right"));
     // A producer sends.
     shop.psql(&format!("REVOKE outbox_operator FROM {role}; GRANT outbox_producer TO {role}"));
     assert_eq!(shop.ok(&["send", "debug.x", "{}"]), "1\n");

@@ -28,12 +28,13 @@ pub fn toml(url: &str, relay: &str, rest: &str) -> String {
     format!("[database]\nurl = \"{url}\"\ninstallation = \"shop\"\n[relay]\n{relay}\n{rest}")
 }
 
-/// A webhook sink named `crm` that takes everything, with one short retry delay after another.
+/// A webhook sink named `crm` that takes everything but alerts, with one short retry delay after another.
 pub fn crm(url: &str, more: &str) -> String {
     format!(
         "[sinks.crm]\nkind = \"webhook\"\nurl = \"{url}\"\n\
          retry = {{ delays = [\"100ms\", \"100ms\", \"100ms\"] }}\n{more}\n\
-         [[routes]]\ntype = \"*\"\nsink = \"crm\"\n"
+         [[routes]]\ntype = \"*\"\nsink = \"crm\"\n\
+         [[routes]]\ntype = \"outboxd.alert\"\nsink = []\n"
     )
 }
 

@@ -354,6 +354,17 @@ CREATE TABLE outbox.action (
 COMMENT ON TABLE outbox.action IS 'What operators did, and who.';
 CREATE INDEX action_message ON outbox.action (message_id) WHERE message_id IS NOT NULL;
 
+CREATE TABLE outbox.paused_route (
+  pattern   text        NOT NULL,
+  sink      text        NOT NULL,
+  target    text        NOT NULL,
+  paused_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  actor     text        NOT NULL,
+  CONSTRAINT paused_route_pk PRIMARY KEY (pattern, sink, target)
+);
+COMMENT ON TABLE outbox.paused_route IS
+  'Routes whose deliveries an operator lets wait; those of the sink''s other routes go on.';
+
 -- ---------------------------------------------------------------------------------------------
 -- Functions. Those that act with the owner's rights pin their search_path.
 
@@ -922,6 +933,399 @@ END
 $$;
 
 -- ---------------------------------------------------------------------------------------------
+-- What operators do. Each of these records who did it; counts up rev, so that the end of an attempt
+-- that was under way changes nothing unless it delivered; and wakes the sinks. What is in flight is
+-- not recalled. They answer the deliveries they changed, none if there was nothing to change.
+
+CREATE TYPE outbox.change AS (message_id bigint, sink text, target text, was text, became text);
+
+-- Wakes the owners of these sinks.
+CREATE FUNCTION outbox.wake(sinks text[]) RETURNS void
+LANGUAGE sql AS $$
+  SELECT outbox.ring(ARRAY(
+           SELECT s.bell
+             FROM outbox.sink s
+             JOIN outbox.installation i ON i.doorbell
+            WHERE s.name = ANY (sinks) AND s.kind <> 'csv'
+            ORDER BY s.bell))
+$$;
+
+-- Locks the open deliveries of a message; waits for whoever is changing them.
+CREATE FUNCTION outbox.open_of(message_id bigint, sink text, target text)
+RETURNS TABLE (ids bigint[], sinks text[], targets text[], revs integer[])
+LANGUAGE sql AS $$
+  SELECT array_agg(o.message_id), array_agg(o.sink), array_agg(o.target), array_agg(o.rev)
+    FROM (SELECT d.message_id, d.sink, d.target, d.rev
+            FROM outbox.delivery d
+           WHERE d.message_id = $1 AND d.sink = coalesce($2, d.sink) AND d.target = coalesce($3, d.target)
+           ORDER BY d.sink, d.target
+             FOR UPDATE) o
+$$;
+
+-- Locks the open deliveries that an operator chose. Those that changed since they were looked at, and
+-- those that somebody is changing now, are left out: to wait for them could lock out a relay. Row by
+-- row, here and in what follows: no statistics, however wrong, make that a walk through all of them.
+CREATE FUNCTION outbox.chosen(ids bigint[], sinks text[], targets text[], revs integer[])
+RETURNS SETOF outbox.delivery
+LANGUAGE sql AS $$
+  SELECT d.*
+    FROM (SELECT c.* FROM unnest(ids, sinks, targets, revs) AS c (message_id, sink, target, rev)
+           ORDER BY c.message_id, c.sink, c.target) c
+   CROSS JOIN LATERAL (
+          SELECT l.* FROM outbox.delivery l
+           WHERE l.message_id = c.message_id AND l.sink = c.sink AND l.target = c.target
+             AND l.rev = c.rev
+             FOR UPDATE SKIP LOCKED) d
+$$;
+
+-- Closes open deliveries. The next of a key whose head was among them falls due anew: its due time may
+-- lie below where its sink's owner looks next. It is left alone if somebody is changing it, as then it
+-- does not wait.
+CREATE FUNCTION outbox.close_open(closing outbox.delivery[], outcome text, receipt text) RETURNS void
+LANGUAGE plpgsql AS $$
+DECLARE
+  one outbox.delivery;
+BEGIN
+  PERFORM outbox.extend_ledger();
+  FOREACH one IN ARRAY coalesce(closing, '{}') LOOP
+    DELETE FROM outbox.delivery d
+     WHERE d.message_id = one.message_id AND d.sink = one.sink AND d.target = one.target;
+  END LOOP;
+  INSERT INTO outbox.ledger (message_id, sink, target, round, attempts, outcome, receipt)
+  -- What arrived was attempted, though a retry may have begun to count anew.
+  SELECT c.message_id, c.sink, c.target, c.round,
+         greatest(c.attempt, CASE WHEN close_open.outcome = 'delivered' THEN 1 ELSE 0 END),
+         close_open.outcome, close_open.receipt
+    FROM unnest(closing) AS c;
+  FOR one IN
+    SELECT next.*
+      FROM (SELECT c.sink, c.target, c.key, min(c.message_id) AS closed
+              FROM unnest(closing) AS c
+             WHERE c.key IS NOT NULL
+             GROUP BY c.sink, c.target, c.key) k
+     CROSS JOIN LATERAL (
+            SELECT n.message_id FROM outbox.delivery n
+             WHERE n.sink = k.sink AND n.target = k.target AND n.key = k.key
+             ORDER BY n.message_id LIMIT 1) head
+     CROSS JOIN LATERAL (
+            SELECT n.* FROM outbox.delivery n
+             WHERE n.message_id = head.message_id AND n.sink = k.sink AND n.target = k.target
+               AND n.message_id > k.closed AND n.state = 'pending' AND n.due_at <= clock_timestamp()
+               FOR UPDATE SKIP LOCKED) next
+  LOOP
+    UPDATE outbox.delivery d
+       SET due_at = clock_timestamp(), rev = d.rev + 1
+     WHERE d.message_id = one.message_id AND d.sink = one.sink AND d.target = one.target;
+  END LOOP;
+  PERFORM outbox.wake(ARRAY(SELECT DISTINCT c.sink FROM unnest(closing) AS c));
+END
+$$;
+
+-- Dead deliveries are tried again now, with all their attempts to come. By the rev that was looked at.
+CREATE FUNCTION outbox.retry_these(
+  ids bigint[], sinks text[], targets text[], revs integer[], actor text DEFAULT session_user
+) RETURNS SETOF outbox.change
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+DECLARE
+  dead outbox.delivery[];
+  one  outbox.delivery;
+BEGIN
+  SELECT array_agg(c) INTO dead FROM outbox.chosen(ids, sinks, targets, revs) c WHERE c.state = 'dead';
+  FOREACH one IN ARRAY coalesce(dead, '{}') LOOP
+    UPDATE outbox.delivery d
+       SET state = 'pending', due_at = clock_timestamp(), attempt = 0, crashes = NULL, rev = d.rev + 1
+     WHERE d.message_id = one.message_id AND d.sink = one.sink AND d.target = one.target;
+  END LOOP;
+  INSERT INTO outbox.action (actor, verb, message_id, sink, target)
+  SELECT retry_these.actor, 'retry', c.message_id, c.sink, c.target FROM unnest(dead) AS c;
+  PERFORM outbox.wake(ARRAY(SELECT DISTINCT c.sink FROM unnest(dead) AS c));
+  RETURN QUERY SELECT c.message_id, c.sink, c.target, c.state, 'pending' FROM unnest(dead) AS c;
+END
+$$;
+
+CREATE FUNCTION outbox.retry(
+  message_id bigint, sink text DEFAULT NULL, target text DEFAULT NULL, actor text DEFAULT session_user
+) RETURNS SETOF outbox.change
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  SELECT t.*
+    FROM outbox.open_of($1, $2, $3) o
+   CROSS JOIN LATERAL outbox.retry_these(o.ids, o.sinks, o.targets, o.revs, $4) t
+$$;
+COMMENT ON FUNCTION outbox.retry IS
+  'Tries dead deliveries of a message again, now; a sink or target left out means each.';
+
+-- Open deliveries are closed as discarded. By the rev that was looked at.
+CREATE FUNCTION outbox.discard_these(
+  ids bigint[], sinks text[], targets text[], revs integer[], actor text DEFAULT session_user
+) RETURNS SETOF outbox.change
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+DECLARE
+  unwanted outbox.delivery[];
+BEGIN
+  SELECT array_agg(c) INTO unwanted FROM outbox.chosen(ids, sinks, targets, revs) c;
+  PERFORM outbox.close_open(unwanted, 'discarded', 'discarded by ' || actor);
+  INSERT INTO outbox.action (actor, verb, message_id, sink, target, note)
+  SELECT discard_these.actor, 'discard', c.message_id, c.sink, c.target,
+         'it was ' || concat_ws(': ', c.state, c.reason)
+    FROM unnest(unwanted) AS c;
+  RETURN QUERY SELECT c.message_id, c.sink, c.target, c.state, 'discarded' FROM unnest(unwanted) AS c;
+END
+$$;
+
+CREATE FUNCTION outbox.discard(
+  message_id bigint, sink text DEFAULT NULL, target text DEFAULT NULL, actor text DEFAULT session_user
+) RETURNS SETOF outbox.change
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  SELECT t.*
+    FROM outbox.open_of($1, $2, $3) o
+   CROSS JOIN LATERAL outbox.discard_these(o.ids, o.sinks, o.targets, o.revs, $4) t
+$$;
+COMMENT ON FUNCTION outbox.discard IS
+  'Closes open deliveries of a message for good; an attempt that is in flight is not recalled.';
+
+-- Held deliveries: they arrived, or they did not and are sent again, rendered anew and with all their
+-- attempts to come. Those that a silent relay may yet be sending are not sent again before hold_until.
+CREATE FUNCTION outbox.resolve_these(
+  ids bigint[], sinks text[], targets text[], revs integer[], delivered boolean,
+  actor text DEFAULT session_user
+) RETURNS SETOF outbox.change
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+DECLARE
+  held outbox.delivery[];
+  one  outbox.delivery;
+BEGIN
+  SELECT array_agg(c) INTO held
+    FROM outbox.chosen(ids, sinks, targets, revs) c
+   WHERE c.state = 'held'
+     AND (resolve_these.delivered OR coalesce(c.hold_until <= clock_timestamp(), true));
+  IF delivered THEN
+    PERFORM outbox.close_open(held, 'delivered', 'resolved by ' || actor || ': delivered');
+  ELSE
+    FOREACH one IN ARRAY coalesce(held, '{}') LOOP
+      UPDATE outbox.delivery d
+         SET state = 'pending', due_at = clock_timestamp(), attempt = 0, rev = d.rev + 1,
+             epoch = NULL, repeatable = NULL, crashes = NULL, hold_until = NULL, content_hash = NULL
+       WHERE d.message_id = one.message_id AND d.sink = one.sink AND d.target = one.target;
+    END LOOP;
+    PERFORM outbox.wake(ARRAY(SELECT DISTINCT c.sink FROM unnest(held) AS c));
+  END IF;
+  INSERT INTO outbox.action (actor, verb, message_id, sink, target, note)
+  SELECT resolve_these.actor, 'resolve', c.message_id, c.sink, c.target,
+         CASE WHEN resolve_these.delivered THEN 'delivered' ELSE 'not delivered' END
+           || '; it was held: ' || c.reason
+    FROM unnest(held) AS c;
+  RETURN QUERY
+  SELECT c.message_id, c.sink, c.target, c.state,
+         CASE WHEN resolve_these.delivered THEN 'delivered' ELSE 'pending' END
+    FROM unnest(held) AS c;
+END
+$$;
+
+CREATE FUNCTION outbox.resolve(
+  message_id bigint, sink text, target text, delivered boolean, actor text DEFAULT session_user
+) RETURNS SETOF outbox.change
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  wait timestamptz;
+BEGIN
+  SELECT max(d.hold_until) INTO wait
+    FROM outbox.delivery d
+   WHERE d.message_id = resolve.message_id AND d.sink = coalesce(resolve.sink, d.sink)
+     AND d.target = coalesce(resolve.target, d.target) AND d.state = 'held';
+  IF NOT delivered AND wait > clock_timestamp() THEN
+    RAISE EXCEPTION 'not before %: until then the relay that fell silent may yet be sending it', wait
+      USING ERRCODE = 'object_not_in_prerequisite_state';
+  END IF;
+  RETURN QUERY
+  SELECT t.*
+    FROM outbox.open_of(message_id, sink, target) o
+   CROSS JOIN LATERAL outbox.resolve_these(o.ids, o.sinks, o.targets, o.revs, delivered, actor) t;
+END
+$$;
+COMMENT ON FUNCTION outbox.resolve IS
+  'Says of held deliveries of a message whether they arrived; a sink or target of NULL means each.';
+
+-- Closed deliveries begin another life, due from "delay" on, "every" apart; under the idempotency key
+-- they had. By the round that was looked at, so that of two operators one begins it. Never while one is
+-- open, nor without its message, nor past the message's expires_at. The lane is the route's unless given.
+CREATE FUNCTION outbox.replay_these(
+  ids bigint[], sinks text[], targets text[], rounds integer[], actor text DEFAULT session_user,
+  lane smallint DEFAULT NULL, delay interval DEFAULT '0', every interval DEFAULT '0'
+) RETURNS SETOF outbox.change
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+DECLARE
+  start timestamptz := clock_timestamp() + delay;
+BEGIN
+  -- Of two replays the second sees what became of the first.
+  PERFORM pg_advisory_xact_lock('outbox.action'::regclass::oid::bigint);
+  RETURN QUERY
+  WITH closed AS MATERIALIZED (
+    SELECT c.message_id, c.sink, c.target, c.round, m.type, m.key, life.outcome,
+           row_number() OVER (ORDER BY c.message_id, c.sink, c.target) - 1 AS place
+      FROM unnest(ids, sinks, targets, rounds) AS c (message_id, sink, target, round)
+     CROSS JOIN LATERAL (
+            -- Locked: retention either sees the new life, or had the message first.
+            SELECT w.type, w.key FROM outbox.message w
+             WHERE w.id = c.message_id AND (w.expires_at IS NULL OR w.expires_at > clock_timestamp())
+               FOR KEY SHARE) m
+     CROSS JOIN LATERAL (
+            SELECT l.round, l.outcome FROM outbox.ledger l
+             WHERE l.message_id = c.message_id AND l.sink = c.sink AND l.target = c.target
+             ORDER BY l.round DESC, l.closed_at DESC LIMIT 1) life
+     WHERE life.round = c.round AND life.outcome IN ('delivered', 'expired', 'discarded')
+       AND EXISTS (SELECT FROM outbox.sink s WHERE s.name = c.sink AND s.kind <> 'csv')
+  ), begun AS (
+    INSERT INTO outbox.delivery AS d (message_id, sink, target, lane, due_at, key, round, rev)
+    SELECT c.message_id, c.sink, c.target,
+           coalesce(replay_these.lane,
+                    (SELECT r.lane FROM outbox.matching(c.type) r
+                      WHERE r.sink = c.sink AND r.target = c.target), 0::smallint),
+           greatest(start + c.place * every, clock_timestamp()), c.key, c.round + 1,
+           -- Above the revs of the life before, of which an attempt may still be in flight.
+           least(c.round, 2000) * 1000000
+      FROM closed c
+     ORDER BY c.place
+        ON CONFLICT ON CONSTRAINT delivery_pk DO NOTHING
+    RETURNING d.message_id, d.sink, d.target, d.round
+  ), noted AS (
+    INSERT INTO outbox.action (actor, verb, message_id, sink, target, note)
+    SELECT replay_these.actor, 'replay', b.message_id, b.sink, b.target, 'round ' || b.round FROM begun b
+  )
+  SELECT b.message_id, b.sink, b.target, c.outcome, 'pending'::text
+    FROM begun b
+    JOIN closed c ON c.message_id = b.message_id AND c.sink = b.sink AND c.target = b.target;
+  PERFORM outbox.wake(ARRAY(SELECT DISTINCT s.name FROM unnest(sinks) AS s (name)));
+END
+$$;
+
+CREATE FUNCTION outbox.replay(
+  message_id bigint, sink text DEFAULT NULL, target text DEFAULT NULL, actor text DEFAULT session_user
+) RETURNS SETOF outbox.change
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  SELECT t.*
+    FROM (SELECT array_agg(c.message_id) AS ids, array_agg(c.sink) AS sinks,
+                 array_agg(c.target) AS targets, array_agg(c.round) AS rounds
+            FROM (SELECT l.message_id, l.sink, l.target, max(l.round) AS round
+                    FROM outbox.ledger l
+                   WHERE l.message_id = $1 AND l.sink = coalesce($2, l.sink)
+                     AND l.target = coalesce($3, l.target)
+                   GROUP BY l.message_id, l.sink, l.target) c) o
+   CROSS JOIN LATERAL outbox.replay_these(o.ids, o.sinks, o.targets, o.rounds, $4) t
+$$;
+COMMENT ON FUNCTION outbox.replay IS
+  'Sends closed deliveries of a message again, under their idempotency keys; a sink or target left out means each.';
+
+-- Pauses a sink, or lets it go on; answers whether that changed anything.
+CREATE FUNCTION outbox.pause_sink(
+  sink text, paused boolean DEFAULT true, actor text DEFAULT session_user
+) RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  UPDATE outbox.sink s SET paused = pause_sink.paused
+   WHERE s.name = pause_sink.sink AND s.paused <> pause_sink.paused;
+  IF NOT FOUND THEN
+    PERFORM FROM outbox.sink s WHERE s.name = pause_sink.sink;
+    IF NOT FOUND THEN
+      RAISE EXCEPTION 'there is no sink %', sink USING ERRCODE = 'undefined_object';
+    END IF;
+    RETURN false;
+  END IF;
+  INSERT INTO outbox.action (actor, verb, sink)
+  VALUES (pause_sink.actor, CASE WHEN pause_sink.paused THEN 'pause' ELSE 'resume' END, pause_sink.sink);
+  IF NOT paused THEN
+    PERFORM outbox.wake(ARRAY[sink]);
+  END IF;
+  RETURN true;
+END
+$$;
+
+-- Pauses the whole installation, or lets it go on; answers whether that changed anything.
+CREATE FUNCTION outbox.pause_all(
+  paused boolean DEFAULT true, actor text DEFAULT session_user
+) RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  PERFORM FROM outbox.installation i WHERE i.paused AND i.paused_for IS DISTINCT FROM 'operator';
+  IF FOUND AND NOT paused THEN
+    RAISE EXCEPTION 'paused because this is not the cluster that it was; use: outboxd resume --restored'
+      USING ERRCODE = 'object_not_in_prerequisite_state';
+  END IF;
+  UPDATE outbox.installation i
+     SET paused = pause_all.paused,
+         paused_for = CASE WHEN pause_all.paused THEN 'operator' END
+   WHERE i.paused <> pause_all.paused;
+  IF NOT FOUND THEN
+    RETURN false;
+  END IF;
+  INSERT INTO outbox.action (actor, verb, note)
+  VALUES (pause_all.actor, CASE WHEN pause_all.paused THEN 'pause' ELSE 'resume' END, 'all');
+  IF NOT paused THEN
+    PERFORM outbox.wake(ARRAY(SELECT s.name FROM outbox.sink s));
+  END IF;
+  RETURN true;
+END
+$$;
+
+-- Pauses a route in force, or lets a paused one go on; answers whether that changed anything.
+CREATE FUNCTION outbox.pause_route(
+  pattern text, sink text, target text DEFAULT '', paused boolean DEFAULT true,
+  actor text DEFAULT session_user
+) RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  IF paused THEN
+    PERFORM FROM outbox.route r
+      WHERE r.pattern = pause_route.pattern AND r.sink = pause_route.sink AND r.target = pause_route.target;
+    IF NOT FOUND THEN
+      RAISE EXCEPTION 'no route in force takes % to % %', pattern, sink, target
+        USING ERRCODE = 'undefined_object';
+    END IF;
+    INSERT INTO outbox.paused_route (pattern, sink, target, actor)
+    VALUES (pause_route.pattern, pause_route.sink, pause_route.target, pause_route.actor)
+        ON CONFLICT ON CONSTRAINT paused_route_pk DO NOTHING;
+  ELSE
+    DELETE FROM outbox.paused_route p
+     WHERE p.pattern = pause_route.pattern AND p.sink = pause_route.sink AND p.target = pause_route.target;
+  END IF;
+  IF NOT FOUND THEN
+    RETURN false;
+  END IF;
+  INSERT INTO outbox.action (actor, verb, sink, target, note)
+  VALUES (pause_route.actor, CASE WHEN pause_route.paused THEN 'pause' ELSE 'resume' END,
+          pause_route.sink, pause_route.target, 'route ' || pause_route.pattern);
+  RETURN true;
+END
+$$;
+
+-- Deliveries that were put back because their route was paused fall due now. By the rev that was looked
+-- at; answers how many.
+CREATE FUNCTION outbox.release_these(ids bigint[], sinks text[], targets text[], revs integer[])
+RETURNS SETOF outbox.change
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+DECLARE
+  waiting outbox.delivery[];
+  one     outbox.delivery;
+BEGIN
+  SELECT array_agg(c) INTO waiting
+    FROM outbox.chosen(ids, sinks, targets, revs) c
+   WHERE c.state = 'pending' AND c.due_at > clock_timestamp() AND starts_with(c.reason, 'route paused');
+  FOREACH one IN ARRAY coalesce(waiting, '{}') LOOP
+    UPDATE outbox.delivery d
+       SET due_at = clock_timestamp(), rev = d.rev + 1,
+           reason = CASE WHEN d.attempt > 0 THEN 'the route was paused' END
+     WHERE d.message_id = one.message_id AND d.sink = one.sink AND d.target = one.target;
+  END LOOP;
+  PERFORM outbox.wake(ARRAY(SELECT DISTINCT c.sink FROM unnest(waiting) AS c));
+  RETURN QUERY SELECT c.message_id, c.sink, c.target, c.state, c.state FROM unnest(waiting) AS c;
+END
+$$;
+
+-- ---------------------------------------------------------------------------------------------
 -- Views, without payloads.
 
 CREATE VIEW outbox.open AS
@@ -945,6 +1349,21 @@ CREATE VIEW outbox.history AS
     ) x ON true;
 COMMENT ON VIEW outbox.history IS
   'Any message with all its deliveries, open and closed; "unseen" where it has neither.';
+
+CREATE VIEW outbox.parked AS
+  SELECT h.sink, h.target, h.key, h.message_id, h.state,
+         CASE WHEN isfinite(h.due_at) THEN h.due_at END AS due_at, h.reason
+    FROM outbox.delivery h
+   WHERE h.key IS NOT NULL
+     AND (h.state IN ('dead', 'held') OR (h.state = 'pending' AND h.due_at > statement_timestamp()))
+     AND NOT EXISTS (SELECT FROM outbox.delivery l
+                      WHERE l.sink = h.sink AND l.target = h.target AND l.key = h.key
+                        AND l.message_id < h.message_id)
+     AND EXISTS (SELECT FROM outbox.delivery f
+                  WHERE f.sink = h.sink AND f.target = h.target AND f.key = h.key
+                    AND f.message_id > h.message_id);
+COMMENT ON VIEW outbox.parked IS
+  'Keys with deliveries that wait behind a head which cannot be delivered now: the head of each.';
 
 -- ---------------------------------------------------------------------------------------------
 -- Rights: a producer may write its columns, a relay may work, an operator may look.
@@ -970,6 +1389,20 @@ REVOKE ALL ON FUNCTION outbox.prune(bigint, integer, interval, jsonb) FROM PUBLI
 REVOKE ALL ON FUNCTION outbox.drop_ledger(interval) FROM PUBLIC;
 REVOKE ALL ON FUNCTION outbox.forget(interval) FROM PUBLIC;
 REVOKE ALL ON FUNCTION outbox.send(text, jsonb, text, timestamptz, timestamptz, text, jsonb) FROM PUBLIC;
+REVOKE ALL ON FUNCTION outbox.wake(text[]), outbox.open_of(bigint, text, text),
+  outbox.chosen(bigint[], text[], text[], integer[]),
+  outbox.close_open(outbox.delivery[], text, text),
+  outbox.retry_these(bigint[], text[], text[], integer[], text),
+  outbox.retry(bigint, text, text, text),
+  outbox.discard_these(bigint[], text[], text[], integer[], text),
+  outbox.discard(bigint, text, text, text),
+  outbox.resolve_these(bigint[], text[], text[], integer[], boolean, text),
+  outbox.resolve(bigint, text, text, boolean, text),
+  outbox.replay_these(bigint[], text[], text[], integer[], text, smallint, interval, interval),
+  outbox.replay(bigint, text, text, text),
+  outbox.pause_sink(text, boolean, text), outbox.pause_all(boolean, text),
+  outbox.pause_route(text, text, text, boolean, text),
+  outbox.release_these(bigint[], text[], text[], integer[]) FROM PUBLIC;
 
 DO $$
 DECLARE
@@ -1002,7 +1435,7 @@ BEGIN
     GRANT SELECT ON outbox.open, outbox.history, outbox.sink, outbox.flow, outbox.relay,
       outbox.route, outbox.route_set, outbox.delivery, outbox.ledger, outbox.unseen, outbox.export,
       outbox.occurrence, outbox.action, outbox.migration, outbox.installation, outbox.alert,
-      outbox.late TO outbox_operator;
+      outbox.late, outbox.parked, outbox.paused_route TO outbox_operator;
     GRANT EXECUTE ON FUNCTION outbox.matching(text), outbox.routes_of(text) TO outbox_operator;
     GRANT SELECT (id, type, key, due_at, expires_at, created_at) ON outbox.message TO outbox_operator;
     -- For the audit: no id may be drawn twice.
@@ -1012,7 +1445,7 @@ BEGIN
   IF to_regrole('outbox_relay') IS NOT NULL THEN
     GRANT USAGE ON SCHEMA outbox TO outbox_relay;
     GRANT SELECT ON outbox.open, outbox.history, outbox.message, outbox.migration,
-      outbox.installation TO outbox_relay;
+      outbox.installation, outbox.parked, outbox.paused_route TO outbox_relay;
     GRANT INSERT (type, payload, key, due_at, expires_at, dedupe_key, headers)
       ON outbox.message TO outbox_relay;
     GRANT SELECT, UPDATE, DELETE ON outbox.delivery TO outbox_relay;
@@ -1030,5 +1463,22 @@ BEGIN
       outbox.forget(interval),
       outbox.send(text, jsonb, text, timestamptz, timestamptz, text, jsonb) TO outbox_relay;
   END IF;
+
+  -- Whoever runs relays may operate them.
+  FOREACH role IN ARRAY ARRAY['outbox_operator', 'outbox_relay'] LOOP
+    CONTINUE WHEN to_regrole(role) IS NULL;
+    EXECUTE format('GRANT EXECUTE ON FUNCTION
+      outbox.retry_these(bigint[], text[], text[], integer[], text),
+      outbox.retry(bigint, text, text, text),
+      outbox.discard_these(bigint[], text[], text[], integer[], text),
+      outbox.discard(bigint, text, text, text),
+      outbox.resolve_these(bigint[], text[], text[], integer[], boolean, text),
+      outbox.resolve(bigint, text, text, boolean, text),
+      outbox.replay_these(bigint[], text[], text[], integer[], text, smallint, interval, interval),
+      outbox.replay(bigint, text, text, text),
+      outbox.pause_sink(text, boolean, text), outbox.pause_all(boolean, text),
+      outbox.pause_route(text, text, text, boolean, text),
+      outbox.release_these(bigint[], text[], text[], integer[]) TO %I', role);
+  END LOOP;
 END
 $$;

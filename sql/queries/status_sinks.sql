@@ -14,7 +14,10 @@ SELECT n.name, s.kind, s.owner, coalesce(s.paused, false) AS paused,
                                WHERE d.state = 'dead' AND d.sink = n.name LIMIT $3) x) AS dead,
        (SELECT count(*) FROM (SELECT FROM outbox.delivery d
                                WHERE d.state = 'held' AND d.sink = n.name LIMIT $3) x) AS held,
-       f.in_flight, f.delivered_minute, f.failed_minute,
+       f.in_flight, f.delivered_minute, f.failed_minute, f.parked,
+       extract(epoch FROM statement_timestamp() - f.open_since)::bigint AS open_for, f.open_reason,
+       extract(epoch FROM nullif(greatest(f.waits_until, statement_timestamp()), statement_timestamp())
+                          - statement_timestamp())::bigint AS waits, f.waits_for,
        e.period, e.part, e.state AS export_state, e.row_count
   FROM unnest($1::text[]) AS n (name)
  CROSS JOIN LATERAL (

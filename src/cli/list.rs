@@ -1,25 +1,32 @@
 //! `outboxd list`: open deliveries, what needs an operator first.
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use serde_json::{Value, json};
 
+use super::filter::{Filter, State};
 use super::table::Table;
 use super::words::{self, delivery_name};
-use super::{Answer, Verdict, connect, say, say_aside, say_json};
+use super::{Answer, Failure, Verdict, connect, say, say_aside, say_json};
 use crate::config::Config;
-use crate::pattern::TypePattern;
+use crate::policy::Order;
+use crate::store::Link;
+use crate::store::inspect::page::{ParkedRow, of_key, parked};
 use crate::store::inspect::{OpenRow, known_sinks, list_pending, list_stuck};
-use crate::store::{Link, StoreError};
 
 const EXAMPLES: &str = "\
   outboxd list                                 what needs you, then the oldest due
   outboxd list --state dead                    what was given up, the newest first
-  outboxd list --state dead --sink crm --limit 500
+  outboxd list --state dead --sink crm --reason 'HTTP 410' --limit 500
+  outboxd list --state parked                  keys that wait behind a head, and how many
+  outboxd list --key order-42                  all that is open of a key, in its order
   outboxd list --state unrouted                what no route takes
-  outboxd list --type 'order.*' --json";
+  outboxd list --type 'order.*' --older-than 1h --json";
 
-/// A type stands in the message, so by type there is no index: so many rows are looked at.
+/// For what a filter asks there may be no index, as a type stands in the message: so many rows are
+/// looked at.
 const LOOKED_AT_MAX: usize = 10_000;
+/// Heads of parked keys that are looked at where a filter narrows them.
+const HEADS_MAX: usize = 1_000;
 
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
@@ -27,12 +34,8 @@ pub(super) struct List {
     /// Only deliveries in this state
     #[arg(long)]
     state: Option<State>,
-    /// Only deliveries through this sink
-    #[arg(long)]
-    sink: Option<String>,
-    /// Only messages of this type; order.* takes order.created and order.item.added
-    #[arg(long = "type", value_name = "PATTERN", value_parser = TypePattern::parse)]
-    pattern: Option<TypePattern>,
+    #[command(flatten)]
+    filter: Filter,
     /// At most so many
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     limit: u32,
@@ -41,60 +44,58 @@ pub(super) struct List {
     json: bool,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum State {
-    /// Waits for time, or for its turn
-    Pending,
-    /// An attempt's intent is committed
-    Sending,
-    /// In doubt, waits for an operator
-    Held,
-    /// Given up, waits for an operator
-    Dead,
-    /// Waits for a route
-    Unrouted,
-}
-
 impl List {
     pub async fn run(&self, config: &Config) -> Answer {
-        let (rows, whole) = self.rows(&connect(config)).await?;
-        if self.json {
-            say_json(&Value::Array(rows.iter().map(row_json).collect()));
-        } else if rows.is_empty() {
-            say("nothing open that fits");
+        let link = connect(config);
+        let whole = if self.state == Some(State::Parked) {
+            self.parked(&link, config).await?
         } else {
-            say(&text(&rows));
-        }
+            let (rows, whole) = self.rows(&link).await?;
+            if self.json {
+                say_json(&Value::Array(rows.iter().map(row_json).collect()));
+            } else if rows.is_empty() {
+                say("nothing open that fits");
+            } else {
+                say(&text(&rows));
+            }
+            whole
+        };
         if !whole {
             say_aside(&format!(
-                "looked at the first {LOOKED_AT_MAX} only; narrow it with --state or --sink"
+                "not all could be looked at, only the first {LOOKED_AT_MAX} (of parked keys \
+                 {HEADS_MAX}); narrow it with --state, --sink or --key"
             ));
         }
         Ok(Verdict::Ok)
     }
 
+    /// The sinks to look through; one that nothing is known of has nothing open.
+    async fn sinks(&self, link: &Link) -> Result<Vec<String>, Failure> {
+        Ok(match &self.filter.which.sink {
+            Some(sink) => vec![sink.clone()],
+            // What no route takes has no sink.
+            None => known_sinks(link).await?.into_iter().chain([String::new()]).collect(),
+        })
+    }
+
     /// The rows, and whether all that could fit were looked at.
-    async fn rows(&self, link: &Link) -> Result<(Vec<OpenRow>, bool), StoreError> {
+    async fn rows(&self, link: &Link) -> Result<(Vec<OpenRow>, bool), Failure> {
         let limit = self.limit as usize;
-        let read = if self.pattern.is_some() { LOOKED_AT_MAX } else { limit };
+        let sinks = self.sinks(link).await?;
+        if let Some(key) = &self.filter.which.key {
+            return self.of_key(link, &sinks, key).await;
+        }
+        let read = if self.filter.looks_at_rows() { LOOKED_AT_MAX } else { limit };
         let count = i64::try_from(read).unwrap_or(i64::MAX);
         let stuck: &[&str] = match self.state {
             None => &["dead", "held", "unrouted"],
             Some(State::Pending) => &[],
-            Some(State::Sending) => &["sending"],
-            Some(State::Held) => &["held"],
-            Some(State::Dead) => &["dead"],
-            Some(State::Unrouted) => &["unrouted"],
-        };
-        let sinks = match &self.sink {
-            Some(sink) => vec![sink.clone()],
-            // What no route takes has no sink.
-            None => known_sinks(link).await?.into_iter().chain([String::new()]).collect(),
+            Some(state) => &[state.word()],
         };
         let (mut rows, mut whole) = (Vec::new(), true);
         let mut take = |found: Vec<OpenRow>| {
             let all = found.len() < read;
-            rows.extend(found.into_iter().filter(|row| self.takes(row)));
+            rows.extend(found.into_iter().filter(|row| self.filter.takes(row)));
             whole &= all || rows.len() >= limit;
             rows.len() >= limit
         };
@@ -105,15 +106,66 @@ impl List {
         if !full && matches!(self.state, None | Some(State::Pending)) {
             take(list_pending(link, &sinks, count).await?);
         }
-        whole |= self.pattern.is_none();
+        whole |= !self.filter.looks_at_rows();
         rows.truncate(limit);
         Ok((rows, whole))
     }
 
-    fn takes(&self, row: &OpenRow) -> bool {
-        self.pattern.as_ref().is_none_or(|pattern| {
-            row.message_type.as_deref().is_some_and(|message_type| pattern.matches(message_type))
-        })
+    /// The same of one key, by the index that orders it.
+    async fn of_key(
+        &self,
+        link: &Link,
+        sinks: &[String],
+        key: &str,
+    ) -> Result<(Vec<OpenRow>, bool), Failure> {
+        let limit = self.limit as usize;
+        let in_state = |row: &OpenRow| self.state.is_none_or(|state| row.state == state.word());
+        let (mut rows, mut looked_at) = (Vec::new(), 0);
+        for sink in sinks {
+            let mut after = 0;
+            loop {
+                let page = of_key(link, sink, key, after).await?;
+                let Some(last) = page.last() else { break };
+                (after, looked_at) = (last.message_id, looked_at + page.len());
+                rows.extend(page.into_iter().filter(|row| in_state(row) && self.filter.takes(row)));
+                if rows.len() >= limit || looked_at >= LOOKED_AT_MAX {
+                    let full = rows.len() >= limit;
+                    rows.truncate(limit);
+                    return Ok((rows, full));
+                }
+            }
+        }
+        Ok((rows, true))
+    }
+
+    /// Heads that hold others back; whether all that could were looked at.
+    async fn parked(&self, link: &Link, config: &Config) -> Result<bool, Failure> {
+        let sinks = self.sinks(link).await?;
+        let skips = |sink: &str| {
+            config.sinks.iter().any(|(name, c)| name.as_str() == sink && c.order == Order::Skip)
+        };
+        let limit = self.limit as usize;
+        let narrowed = self.filter.looks_at_rows() || sinks.iter().any(|sink| skips(sink));
+        // Followers are counted for each, so not of as many as elsewhere.
+        let read = if narrowed { limit.max(HEADS_MAX) } else { limit };
+        let as_i64 = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
+        let (mut rows, all) = parked(link, &sinks, as_i64(LOOKED_AT_MAX), as_i64(read)).await?;
+        let cut = narrowed && rows.len() >= read;
+        // Nobody waits for a dead or held head where the config says skip.
+        rows.retain(|row| {
+            let head = &row.head;
+            self.filter.takes(head) && (head.state == "pending" || !skips(&head.sink))
+        });
+        let whole = (all && !cut) || rows.len() >= limit;
+        rows.truncate(limit);
+        if self.json {
+            say_json(&Value::Array(rows.iter().map(parked_json).collect()));
+        } else if rows.is_empty() {
+            say("no key is parked");
+        } else {
+            say(&parked_text(&rows));
+        }
+        Ok(whole)
     }
 }
 
@@ -147,5 +199,30 @@ fn row_json(row: &OpenRow) -> Value {
         "type": row.message_type,
         "created_at": row.created_at.map(|at| at.to_string()),
         "reason": row.reason,
+        "key": row.key,
+        "held_until": row.hold_until.map(|at| at.to_string()),
     })
+}
+
+fn parked_text(rows: &[ParkedRow]) -> String {
+    let heading = ["HEAD", "STATE", "DUE", "BEHIND IT", "AGE", "KEY", "REASON"];
+    let mut table = Table::new(&heading, &[3]);
+    for ParkedRow { head, followers } in rows {
+        table.row([
+            delivery_name(head.message_id, &head.sink, &head.target),
+            head.state.clone(),
+            words::due(head.due_in),
+            followers.to_string(),
+            head.age.map_or("-".to_owned(), words::age),
+            head.key.clone().unwrap_or_default(),
+            head.reason.clone().unwrap_or_default(),
+        ]);
+    }
+    table.text()
+}
+
+fn parked_json(row: &ParkedRow) -> Value {
+    let mut value = row_json(&row.head);
+    value["followers"] = json!({ "count": row.followers.number, "more": row.followers.more });
+    value
 }

@@ -4,12 +4,18 @@
 //! Answers go to stdout, everything else to stderr.
 
 mod actor;
+mod bulk;
 mod check;
+mod discard;
+mod filter;
 mod init;
 mod list;
 mod logs;
 mod migrate;
-mod resume;
+mod pause;
+mod preview;
+mod replay;
+mod resolve;
 mod resume_restored;
 mod retry;
 mod route;
@@ -43,6 +49,8 @@ Day by day:
   outboxd list --state dead    what was given up, and why
   outboxd show 42              what became of message 42
   outboxd retry 42             try it again
+  outboxd preview 42           what it becomes with this config, sending nothing
+  outboxd pause --sink crm     let a sink wait
 
 Exit codes: 0 ok, 1 something is wrong with what was looked at, 2 wrong usage or config.
 OUTBOXD_LOG sets what is logged to stderr, e.g. OUTBOXD_LOG=debug.";
@@ -86,8 +94,18 @@ enum Command {
     Show(show::Show),
     /// Try dead deliveries again
     Retry(retry::Retry),
-    /// Let a restored copy of the database take the original's place
-    Resume(resume::Resume),
+    /// Say of held deliveries whether they arrived
+    Resolve(resolve::Resolve),
+    /// Close open deliveries for good
+    Discard(discard::Discard),
+    /// Send closed deliveries again, under the ids they had
+    Replay(Box<replay::Replay>),
+    /// Let a sink, a route or everything wait
+    Pause(pause::Pause),
+    /// Let go on what was paused
+    Resume(pause::Resume),
+    /// What a message becomes with this config, sending nothing
+    Preview(preview::Preview),
     /// The routes in force, and messages that lack one
     Route(route::Route),
 }
@@ -179,7 +197,12 @@ async fn dispatch(arguments: Arguments) -> Answer {
         Command::List(command) => command.run(&config).await,
         Command::Show(command) => command.run(&config).await,
         Command::Retry(command) => command.run(&config).await,
+        Command::Resolve(command) => command.run(&config).await,
+        Command::Discard(command) => command.run(&config).await,
+        Command::Replay(command) => command.run(&config).await,
+        Command::Pause(command) => command.run(&config).await,
         Command::Resume(command) => command.run(&config).await,
+        Command::Preview(command) => command.run(config).await,
         Command::Route(command) => command.run(config).await,
     }
 }

@@ -1,11 +1,10 @@
 //! `outboxd resume --restored`: a restored copy takes the original's place.
 
-use std::io::{BufRead as _, IsTerminal as _, Write as _};
-
 use serde_json::json;
 
 use super::actor::actor;
-use super::{Answer, Failure, Verdict, same_installation, say, say_aside, say_json};
+use super::bulk::confirmed;
+use super::{Answer, Verdict, same_installation, say, say_aside, say_json};
 use crate::config::Config;
 use crate::store::Link;
 use crate::store::restored::{self, Copy, Standing};
@@ -72,17 +71,4 @@ fn words_before(found: &Standing, ids_above: Option<i64>) -> String {
          the original must not run any more: both would give the same ids to different messages",
         found.open
     )
-}
-
-/// Asks on a terminal; elsewhere nobody can answer, and it must have been said before.
-fn confirmed(question: &str) -> Result<bool, Failure> {
-    if !std::io::stdin().is_terminal() {
-        return Err(Failure::Usage(format!("this would {question}; say so with --yes")));
-    }
-    let mut err = std::io::stderr().lock();
-    let _ = write!(err, "{question}? [y/N] ");
-    let _ = err.flush();
-    let mut line = String::new();
-    let _ = std::io::stdin().lock().read_line(&mut line);
-    Ok(matches!(line.trim(), "y" | "Y" | "yes"))
 }

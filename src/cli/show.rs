@@ -167,7 +167,7 @@ pub(super) fn delivery_table(id: i64, rows: &[DeliveryRow]) -> String {
     let mut table = Table::new(&heading, &[2, 3]);
     for row in rows {
         let when = match (row.closed_at, row.due_at) {
-            (Some(closed), _) => closed.strftime("%Y-%m-%d %H:%M:%SZ").to_string(),
+            (Some(closed), _) => words::moment(closed),
             (None, Some(_)) => format!("due {}", words::due(row.due_in)),
             (None, None) => "-".to_owned(),
         };
@@ -177,10 +177,23 @@ pub(super) fn delivery_table(id: i64, rows: &[DeliveryRow]) -> String {
             row.attempts.to_string(),
             row.rev.map_or("-".to_owned(), |rev| rev.to_string()),
             when,
-            row.words.clone().unwrap_or_default(),
+            reason_or_receipt(row),
         ]);
     }
     table.text()
+}
+
+/// The words, and what else an operator has to know of an open one.
+fn reason_or_receipt(row: &DeliveryRow) -> String {
+    let hold = row.hold_until.filter(|_| row.hold_for.is_some_and(|left| left > 0.0));
+    let parts = [
+        row.words.clone(),
+        hold.map(|until| format!("not to be sent again before {}", words::moment(until))),
+        (row.crashes > 0)
+            .then(|| format!("relays that ended in the middle of it: {}", row.crashes)),
+        (row.state == "sending").then(|| "begun, its end is not recorded yet".to_owned()),
+    ];
+    parts.into_iter().flatten().collect::<Vec<_>>().join("; ")
 }
 
 pub(super) fn delivery_json(id: i64, row: &DeliveryRow) -> Value {
@@ -197,6 +210,8 @@ pub(super) fn delivery_json(id: i64, row: &DeliveryRow) -> Value {
         "rev": row.rev,
         "due_at": row.due_at.map(|at| at.to_string()),
         "closed_at": row.closed_at.map(|at| at.to_string()),
+        "held_until": row.hold_until.map(|at| at.to_string()),
+        "crashes": row.crashes,
         "reason": if closed { None } else { row.words.as_ref() },
         "receipt": if closed { row.words.as_ref() } else { None },
     })

@@ -128,6 +128,28 @@ fn csv_lines(status: &Status) -> String {
     out
 }
 
+/// What an owner says of a sink that is not just flowing.
+fn flow_lines(status: &Status) -> String {
+    let mut out = String::new();
+    for sink in &status.sinks {
+        let name = &sink.name;
+        if let Some((seconds, reason)) = &sink.open {
+            let (since, why) = (words::age(*seconds), words::plain(reason));
+            let _ = writeln!(out, "{name}: breaker open for {since}: {why}");
+        }
+        if let Some((seconds, why)) = &sink.waits {
+            let (left, why) = (words::age(*seconds), words::plain(why));
+            let _ = writeln!(out, "{name}: takes nothing for another {left}: {why}");
+        }
+        if sink.parked > 0 {
+            let (parked, look) = (sink.parked, "outboxd list --state parked --sink");
+            let _ =
+                writeln!(out, "{name}: {parked} keys parked behind a head; look: {look} {name}");
+        }
+    }
+    out
+}
+
 fn relay_table(status: &Status) -> String {
     if status.relays.is_empty() {
         return "no relay\n".to_owned();
@@ -151,7 +173,7 @@ fn in_text(status: &Status, warnings: &[Warning]) -> String {
     out.push_str(&if status.sinks.is_empty() {
         "no sink\n".to_owned()
     } else {
-        sink_table(status) + &csv_lines(status)
+        sink_table(status) + &csv_lines(status) + &flow_lines(status)
     });
     out.push('\n');
     out.push_str(&relay_table(status));
@@ -187,6 +209,15 @@ fn in_json(status: &Status, warnings: &[Warning]) -> Value {
             "failed_minute": sink.flow.as_ref().map(|flow| flow.failed_minute),
             "dead": count_json(sink.dead),
             "held": count_json(sink.held),
+            "parked": sink.parked,
+            "open": sink.open.as_ref().map(|(seconds, reason)| json!({
+                "seconds": seconds,
+                "reason": reason,
+            })),
+            "waits": sink.waits.as_ref().map(|(seconds, why)| json!({
+                "seconds": seconds,
+                "for": why,
+            })),
             "last_export": sink.export.as_ref().map(|export| json!({
                 "period": export.period,
                 "part": export.part,
@@ -211,6 +242,15 @@ fn in_json(status: &Status, warnings: &[Warning]) -> Value {
         })).collect::<Vec<_>>(),
         "unseen": count_json(status.unseen),
         "alerts": alerts::json(status),
+        "paused": status.paused.paused,
+        "paused_for": status.paused.paused_for,
+        "paused_routes": status.paused_routes.iter().map(|paused| json!({
+            "type": paused.route.pattern,
+            "sink": paused.route.sink,
+            "target": paused.route.target,
+            "actor": paused.actor,
+            "paused_at": paused.paused_at.to_string(),
+        })).collect::<Vec<_>>(),
         "warnings": warnings.iter().map(|warning| json!({
             "words": warning.words,
             "needs_operator": warning.needs_operator,

@@ -117,6 +117,40 @@ pub(super) fn due(seconds: Option<i64>) -> String {
     }
 }
 
+/// An instant to the second, in UTC.
+pub(super) fn moment(at: Timestamp) -> String {
+    at.strftime("%Y-%m-%d %H:%M:%SZ").to_string()
+}
+
+/// What somebody did, from the verb in the record of actions.
+pub(super) fn did(verb: &str) -> &str {
+    match verb {
+        "retry" => "retried",
+        "discard" => "discarded",
+        "resolve" => "resolved",
+        "replay" => "replayed",
+        "pause" => "paused",
+        "resume" => "resumed",
+        other => other,
+    }
+}
+
+/// So many a span: `100/min`; the time between two.
+pub(super) fn every(text: &str) -> Result<Duration, String> {
+    let wrong = || "write it like \"14/s\", \"100/min\", \"500/h\" or \"2000/d\"".to_owned();
+    let (count, unit) = text.split_once('/').ok_or_else(wrong)?;
+    let seconds = match unit {
+        "s" => 1,
+        "min" | "m" => 60,
+        "h" => 3_600,
+        "d" => 86_400,
+        _ => return Err(wrong()),
+    };
+    let digits = count.bytes().all(|b| b.is_ascii_digit());
+    let count: u32 = count.parse().ok().filter(|n| digits && *n > 0).ok_or_else(wrong)?;
+    Ok(Duration::from_secs(seconds) / count)
+}
+
 /// `1 delivery`, `2 deliveries`.
 pub(super) fn deliveries(count: u64) -> String {
     if count == 1 { "1 delivery".to_owned() } else { format!("{count} deliveries") }
@@ -188,6 +222,18 @@ mod tests {
         assert!(instant("2026-11-20 08:00").unwrap_err().contains("offset"));
         assert_eq!(header("a=b=c"), Ok(("a".to_owned(), "b=c".to_owned())));
         assert!(header("a").is_err() && header("=b").is_err());
+    }
+
+    #[test]
+    fn a_rate_is_the_time_between_two() {
+        for (text, millis) in
+            [("10/s", 100), ("100/min", 600), ("60/h", 60_000), ("1/d", 86_400_000)]
+        {
+            assert_eq!(every(text), Ok(Duration::from_millis(millis)), "{text}");
+        }
+        for wrong in ["", "10", "0/s", "+1/s", "1/w", "/s", "1.5/s"] {
+            assert!(every(wrong).unwrap_err().contains("100/min"), "{wrong}");
+        }
     }
 
     #[test]

@@ -75,7 +75,7 @@ impl Admission {
     #[must_use]
     pub fn is_free(&self, row: &Fetched) -> bool {
         let config = &self.deliverer.config;
-        self.deliverer.is_over(row)
+        self.deliverer.makes_no_attempt(row)
             || (config.rate.is_none() && config.daily_quota.is_none() && self.intent(row).is_none())
     }
 
@@ -92,14 +92,14 @@ impl Admission {
         Some(Intent { message_id, target, rev, repeatable })
     }
 
-    /// Draws on the sink's limits and commits intents, for as many of `rows` as may start. What is over
-    /// is closed without an attempt, and needs neither.
+    /// Draws on the sink's limits and commits intents, for as many of `rows` as may start. What makes
+    /// no attempt needs neither.
     pub async fn admit(&mut self, rows: Vec<Fetched>) -> Admitted {
-        let (over, rows) = rows.into_iter().partition(|row| self.deliverer.is_over(row));
+        let (aside, rows) = rows.into_iter().partition(|row| self.deliverer.makes_no_attempt(row));
         let mut admitted = Admitted { start: rows, back: Vec::new() };
         self.reserve(&mut admitted).await;
         self.commit_intents(&mut admitted).await;
-        admitted.start.extend::<Vec<Fetched>>(over);
+        admitted.start.extend::<Vec<Fetched>>(aside);
         admitted
     }
 

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::decide::decide;
 use super::gate::Gate;
 use super::lease::Lease;
-use super::route::Routes;
+use super::route::{Paused, Routes};
 use super::settle::Decided;
 use crate::config::{Route, SinkConfig};
 use crate::delivery::{Cause, Guarantee, Outcome, Phase, Settlement};
@@ -29,6 +29,10 @@ pub const MEMORY_MAX: usize = 64 * 1024 * 1024;
 const MEMORY_SINK_MAX: usize = MEMORY_MAX / 2;
 /// What one permit of the memory stands for.
 const MEMORY_UNIT: usize = 1024;
+/// How long a row of a paused route rests, unless the route goes on before: long, as each rest is a
+/// write. `resume` knows the rows by their reason.
+const ROUTE_PAUSE: Duration = Duration::from_secs(3600);
+const ROUTE_PAUSED: &str = "route paused";
 /// How long a row rests that this relay's config has no route for.
 const UNKNOWN_ROUTE_PAUSE: Duration = Duration::from_secs(60);
 /// How long a row rests after its payload could not be read.
@@ -49,6 +53,8 @@ pub struct Deliverer {
     pub config: Arc<SinkConfig>,
     /// The config's routes.
     pub routes: Arc<Routes>,
+    /// Those of them that operators paused.
+    pub paused: Arc<Paused>,
     /// Part of every idempotency key.
     pub installation: Name,
     /// For payloads that are fetched alone.
@@ -177,10 +183,20 @@ impl Deliverer {
     }
 
     /// Whether a row's time has passed: it is closed without an attempt.
-    pub fn is_over(&self, row: &Fetched) -> bool {
+    fn is_over(&self, row: &Fetched) -> bool {
         let age = row.message.as_ref().map(|message| message.age);
         let limit = self.policy(row).expires_after;
         row.expired || age.zip(limit).is_some_and(|(age, limit)| age >= limit)
+    }
+
+    /// Whether the operators let a row's route wait: it is put back without an attempt.
+    fn is_paused(&self, row: &Fetched) -> bool {
+        self.route(row).is_some_and(|route| self.paused.has(route))
+    }
+
+    /// Whether nothing will be sent for a row: it needs no intent and draws on no limit.
+    pub fn makes_no_attempt(&self, row: &Fetched) -> bool {
+        self.is_over(row) || self.is_paused(row)
     }
 
     fn phase(&self) -> Phase {
@@ -196,6 +212,10 @@ impl Deliverer {
     ) -> End {
         if self.is_over(row) {
             return End::Settled(Settlement::Expired);
+        }
+        if self.is_paused(row) {
+            let reason = ROUTE_PAUSED.to_owned();
+            return End::Settled(Settlement::Release { delay: ROUTE_PAUSE, reason });
         }
         let (message, route, _memory) = match self.load(row).await {
             Ok(loaded) => loaded,

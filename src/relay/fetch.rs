@@ -92,7 +92,7 @@ async fn look(
     for ((place, limit), walk) in asks.into_iter().zip(walks) {
         let view = &mut hand.lanes[place];
         let due: Vec<Timestamp> = walk.rows.iter().map(|row| row.due_at).collect();
-        view.floor.learn(&due, Instant::now());
+        view.floor.learn(&due, walk.asked_at, Instant::now());
         view.busy = !walk.rows.is_empty();
         full |= walk.rows.len() >= limit;
         // What was walked and not brought is behind parked keys: not to be walked again.

@@ -3,8 +3,8 @@
 //! Rows that were settled leave dead index entries behind, and while some long transaction holds
 //! them back from vacuum, a fetch from the start would walk them all, every time; so would it walk
 //! the followers of a parked key. The floor spares that. It is only an optimisation: a row can commit
-//! late and stand below it, so the floor trails behind what was seen, and a full poll finds what it
-//! hides: page by page, at most a fiftieth of the time.
+//! late and stand below it, so the floor trails behind the time, and a full poll finds what it hides: page
+//! by page, at most a fiftieth of the time.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use jiff::Timestamp;
 
 use crate::store::work::Reached;
 
-/// How far the floor stays behind the highest due time fetched, at least.
+/// How far the floor stays behind the database's time, at least: so long a transaction may take.
 const TRAIL: Duration = Duration::from_secs(1);
 /// How far it may fall behind when full polls keep finding rows below it.
 const TRAIL_MAX: Duration = Duration::from_secs(600);
@@ -68,12 +68,13 @@ impl Floor {
         now >= self.next_page
     }
 
-    /// Learns from a fetch: `due` are the due times of its rows.
-    pub fn learn(&mut self, due: &[Timestamp], now: Instant) {
+    /// Learns from a fetch: `due` are the due times of its rows, `asked_at` the database's time. What was
+    /// due a trail ago is all visible by then, so that of an old backlog nothing is walked twice.
+    pub fn learn(&mut self, due: &[Timestamp], asked_at: Timestamp, now: Instant) {
         self.count_hidden(due);
         if let Some(highest) = due.iter().max() {
-            let below = highest.saturating_sub(self.trail).unwrap_or(LOWEST);
-            self.at = self.at.max(below);
+            let settled = asked_at.saturating_sub(self.trail).unwrap_or(LOWEST);
+            self.at = self.at.max(settled.min(*highest));
             self.reached = self.reached.max(self.at);
         }
         if self.at == LOWEST {
@@ -137,21 +138,28 @@ mod tests {
     }
 
     #[test]
-    fn it_trails_the_highest_due_time_and_never_falls_by_a_fetch() {
+    fn it_trails_the_time_and_never_falls_by_a_fetch() {
         let (mut floor, now) = (Floor::new(), Instant::now());
-        floor.learn(&[at(10), at(20)], now);
+        floor.learn(&[at(10), at(20)], at(20), now);
         assert_eq!(floor.at(), at(19));
-        floor.learn(&[at(19)], now);
+        floor.learn(&[at(19)], at(20), now);
         assert_eq!(floor.at(), at(19));
+    }
+
+    #[test]
+    fn of_an_old_backlog_nothing_is_walked_twice() {
+        let (mut floor, now) = (Floor::new(), Instant::now());
+        floor.learn(&[at(10), at(20)], at(500), now);
+        assert_eq!(floor.at(), at(20));
     }
 
     #[test]
     fn what_is_put_back_is_above_it() {
         let (mut floor, now) = (Floor::new(), Instant::now());
-        floor.learn(&[at(10), at(20)], now);
+        floor.learn(&[at(10), at(20)], at(20), now);
         floor.lower_to(at(10));
         assert_eq!(floor.at(), at(10));
-        floor.learn(&[at(10)], now);
+        floor.learn(&[at(10)], at(20), now);
         assert_eq!(floor.hidden(), 0);
     }
 
@@ -160,7 +168,7 @@ mod tests {
         let (mut floor, now) = (Floor::new(), Instant::now());
         let later = |n| now + Duration::from_secs(n);
         assert_eq!(floor.page(later(5)), None, "nothing is below the lowest");
-        floor.learn(&[at(100)], now);
+        floor.learn(&[at(100)], at(100), now);
         assert_eq!(floor.page(now), None);
         assert_eq!(floor.page(later(1)), Some(BEGIN));
         floor.learn_page(&[], Some((at(3), 7)), Duration::ZERO, later(1));
@@ -173,7 +181,7 @@ mod tests {
     #[test]
     fn full_polls_take_at_most_a_fiftieth_of_the_time() {
         let (mut floor, now) = (Floor::new(), Instant::now());
-        floor.learn(&[at(100)], now);
+        floor.learn(&[at(100)], at(100), now);
         floor.learn_page(&[], None, Duration::from_secs(1), now);
         assert_eq!(floor.page(now + Duration::from_secs(49)), None);
         assert!(floor.page(now + Duration::from_secs(50)).is_some());
@@ -182,11 +190,11 @@ mod tests {
     #[test]
     fn what_it_hid_is_counted_and_widens_the_trail() {
         let (mut floor, now) = (Floor::new(), Instant::now());
-        floor.learn(&[at(100)], now);
+        floor.learn(&[at(100)], at(100), now);
         floor.learn_page(&[at(70)], None, Duration::ZERO, now);
         assert_eq!(floor.hidden(), 1);
         assert_eq!(floor.at(), at(70 - 30), "29 s hidden, and one more");
-        floor.learn(&[at(200)], now);
+        floor.learn(&[at(200)], at(200), now);
         assert_eq!(floor.at(), at(200 - 30));
     }
 

@@ -7,12 +7,20 @@ use std::time::Duration;
 use tracing::{info, warn};
 
 use super::prune::prune;
+use super::route::Paused;
 use super::watch::watch;
 use crate::config::Retention;
 use crate::name::Name;
+use crate::store::inspect::pause::{RouteName, paused_routes, release_paused};
 use crate::store::routes::{route_existing, sweep, unrouted};
 use crate::store::{Link, StoreError, own};
 
+/// How often what operators paused is looked at.
+const PAUSES_EVERY: Duration = Duration::from_secs(1);
+/// After how many looks at a resumed route everything that was put back is written, and how much is let
+/// go on at a time.
+const GO_ON_LOOKS: u32 = 3;
+const RELEASE_PAGE: i64 = 1_000;
 /// How often unrouted messages are looked at, and how many at a time.
 const UNROUTED_EVERY: Duration = Duration::from_secs(2);
 const UNROUTED_PAGE: i64 = 1_000;
@@ -23,12 +31,47 @@ const SWEEP_SPAN: i64 = 5_000;
 const LEDGER_EVERY: Duration = Duration::from_secs(3600);
 
 /// Does all chores until dropped.
-pub async fn keep(link: Arc<Link>, installation: Name, retention: Retention) {
+pub async fn keep(link: Arc<Link>, paused: Arc<Paused>, installation: Name, retention: Retention) {
     tokio::join!(
+        look_at_pauses(Arc::clone(&link), paused),
         route_and_sweep(Arc::clone(&link)),
         watch(Arc::clone(&link), installation),
         prune(link, retention),
     );
+}
+
+/// Keeps up with what operators pause, and lets go on what they resume: until this relay knew of it, it
+/// went on putting rows back.
+async fn look_at_pauses(link: Arc<Link>, paused: Arc<Paused>) {
+    let mut look = tokio::time::interval(PAUSES_EVERY);
+    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    // Also at the looks after: what was put back last may not be written yet.
+    let mut go_on: Vec<(RouteName, u32)> = Vec::new();
+    loop {
+        look.tick().await;
+        let result = async {
+            let resumed = read_pauses(&link, &paused).await?;
+            go_on.extend(resumed.into_iter().map(|route| (route, GO_ON_LOOKS)));
+            for (route, looks) in &mut go_on {
+                while release_paused(&link, route, RELEASE_PAGE).await? > 0 {}
+                *looks -= 1;
+            }
+            go_on.retain(|(_, looks)| *looks > 0);
+            Ok::<(), StoreError>(())
+        };
+        if let Err(error) = result.await {
+            warn!(%error, "cannot look which routes are paused; trying again");
+        }
+    }
+}
+
+/// Reads which routes are paused; answers those that go on.
+///
+/// # Errors
+/// When the database cannot be asked.
+pub async fn read_pauses(link: &Link, paused: &Paused) -> Result<Vec<RouteName>, StoreError> {
+    let routes = paused_routes(link).await?.into_iter().map(|paused| paused.route);
+    Ok(paused.set(routes.collect()))
 }
 
 async fn route_and_sweep(link: Arc<Link>) {

@@ -55,7 +55,7 @@ use gate::{Gate, Hosts};
 use lease::Lease;
 use own::{Owner, Taken};
 use restored::Guard;
-use route::Routes;
+use route::{Paused, Routes};
 use wake::{Bells, Wake};
 use work::Worker;
 
@@ -119,7 +119,8 @@ pub async fn run(
     }
 
     let installation = shared.installation.clone();
-    let chores = tokio::spawn(keep::keep(Arc::clone(&shared.keep), installation, retention));
+    let (link, paused) = (Arc::clone(&shared.keep), Arc::clone(&shared.paused));
+    let chores = tokio::spawn(keep::keep(link, paused, installation, retention));
     let begin = Arc::clone(&shared);
     let begin = Box::new(move |taken| begin.begin(taken));
     let owner = Owner::new(Arc::clone(&shared.lease), entry, guard, begin);
@@ -180,6 +181,7 @@ async fn wait_for_schema(target: &Arc<Target>, config: &Config) -> Result<Instal
 struct Shared {
     sinks: BTreeMap<String, (Arc<SinkConfig>, Option<Arc<Sink>>)>,
     routes: Arc<Routes>,
+    paused: Arc<Paused>,
     installation: Name,
     doorbell: bool,
     bells: Bells,
@@ -217,6 +219,7 @@ impl Shared {
         Ok(Shared {
             sinks,
             routes: Arc::new(Routes::new(config.routes)),
+            paused: Arc::default(),
             installation,
             doorbell: found.doorbell,
             bells: Bells::start(Arc::clone(target), found.bell_class, now.clone()),
@@ -250,7 +253,8 @@ impl Shared {
         }
     }
 
-    /// Puts the config's routes in force, unless another config took their place since.
+    /// Puts the config's routes in force, unless another config took their place since, and looks which
+    /// are paused.
     async fn mirror_routes(&self, relay: &str) -> Result<(), RunError> {
         let kinds: Vec<(String, String)> = self.entry(Duration::from_secs(1)).sinks;
         let (hash, rows) = (self.routes.hash(), self.routes.rows());
@@ -266,6 +270,8 @@ impl Shared {
                  config is the right one, run: outboxd route apply"
             ),
         }
+        // Nothing of a paused route may start before that is known.
+        patiently(async || keep::read_pauses(&self.keep, &self.paused).await).await.map(drop)?;
         Ok(())
     }
 
@@ -303,6 +309,7 @@ impl Shared {
             config,
             gate,
             routes: Arc::clone(&self.routes),
+            paused: Arc::clone(&self.paused),
             installation: self.installation.clone(),
             link: Arc::clone(&self.large),
             memory: self.memory.for_sink(),

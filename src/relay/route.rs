@@ -1,6 +1,7 @@
 //! Route: which of the config's routes a delivery belongs to. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
@@ -8,7 +9,34 @@ use sha2::{Digest, Sha256};
 use crate::config::{Route, SinkConfig};
 use crate::hex::hex;
 use crate::policy::Lane;
+use crate::store::inspect::pause::RouteName;
 use crate::store::routes::RouteRow;
+
+/// The routes that operators paused, as they were last read.
+#[derive(Debug, Default)]
+pub struct Paused(Mutex<BTreeSet<RouteName>>);
+
+impl Paused {
+    /// Takes the place of what was known; answers the routes that go on.
+    pub fn set(&self, routes: BTreeSet<RouteName>) -> Vec<RouteName> {
+        let mut paused = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let go_on = paused.difference(&routes).cloned().collect();
+        *paused = routes;
+        go_on
+    }
+
+    /// Whether a route is paused.
+    #[must_use]
+    pub fn has(&self, route: &Route) -> bool {
+        let paused = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // Nearly always nothing is, and this is asked for every attempt.
+        !paused.is_empty()
+            && route.sink.as_ref().is_some_and(|sink| {
+                let (pattern, target) = (route.pattern.to_string(), route.target.clone());
+                paused.contains(&RouteName { pattern, sink: sink.to_string(), target })
+            })
+    }
+}
 
 /// The config's routes, ready for look-up by delivery.
 #[derive(Debug)]
@@ -70,6 +98,8 @@ impl Routes {
         rows.sort_by(|a, b| {
             (&a.pattern, &a.sink, &a.target).cmp(&(&b.pattern, &b.sink, &b.target))
         });
+        // "Nowhere" may be said twice of a type; anything else the config refuses.
+        rows.dedup_by(|a, b| (&a.pattern, &a.sink, &a.target) == (&b.pattern, &b.sink, &b.target));
         rows
     }
 
@@ -121,6 +151,12 @@ mod tests {
         assert_eq!(found("office", "order.created").unwrap(), "order.created");
         assert_eq!(found("office", "order.paid"), None);
         assert!(routes.of("mail", "", "order.created").is_none());
+    }
+
+    #[test]
+    fn nowhere_said_twice_is_mirrored_once() {
+        let nowhere = || Route { sink: None, ..route("noise.*", "crm", "") };
+        assert_eq!(Routes::new(vec![nowhere(), nowhere()]).rows().len(), 1);
     }
 
     #[test]

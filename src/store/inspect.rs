@@ -2,6 +2,8 @@
 //! bounded and by index, so that looking costs the database next to nothing however much is open.
 
 pub mod act;
+pub mod page;
+pub mod pause;
 pub mod status;
 
 use jiff::Timestamp;
@@ -10,6 +12,7 @@ use tokio_postgres::types::Type;
 
 use super::error::StoreError;
 use super::link::Link;
+use crate::message::Message;
 use crate::policy::Lane;
 
 /// The lanes, for the fetch index must always be asked by lane.
@@ -35,6 +38,7 @@ const TABLE_RIGHTS: &[(&str, &[&str])] = &[
     ("action", &["SELECT", "INSERT"]),
     ("late", &["SELECT", "INSERT", "DELETE"]),
     ("alert", &["SELECT", "INSERT", "UPDATE", "DELETE"]),
+    ("paused_route", &["SELECT"]),
 ];
 /// Functions a relay calls.
 const FUNCTION_RIGHTS: &[&str] = &[
@@ -106,6 +110,12 @@ pub struct DeliveryRow {
     pub closed_at: Option<Timestamp>,
     /// Reason of an open delivery, receipt of a closed one.
     pub words: Option<String>,
+    /// Of a held one: until then the relay that fell silent may yet be sending it.
+    pub hold_until: Option<Timestamp>,
+    /// The same in seconds from now by the database's clock.
+    pub hold_for: Option<f64>,
+    /// Attempts in whose middle a relay ended without a word.
+    pub crashes: i16,
 }
 
 /// Something an operator did.
@@ -142,6 +152,10 @@ pub struct OpenRow {
     pub rev: i32,
     /// Why the last attempt did not deliver.
     pub reason: Option<String>,
+    /// Orders deliveries.
+    pub key: Option<String>,
+    /// Of a held one: until then the relay that fell silent may yet be sending it.
+    pub hold_until: Option<Timestamp>,
     /// The next attempt, if it waits for time.
     pub due_at: Option<Timestamp>,
     /// The same in seconds from now by the database's clock.
@@ -209,6 +223,23 @@ pub async fn message(link: &Link, message_id: i64) -> Result<Option<MessageRow>,
     }))
 }
 
+/// A message with all that its deliveries are made of; none if it is gone.
+///
+/// # Errors
+/// When the database cannot be asked.
+pub async fn whole_message(link: &Link, message_id: i64) -> Result<Option<Message>, StoreError> {
+    let params = [(&message_id as _, Type::INT8)];
+    let rows = link.rows("read a message", &link.queries().whole_message, &params).await?;
+    Ok(rows.first().map(|row| Message {
+        id: message_id,
+        message_type: row.get("type"),
+        payload: row.get("payload"),
+        key: row.get("key"),
+        headers: super::work::headers(row.get("headers")),
+        created_at: row.get("created_at"),
+    }))
+}
+
 /// All deliveries of a message, open and closed.
 ///
 /// # Errors
@@ -228,6 +259,9 @@ pub async fn deliveries(link: &Link, message_id: i64) -> Result<Vec<DeliveryRow>
         due_in: row.get("due_in"),
         closed_at: row.get("closed_at"),
         words: row.get("words"),
+        hold_until: row.get("hold_until"),
+        hold_for: row.get("hold_for"),
+        crashes: row.get::<_, Option<i16>>("crashes").unwrap_or(0),
     };
     Ok(rows.iter().map(delivery).collect())
 }
@@ -307,6 +341,8 @@ fn open(row: &Row) -> OpenRow {
         attempt: row.get("attempt"),
         rev: row.get("rev"),
         reason: row.get("reason"),
+        key: row.get("key"),
+        hold_until: row.get("hold_until"),
         due_at: row.get("due_at"),
         due_in: row.get("due_in"),
         message_type: row.get("type"),

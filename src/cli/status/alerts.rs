@@ -27,11 +27,14 @@ pub(super) fn line(status: &Status) -> String {
 pub(super) fn warnings(status: &Status) -> Vec<Warning> {
     let warning = |alert: &Alert| {
         let needs_operator = match alert.cause {
-            Cause::Late | Cause::Paused => true,
+            Cause::Late => true,
             Cause::Open => false,
-            Cause::Dead | Cause::Held | Cause::Orphaned | Cause::Unrouted | Cause::Unseen => {
-                return None;
-            }
+            Cause::Dead
+            | Cause::Held
+            | Cause::Orphaned
+            | Cause::Unrouted
+            | Cause::Unseen
+            | Cause::Paused => return None,
         };
         let reason = alert.reason.as_ref().map_or(String::new(), |reason| format!(": {reason}"));
         let words = format!("{}{reason}; {}", alert.words(), alert.remedy());

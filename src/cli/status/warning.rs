@@ -43,7 +43,7 @@ pub(super) fn warnings(status: &Status) -> Vec<Warning> {
         if !held.is_zero() {
             needed.push(format!(
                 "{name}: {held} held, in doubt whether they arrived; \
-                 look: outboxd list --sink {name} --state held"
+                 look: outboxd list --sink {name} --state held; then: outboxd resolve"
             ));
         }
     }
@@ -78,6 +78,44 @@ pub(super) fn warnings(status: &Status) -> Vec<Warning> {
     let warning = |needs_operator| move |words| Warning { words, needs_operator };
     let mut all: Vec<Warning> = needed.into_iter().map(warning(true)).collect();
     all.extend(route_warning(status).map(warning(false)));
+    all.extend(paused(status));
+    all
+}
+
+/// What is paused: an operator wanted it so, and it is worth a look; what paused by itself needs one.
+fn paused(status: &Status) -> Vec<Warning> {
+    let mut all = Vec::new();
+    let mut tell = |words, needs_operator| all.push(Warning { words, needs_operator });
+    match status.paused.paused_for.as_deref() {
+        _ if !status.paused.paused => {}
+        None | Some("operator") => {
+            tell("everything is paused; to go on: outboxd resume --all".to_owned(), false);
+        }
+        Some(why) => tell(
+            format!(
+                "paused because this is not the cluster that it was ({why}); if it is to deliver \
+                 from now on: outboxd resume --restored"
+            ),
+            true,
+        ),
+    }
+    for sink in status.sinks.iter().filter(|sink| sink.paused) {
+        let name = &sink.name;
+        tell(format!("{name}: paused; to go on: outboxd resume --sink {name}"), false);
+    }
+    for paused in &status.paused_routes {
+        let (route, actor, at) = (&paused.route, &paused.actor, paused.paused_at);
+        let slash = if route.target.is_empty() { "" } else { "/" };
+        let (pattern, way) = (&route.pattern, format!("{}{slash}{}", route.sink, route.target));
+        let at = at.strftime("%Y-%m-%d %H:%M:%SZ");
+        tell(
+            format!(
+                "route {pattern} to {way} was paused by {actor} at {at}; \
+                 to go on: outboxd resume --route {way} --type '{pattern}'"
+            ),
+            false,
+        );
+    }
     all
 }
 
@@ -111,6 +149,7 @@ fn shown(names: impl ExactSizeIterator<Item = String>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::inspect::pause::{PausedAll, PausedRoute, RouteName};
 
     fn sink(name: &str) -> SinkStatus {
         SinkStatus { name: name.to_owned(), ..SinkStatus::default() }
@@ -171,6 +210,33 @@ mod tests {
         let status =
             Status { sinks: vec![busy("a"), busy("b")], relays: vec![silent], ..Status::default() };
         assert_eq!(told(&status), [("no relay runs".to_owned(), true)]);
+    }
+
+    #[test]
+    fn what_is_paused_is_told_and_needs_somebody_where_nobody_wanted_it() {
+        let mut status = Status {
+            sinks: vec![SinkStatus { paused: true, ..sink("crm") }],
+            paused: PausedAll { paused: true, paused_for: Some("operator".to_owned()) },
+            paused_routes: vec![PausedRoute {
+                route: RouteName {
+                    pattern: "a.*".to_owned(),
+                    sink: "mail".to_owned(),
+                    target: "office".to_owned(),
+                },
+                actor: "ann@web".to_owned(),
+                paused_at: jiff::Timestamp::UNIX_EPOCH,
+            }],
+            ..Status::default()
+        };
+        let expected = [
+            "everything is paused",
+            "crm: paused",
+            "route a.* to mail/office was paused by ann@web at 1970-01-01 00:00:00Z",
+        ];
+        assert_eq!(told(&status), expected.map(|words| (words.to_owned(), false)));
+        status.paused.paused_for = Some("restored".to_owned());
+        assert!(warnings(&status)[0].needs_operator);
+        assert!(warnings(&status)[0].words.ends_with("outboxd resume --restored"));
     }
 
     #[test]

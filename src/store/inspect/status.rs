@@ -7,6 +7,7 @@ use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
 use super::lanes;
+use super::pause::{PausedAll, PausedRoute};
 use crate::alert::Alert;
 use crate::store::error::StoreError;
 use crate::store::flow::Flow;
@@ -41,6 +42,10 @@ pub struct Status {
     pub alerts: Vec<Alert>,
     /// The sinks that alerts are routed to; an empty name where they go nowhere on purpose.
     pub told: Vec<String>,
+    /// Whether everything is paused.
+    pub paused: PausedAll,
+    /// The routes that operators paused.
+    pub paused_routes: Vec<PausedRoute>,
 }
 
 /// One sink.
@@ -66,6 +71,12 @@ pub struct SinkStatus {
     pub held: Count,
     /// What its owner says it does; none if it said nothing for 90 s.
     pub flow: Option<Flow>,
+    /// Keys whose head cannot be delivered now, as far as its owner knows them.
+    pub parked: i32,
+    /// Seconds since its breaker opened, and why; none while it is closed.
+    pub open: Option<(i64, String)>,
+    /// Seconds until it takes anything again, and what it waits for.
+    pub waits: Option<(i64, String)>,
     /// Of a csv sink: the last file.
     pub export: Option<ExportStatus>,
 }
@@ -158,6 +169,8 @@ pub async fn status(link: &Link) -> Result<Status, StoreError> {
         routes_hash: routes.first().map(|row| row.get("hash")),
         alerts: watch::alerts(link).await?,
         told: watch::receivers(link).await?,
+        paused: super::pause::paused(link).await?,
+        paused_routes: super::pause::paused_routes(link).await?,
     })
 }
 
@@ -179,6 +192,10 @@ pub async fn sinks(link: &Link, names: &[String]) -> Result<Vec<SinkStatus>, Sto
 
 fn sink(row: &Row) -> SinkStatus {
     let count = |column| Count::new(row.get(column));
+    let told = |span, words| {
+        let words: Option<String> = row.get(words);
+        row.get::<_, Option<i64>>(span).map(|span| (span, words.unwrap_or_default()))
+    };
     SinkStatus {
         name: row.get("name"),
         kind: row.get("kind"),
@@ -195,6 +212,9 @@ fn sink(row: &Row) -> SinkStatus {
             failed_minute: row.get("failed_minute"),
             ..Flow::default()
         }),
+        parked: row.get::<_, Option<i32>>("parked").unwrap_or(0),
+        open: told("open_for", "open_reason"),
+        waits: told("waits", "waits_for"),
         export: row.get::<_, Option<String>>("period").map(|period| ExportStatus {
             period,
             part: row.get("part"),

@@ -1,0 +1,2 @@
+-- The database's clock, which decides what is due and when something was closed.
+SELECT clock_timestamp() AS now

@@ -1,0 +1,21 @@
+-- A page of what was put back while its route was paused falls due now. By the relay that put it back:
+-- it learns a moment later than "resume" that the route goes on, and may have put back more meanwhile.
+-- $1 sink, $2 target, $3 lanes, $4 limit
+WITH page AS MATERIALIZED (
+  SELECT w.message_id
+    FROM unnest($3::smallint[]) AS l (lane)
+   CROSS JOIN LATERAL (
+           SELECT d.message_id
+             FROM outbox.delivery d
+            WHERE d.sink = $1 AND d.lane = l.lane
+              AND d.due_at > statement_timestamp() AND d.due_at < 'infinity'
+              AND d.target = $2 AND d.reason = 'route paused'
+            ORDER BY d.due_at
+            LIMIT $4
+              FOR UPDATE SKIP LOCKED) w
+)
+UPDATE outbox.delivery d
+   SET due_at = clock_timestamp(), rev = d.rev + 1
+  FROM page p
+ WHERE d.message_id = p.message_id AND d.sink = $1 AND d.target = $2 AND d.state = 'pending'
+RETURNING d.message_id
