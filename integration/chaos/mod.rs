@@ -158,6 +158,6 @@ async fn all_faults_together() {
     mix.dedup();
     let seconds: Option<u64> = from_env("OUTBOXD_CHAOS_SECONDS");
     let seed = if seconds.is_some() { fastrand::u64(..1_000_000) } else { 3 };
-    let lasts = Some(Duration::from_secs(seconds.unwrap_or(4)));
+    let lasts = Some(Duration::from_secs(seconds.unwrap_or(2)));
     run(Course { mix, at_once: 1, lasts }, seed).await;
 }
