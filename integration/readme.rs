@@ -38,11 +38,14 @@ const COMMANDS: &[(&str, i32)] = &[
     ("outboxd resume --sink hooks", 0),
     ("outboxd retry --sink hooks --reason 'HTTP 503' --yes", 0),
     ("outboxd replay --sink hooks --since 2026-11-20T08:00:00Z --rate 100/min --dry-run", 0),
+    ("psql \"$DATABASE_URL\" -f sql/audit.sql", 0),
 ];
 /// Starts in the background and stays there.
 const RUN: &str = "outboxd run";
 /// What runs everything, this test included.
 const SCRIPTS: &[&str] = &["examples/demo.sh", "integration/run.sh"];
+/// Runs tests of ours, told by variables how many.
+const TESTS: &str = "cargo test --test integration -- --nocapture ";
 
 /// The fenced blocks of one language.
 fn blocks(language: &str) -> Vec<String> {
@@ -133,6 +136,21 @@ fn run(folder: &Path, database_url: &str, line: &str, code: i32) -> String {
     out.into_owned()
 }
 
+/// A test of the chaos suite, and a number it takes.
+fn assert_is_ours(variable: &str, test: &str) {
+    let source = include_str!("chaos/mod.rs");
+    let (name, count) = variable.trim().split_once('=').expect("a variable and its number");
+    assert!(count.parse::<u32>().is_ok(), "{variable}");
+    assert!(source.contains(&format!("from_env(\"{name}\")")), "nobody asks for {name}");
+    let test = test.strip_prefix("chaos::").expect("a test of the chaos suite");
+    assert!(source.contains(&format!("async fn {test}")), "there is no test {test}");
+}
+
+/// Whether the audit's answer has its checks and none that is violated.
+fn audited(said: &str) -> bool {
+    said.contains("message_on_record") && said.contains("| ok ") && !said.contains("VIOLATED")
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_command_in_readme_runs_in_the_order_it_stands_there() {
     let (database, peer) = (Database::fresh().await, HttpPeer::start().await);
@@ -140,6 +158,8 @@ async fn every_command_in_readme_runs_in_the_order_it_stands_there() {
     peer.always(Answer::status(410));
     let (folder, url) = (tempfile::tempdir().unwrap(), database.url());
     let folder = folder.path();
+    std::fs::create_dir(folder.join("sql")).unwrap();
+    std::fs::write(folder.join("sql/audit.sql"), include_str!("../sql/audit.sql")).unwrap();
     let client = database.connect().await;
     let dead = "SELECT count(*) FROM outbox.delivery WHERE state = 'dead'";
     let mut background = None;
@@ -147,6 +167,10 @@ async fn every_command_in_readme_runs_in_the_order_it_stands_there() {
     let lines = blocks("sh").concat();
     for line in lines.lines() {
         if SCRIPTS.contains(&line) {
+            continue;
+        }
+        if let Some((variable, test)) = line.split_once(TESTS) {
+            assert_is_ours(variable, test);
             continue;
         }
         if line == RUN {
@@ -159,7 +183,8 @@ async fn every_command_in_readme_runs_in_the_order_it_stands_there() {
         }
         let known = COMMANDS.iter().find(|(known, _)| *known == line);
         let &(_, code) = known.unwrap_or_else(|| panic!("README says {line:?}; nothing runs it"));
-        run(folder, &url, line, code);
+        let said = run(folder, &url, line, code);
+        assert!(!line.contains("audit") || audited(&said), "{said}");
         ran.push(line);
         if line == "outboxd init" {
             // As its reader would: the application listens somewhere else.

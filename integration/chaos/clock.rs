@@ -40,36 +40,63 @@ async fn send_due(client: &Client, later: &str) -> i64 {
     number(client, &sql).await
 }
 
+/// A database whose clock can be stepped, and how relays are started that go by it.
+struct Stepped {
+    database: Database,
+    client: Client,
+    peer: HttpPeer,
+    role: String,
+}
+
+impl Stepped {
+    async fn start() -> Stepped {
+        let database = Database::migrated().await;
+        let client = database.connect().await;
+        let peer = HttpPeer::start().await;
+        let role = format!("clock_{}", database.name());
+        let (stepped, name) = (STEPPED, database.name());
+        let setup = format!(
+            "{stepped}; CREATE ROLE {role} LOGIN IN ROLE outbox_relay;
+             ALTER ROLE {role} IN DATABASE {name} SET search_path = stepped, pg_catalog"
+        );
+        client.batch_execute(&setup).await.unwrap();
+        Stepped { database, client, peer, role }
+    }
+
+    fn relay(&self) -> Process {
+        let url = self.database.url().replace("user=postgres", &format!("user={}", self.role));
+        Process::start(&toml(&url, "lease = \"2s\"", &crm(&self.peer.url("/"), "")))
+    }
+
+    async fn end(self) {
+        let role = &self.role;
+        self.client
+            .batch_execute(&format!("DROP OWNED BY {role}; DROP ROLE {role}"))
+            .await
+            .unwrap();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_databases_clock_may_step_by_an_hour_and_alone_decides() {
-    let database = Database::migrated().await;
-    let client = database.connect().await;
-    let peer = HttpPeer::start().await;
-    let role = format!("clock_{}", database.name());
-    let (stepped, name) = (STEPPED, database.name());
-    let setup = format!(
-        "{stepped}; CREATE ROLE {role} LOGIN IN ROLE outbox_relay;
-         ALTER ROLE {role} IN DATABASE {name} SET search_path = stepped, pg_catalog"
-    );
-    client.batch_execute(&setup).await.unwrap();
-    let url = database.url().replace("user=postgres", &format!("user={role}"));
-    let config = toml(&url, "lease = \"2s\"", &crm(&peer.url("/"), ""));
-    let relays = [Process::start(&config), Process::start(&config)];
-    until_routed(&client).await;
+    let stepped = Stepped::start().await;
+    let (client, peer) = (&stepped.client, &stepped.peer);
+    let relays = [stepped.relay(), stepped.relay()];
+    until_routed(client).await;
     let entered = "SELECT count(*) FROM outbox.relay";
-    until_count(&client, "both are entered", entered, 2).await;
-    send_due(&client, "0").await;
-    until_closed(&client).await;
+    until_count(client, "both are entered", entered, 2).await;
+    send_due(client, "0").await;
+    until_closed(client).await;
 
     // Each step with a message that is due half an hour later by the clock before it.
     let (mut arrived, mut waiting) = (1, Vec::new());
     for (by, hours) in [("1 hour", 1), ("-1 hour", -1), ("0", 0)] {
-        waiting.push((send_due(&client, "30 minutes").await, hours));
+        waiting.push((send_due(client, "30 minutes").await, hours));
         let begun = Instant::now();
-        step(&client, by).await;
+        step(client, by).await;
         // A relay whose lease is over by that clock enters anew, and goes on.
-        let now = send_due(&client, "0").await;
-        until_arrived(&peer, now).await;
+        let now = send_due(client, "0").await;
+        until_arrived(peer, now).await;
         println!("stepped to {by}: {:?} until a new message arrived", begun.elapsed());
     }
     let ids = || message_ids(&peer.received());
@@ -77,20 +104,42 @@ async fn the_databases_clock_may_step_by_an_hour_and_alone_decides() {
     // third, due by one an hour behind, when the clock was there.
     let [(first, _), (second, _), (third, _)] = waiting[..] else { unreachable!() };
     for id in [first, third] {
-        until_arrived(&peer, id).await;
+        until_arrived(peer, id).await;
     }
     assert!(!ids().contains(&second), "due in an hour and a half");
     arrived += 3 + 2;
-    step(&client, "2 hours").await;
-    until_arrived(&peer, second).await;
+    step(client, "2 hours").await;
+    until_arrived(peer, second).await;
     arrived += 1;
-    until_closed(&client).await;
+    until_closed(client).await;
     for mut relay in relays {
         relay.signal("TERM");
         assert!(relay.ended().await.success());
     }
     assert_eq!(peer.requests(), arrived, "nothing twice, nothing early: {:?}", ids());
-    client.batch_execute(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await.unwrap();
+    stepped.end().await;
+}
+
+/// A relay that ended before the clock was set back beat last in the future.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_relay_does_not_live_until_a_clock_that_was_set_back_is_there_again() {
+    let stepped = Stepped::start().await;
+    let (client, peer) = (&stepped.client, &stepped.peer);
+    let first = stepped.relay();
+    until_routed(client).await;
+    let before = send_due(client, "0").await;
+    until_arrived(peer, before).await;
+    until_closed(client).await;
+    first.kill();
+    step(client, "-1 hour").await;
+    let mut second = stepped.relay();
+    let after = send_due(client, "0").await;
+    until_arrived(peer, after).await;
+    until_closed(client).await;
+    second.signal("TERM");
+    assert!(second.ended().await.success());
+    assert_eq!(peer.requests(), 2);
+    stepped.end().await;
 }
 
 async fn until_arrived(peer: &HttpPeer, id: i64) {

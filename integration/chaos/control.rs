@@ -10,7 +10,7 @@ use super::oracle::{Closed, Found, Verdict, judge};
 use super::plan::{Fault, Point};
 
 /// A run: messages 1 and 2 of a key, 3 without one, 4 rolled back, 5 whose end its producer does not
-/// know, 6 poisoned, 7 delayed. A kill at second 10, a drain at second 20, a suspended relay at 30.
+/// know, 6 poisoned, 7 delayed, 8 and 9 to arrive only once, of which 9 was held. A kill at second 10, a drain at second 20, a suspended relay at 30.
 struct Run {
     noted: Noted,
     struck: Vec<Struck>,
@@ -43,7 +43,9 @@ impl Run {
         run.says(6, "poison.gone", None, Fate::Committed);
         run.says(7, "tick", None, Fate::Committed);
         run.noted.said.get_mut(&7).unwrap().due_at = Some(at(5.0));
-        run.found.messages = [1, 2, 3, 5, 6, 7].into();
+        run.says(8, "once.made", None, Fate::Committed);
+        run.says(9, "once.made", None, Fate::Committed);
+        run.found.messages = [1, 2, 3, 5, 6, 7, 8, 9].into();
         run.found.rows = vec![2, 1];
         for sink in ["steady", "slow", "flaky"] {
             run.delivers(sink, 1, 9.0);
@@ -54,6 +56,14 @@ impl Run {
         }
         for (token, when) in [(3, 9.9), (5, 12.0), (7, 5.1)] {
             run.delivers("steady", token, when);
+        }
+        for sink in ["once", "letter"] {
+            run.arrives(sink, 8, 8.0, Answered::Later);
+            run.delivers(sink, 8, 9.0);
+            // Taken by a receiver that said nothing; an operator asked it.
+            run.arrives(sink, 9, 10.1, Answered::Nothing);
+            run.found.held.push((9, sink.to_owned()));
+            run.closes(sink, 9, "delivered", 50.0);
         }
         run.arrives("steady", 6, 9.0, Answered::Refused);
         run.found.open.push((6, "steady".to_owned(), "dead".to_owned()));
@@ -206,6 +216,30 @@ const CONTROLS: &[Control] = &[
     }),
     ("more attempts than arrivals", "I12 3", |run| run.recorded("steady", 3).attempts = 2),
     ("the same end twice", "I12 3", |run| run.closes("steady", 3, "delivered", 10.0)),
+    ("to a sink where once is the limit, again in a kill", "I4 8 came to once 3", |run| {
+        run.arrives("once", 8, 11.0, Answered::Accepted);
+        run.recorded("once", 8).at = at(11.1);
+    }),
+    ("a second mail though the first had no answer", "I4 9 came to letter 2", |run| {
+        run.arrives("letter", 9, 12.0, Answered::Accepted);
+    }),
+    ("a second request after an error", "I4 9 came to once 2", |run| {
+        run.arrival("once", 9).answered = Answered::Refused;
+        run.arrives("once", 9, 12.0, Answered::Later);
+    }),
+    ("again from a relay that was suspended", "I4 8 came to once 3", |run| {
+        run.arrives("once", 8, 31.0, Answered::Accepted);
+    }),
+    ("held in the end", "I1 9 once.made at once must be Once", |run| {
+        run.found.closed.retain(|row| (row.sink.as_str(), row.token) != ("once", 9));
+        run.found.open.push((9, "once".to_owned(), "held".to_owned()));
+    }),
+    ("called delivered, and never arrived", "I1 8 once.made at letter must be Once", |run| {
+        run.noted.arrived.retain(|a| (a.sink, a.token) != ("letter", 8));
+    }),
+    ("held without a doubt", "I4 18 were held at once, more than 17", |run| {
+        run.found.held.extend((100..117).map(|token| (token, "once".to_owned())));
+    }),
     ("a producer's error while only relays were hurt", "I11", |run| {
         let (from, until) = (at(10.0), at(10.1));
         run.noted.troubles.push(Trouble { from, until, error: "deadlock".to_owned() });

@@ -13,6 +13,9 @@ use crate::harness::proxy::Direction;
 
 /// How long a fault waits for the moment it is meant for, before it strikes all the same.
 const MOMENT: Duration = Duration::from_secs(2);
+/// How the statements read that record an end and an intent.
+const SETTLEMENT: &[u8] = b"DELETE FROM outbox.delivery d";
+const INTENT: &[u8] = b"SET state = 'sending'";
 
 /// A fault that was done.
 #[derive(Clone, Debug)]
@@ -42,7 +45,8 @@ pub async fn strike(stage: &Stage, strike: Strike) -> Struck {
         Fault::Drain => drain(stage, false).await,
         Fault::DrainTwice => drain(stage, true).await,
         Fault::EndSessions => end_sessions(stage, random).await,
-        Fault::LoseSettlement => lose_settlement(stage).await,
+        Fault::LoseSettlement => lose_reply(stage, "steady", SETTLEMENT).await,
+        Fault::LoseIntent => lose_reply(stage, "once", INTENT).await,
         Fault::LoseCommit => lose_commit(stage, random).await,
         Fault::StopDatabase => {
             tokio::task::block_in_place(|| stage.cluster.stop_immediate());
@@ -65,12 +69,18 @@ pub async fn strike(stage: &Stage, strike: Strike) -> Struck {
         Fault::Interleave => interleave(stage).await,
         Fault::BadReceiver => {
             stage.receivers.bad_receiver(true);
+            let once = &stage.receivers.once;
+            let before = once.requests();
             tokio::time::sleep(Duration::from_millis(random.u64(500..1_500))).await;
+            within(MOMENT, once.until(|peer| peer.requests() > before + 20)).await;
             stage.receivers.bad_receiver(false);
         }
         Fault::BadMailServer => {
             stage.receivers.bad_mail_server(true, random.u64(..));
+            let letter = &stage.receivers.letter;
+            let before = letter.accepted();
             tokio::time::sleep(Duration::from_millis(random.u64(500..1_500))).await;
+            within(MOMENT, letter.until(|peer| peer.accepted() > before + 10)).await;
             stage.receivers.bad_mail_server(false, 0);
         }
         Fault::Poison => poison(stage).await,
@@ -87,18 +97,20 @@ async fn within<T>(limit: Duration, moment: impl Future<Output = T>) -> bool {
 fn statement(point: Point) -> &'static [u8] {
     match point {
         Point::Fetching => b"FROM outbox.delivery w",
-        Point::Settling => b"DELETE FROM outbox.delivery d",
+        Point::Settling => SETTLEMENT,
+        Point::Intending => INTENT,
         Point::TakingOver => b"SET owner = $1",
         Point::Anywhere | Point::Sending | Point::Accepted => b"",
     }
 }
 
 async fn kill(stage: &Stage, point: Point, random: &mut fastrand::Rng) {
-    let victim = stage.owner_of("steady").await;
+    let sink = if point == Point::Intending { "once" } else { "steady" };
+    let victim = stage.owner_of(sink).await;
     let wire = &stage.slot(victim).wire;
     match point {
         Point::Anywhere => tokio::time::sleep(Duration::from_millis(random.u64(0..200))).await,
-        Point::Fetching | Point::Settling => {
+        Point::Fetching | Point::Settling | Point::Intending => {
             wire.hold_replies_after(statement(point));
             within(MOMENT, wire.snared()).await;
         }
@@ -172,10 +184,10 @@ async fn end_sessions(stage: &Stage, random: &mut fastrand::Rng) {
     }
 }
 
-async fn lose_settlement(stage: &Stage) {
-    let victim = stage.owner_of("steady").await;
+async fn lose_reply(stage: &Stage, sink: &str, statement: &'static [u8]) {
+    let victim = stage.owner_of(sink).await;
     let wire = &stage.slot(victim).wire;
-    wire.hold_replies_after(b"DELETE FROM outbox.delivery d");
+    wire.hold_replies_after(statement);
     within(MOMENT, wire.snared()).await;
     wire.cut().await;
     wire.resume();

@@ -48,6 +48,8 @@ pub enum Answered {
     Accepted,
     /// That it did not.
     Refused,
+    /// The same, in the words that allow to come again where a message may arrive only once.
+    Later,
     /// Nothing that says so: the sender must be in doubt.
     Nothing,
 }

@@ -9,6 +9,9 @@
 //! stands a table: fault, how often, what held, repeats, longest recovery. `OUTBOXD_CHAOS_SEED` alone
 //! gives the short runs another seed, `OUTBOXD_CHAOS_RELAYS` the number of relays (default 2).
 //!
+//! `OUTBOXD_CHAOS_KILLS=1000 cargo test --test integration -- --nocapture chaos::relays_that_are_killed`
+//! kills relays so often, a few a second, under load at sinks where a message may arrive only once.
+//!
 //! What it does not do: the relay's and the database's real clocks cannot be stepped without stepping
 //! the machine's; `clock.rs` steps the time the relay is told by the database instead. Standbys,
 //! poolers, full disks, torn files and version mixtures (8, 9, 11, 15, 16, 21, 23 of `postgres.md` C3)
@@ -18,6 +21,7 @@ mod clock;
 mod control;
 mod faults;
 mod journal;
+mod once;
 mod oracle;
 mod plan;
 mod producers;
@@ -30,7 +34,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 
 use faults::{Struck, strike};
-use oracle::{Found, judge, table};
+use oracle::{Found, Verdict, judge, table};
 use plan::{DATABASE, Fault, NEIGHBOURS, PROCESSES, Plan, Strike};
 use stage::Stage;
 
@@ -56,18 +60,29 @@ fn from_env<T: std::str::FromStr>(name: &str) -> Option<T> {
     Some(text.parse().unwrap_or_else(|_| panic!("{name}={text} is not a number")))
 }
 
-/// Strikes, lets everything heal, and judges.
+/// Strikes and judges.
 async fn run(course: Course, seed: u64) {
+    let (stage, seed) = begin(seed).await;
+    let struck = strike_all(&stage, course, seed).await;
+    end(stage, struck, seed).await;
+}
+
+/// The stage of a seed, unless another one is asked for.
+async fn begin(seed: u64) -> (Stage, u64) {
     let seed = from_env("OUTBOXD_CHAOS_SEED").unwrap_or(seed);
     println!("OUTBOXD_CHAOS_SEED={seed}");
     let relays = from_env("OUTBOXD_CHAOS_RELAYS").unwrap_or(2);
-    let stage = Stage::start(seed, relays).await;
-    let struck = strike_all(&stage, course, seed).await;
+    (Stage::start(seed, relays).await, seed)
+}
+
+/// Lets everything heal, and judges.
+async fn end(stage: Stage, struck: Vec<Struck>, seed: u64) -> Verdict {
     stage.calm().await;
     let drained = stage.until_drained(DRAIN_MAX).await;
+    let held = once::resolve(&stage, DRAIN_MAX).await;
     stage.end().await;
     let client = stage.client().await;
-    let found = Found::read(&client, stage.receivers.files()).await;
+    let found = Found::read(&client, stage.receivers.files(), held).await;
     let audit = violations(&client).await;
     let noted = stage.journal.noted();
     let verdict = judge(&noted, &struck, &found);
@@ -85,6 +100,7 @@ async fn run(course: Course, seed: u64) {
         verdict.broken.len()
     );
     assert!(audit.is_empty(), "OUTBOXD_CHAOS_SEED={seed}: {audit:?}");
+    verdict
 }
 
 /// The faults of a course, in the order in which they began.
@@ -124,12 +140,24 @@ async fn neighbours_that_misbehave_repeat_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn relays_that_are_killed_over_and_over_send_at_most_once() {
+    let kills = from_env("OUTBOXD_CHAOS_KILLS").unwrap_or(6);
+    let (stage, seed) = begin(5).await;
+    let struck = once::kills(&stage, kills, seed).await;
+    let Verdict { once, once_most, held, .. } = end(stage, struck, seed).await;
+    println!(
+        "at most once: {kills} kills, {once} deliveries, each {once_most} time at most; {held} held until an operator \
+         asked, all others delivered"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn all_faults_together() {
     let mut mix = [PROCESSES, DATABASE, NEIGHBOURS].concat();
     mix.sort_unstable();
     mix.dedup();
     let seconds: Option<u64> = from_env("OUTBOXD_CHAOS_SECONDS");
     let seed = if seconds.is_some() { fastrand::u64(..1_000_000) } else { 3 };
-    let lasts = Some(Duration::from_secs(seconds.unwrap_or(4)));
+    let lasts = Some(Duration::from_secs(seconds.unwrap_or(2)));
     run(Course { mix, at_once: 1, lasts }, seed).await;
 }

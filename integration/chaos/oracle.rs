@@ -13,7 +13,7 @@ use super::faults::Struck;
 use super::journal::{Answered, Arrival, Fate, Noted, Said, Token};
 use super::plan::Fault;
 use super::producers::LOOSE;
-use super::receivers::CONCURRENCY;
+use super::receivers::{CONCURRENCY, ONCE};
 
 /// How long after a fault of the database a producer may still feel it.
 const AFTER_PAINS: Duration = Duration::from_secs(2);
@@ -35,6 +35,8 @@ pub struct Found {
     pub open: Vec<(Token, String, String)>,
     /// The rows of all CSV files.
     pub rows: Vec<Token>,
+    /// What was held before an operator said what became of it: token, sink.
+    pub held: Vec<(Token, String)>,
 }
 
 /// A ledger row.
@@ -51,6 +53,8 @@ pub struct Closed {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum End {
     Delivered,
+    /// The same; what was held and had arrived counts as delivered, whatever was answered.
+    Once,
     Exported,
     Dead,
 }
@@ -65,6 +69,11 @@ pub struct Verdict {
     pub repeats: Vec<usize>,
     /// The same, explained by a sink that changed hands without a fault of ours: a starved machine.
     pub handed: usize,
+    /// Deliveries that may arrive only once, those of them that were held, and the most often that one
+    /// of them arrived.
+    pub once: usize,
+    pub held: usize,
+    pub once_most: usize,
     /// Arrivals after the record: two owners had the same row in hand.
     pub late: usize,
     /// For each fault the longest wait of a steady message that was committed from then to the next.
@@ -79,7 +88,7 @@ pub struct Verdict {
 
 impl Found {
     /// Reads the tables and the files.
-    pub async fn read(client: &Client, files: &Path) -> Found {
+    pub async fn read(client: &Client, files: &Path, held: Vec<(Token, String)>) -> Found {
         let token = "(m.payload ->> 'token')::bigint";
         let all = format!("SELECT {token} FROM outbox.message m");
         let messages = client.query(&all, &[]).await.expect("messages");
@@ -115,6 +124,7 @@ impl Found {
                 .collect(),
             open: open.iter().map(|row| (token(row), row.get(1), row.get(2))).collect(),
             rows,
+            held,
         }
     }
 }
@@ -128,6 +138,7 @@ fn ends(kind: &str) -> &'static [(&'static str, End)] {
             ("flaky", End::Delivered),
             ("orders", End::Exported),
         ],
+        "once" => &[("once", End::Once), ("letter", End::Once)],
         "poison" => &[("steady", End::Dead)],
         "away" => &[("away", End::Delivered)],
         "mail" if kind == "mail.poison" => &[("mail", End::Dead)],
@@ -171,6 +182,7 @@ pub fn judge(noted: &Noted, struck: &[Struck], found: &Found) -> Verdict {
     case.files_hold_each_row_once();
     case.nothing_is_a_phantom();
     case.repeats_are_alike_and_explained();
+    case.once_is_once();
     case.keys_are_in_order();
     case.attempts_reconcile();
     case.producers_feel_nothing();
@@ -220,6 +232,7 @@ impl<'a> Case<'a> {
                 let recorded = |outcome| closed.iter().any(|row| row.outcome == outcome);
                 let open = open.get(&(*sink, *token)).copied();
                 let good = match end {
+                    End::Once => !arrivals.is_empty() && recorded("delivered") && open.is_none(),
                     End::Delivered => taken && recorded("delivered") && open.is_none(),
                     End::Exported => recorded("exported") && open.is_none(),
                     End::Dead => !taken && open == Some("dead"),
@@ -298,7 +311,7 @@ impl<'a> Case<'a> {
                 if recorded.is_some_and(|recorded| arrival.at > recorded) {
                     self.late(arrival, "it was recorded");
                 }
-                if let Some(before) = taken {
+                if let Some(before) = taken.filter(|_| !ONCE.contains(&sink)) {
                     self.explain(before, arrival);
                 }
                 if arrival.answered == Answered::Accepted {
@@ -307,15 +320,51 @@ impl<'a> Case<'a> {
             }
             self.arrived.insert((sink, token), arrivals);
         }
-        let slots: usize = CONCURRENCY.iter().map(|(_, slots)| slots).sum();
+        let again = |sink: &str| !ONCE.contains(&sink);
+        let slots = CONCURRENCY.iter().filter(|(sink, _)| again(sink));
+        let slots: usize = slots.map(|(_, slots)| slots).sum();
         for (place, struck) in self.struck.iter().enumerate() {
             let from = struck.from - UNRECORDED_MAX;
-            let near = |a: &&Arrival| a.at >= from && a.at <= struck.until;
+            let near = |a: &&Arrival| again(a.sink) && a.at >= from && a.at <= struck.until;
             let bound = slots + self.noted.arrived.iter().filter(near).count();
             if self.verdict.repeats[place] > bound {
                 let (fault, repeats) = (struck.fault, self.verdict.repeats[place]);
                 self.broken(format!("I3 {fault:?} repeated {repeats}, more than {bound}"));
             }
+        }
+    }
+
+    /// I4: where a message may arrive only once, nothing comes again, whatever struck, but what the
+    /// receiver asked to come later; and no more is held than can have been in doubt.
+    fn once_is_once(&mut self) {
+        for sink in ONCE {
+            let all = self.arrived.iter().filter(|((name, _), _)| name == sink);
+            let (mut again, mut in_doubt) = (Vec::new(), 0);
+            for ((_, token), arrivals) in all {
+                let came = arrivals.iter().filter(|a| a.answered != Answered::Later).count();
+                self.verdict.once_most = self.verdict.once_most.max(came);
+                self.verdict.once += 1;
+                let unclear =
+                    |a: &&&Arrival| matches!(a.answered, Answered::Refused | Answered::Nothing);
+                in_doubt += arrivals.iter().filter(unclear).count();
+                let before_last = &arrivals[..arrivals.len() - 1];
+                if let Some(first) = before_last.iter().find(|a| a.answered != Answered::Later) {
+                    let (times, answered, at) = (arrivals.len(), first.answered, first.at);
+                    again.push(format!(
+                        "I4 {token} came to {sink} {times} times, first {answered:?} at {at}"
+                    ));
+                }
+            }
+            self.verdict.broken.append(&mut again);
+            let slots = CONCURRENCY.iter().find(|(name, _)| name == sink).map_or(0, |(_, n)| *n);
+            let taken = self.noted.taken.iter().filter(|(name, _)| name == sink).count();
+            // In flight, and as much again whose end was about to be written, at each hand-over.
+            let bound = 2 * slots * (taken + 1) + in_doubt;
+            let held = self.found.held.iter().filter(|(_, name)| name == sink).count();
+            if held > bound {
+                self.broken(format!("I4 {held} were held at {sink}, more than {bound}"));
+            }
+            self.verdict.held += held;
         }
     }
 
@@ -494,17 +543,17 @@ pub fn table(struck: &[Struck], verdict: &Verdict) -> String {
                 .iter()
                 .any(|s| format!("{:?}", s.fault) == name && s.fault.may_repeat()) =>
             {
-                "I1 I2 I3 I5 I8 I11"
+                "I1-I5 I8 I11"
             }
             _ => "the same, no repeat",
         };
         writeln!(text, "{number:>2}  {name:<20} {times:>5}  {held:<20} {repeats:>7}  {recovery:?}")
             .expect("writing to a string");
     }
-    let Verdict { messages, arrivals, late, handed, slowest_commit, .. } = verdict;
+    let Verdict { messages, arrivals, held, late, handed, slowest_commit, .. } = verdict;
     writeln!(
         text,
-        "{messages} messages, {arrivals} arrivals; {late} after the record, from a second owner; {handed} repeats \
+        "{messages} messages, {arrivals} arrivals; {held} held at most once; {late} after the record, from a second owner; {handed} repeats \
          at hand-overs without a fault; the slowest commit outside the database's faults {slowest_commit:?}"
     )
     .expect("writing to a string");

@@ -19,6 +19,8 @@ pub enum Fault {
     EndSessions,
     /// The reply to a settlement is lost: it is committed, and its writer does not know.
     LoseSettlement,
+    /// The reply to an intent is lost: it is committed, and its relay does not know and lives on.
+    LoseIntent,
     /// The reply to a producer's COMMIT is lost, or the COMMIT itself.
     LoseCommit,
     /// PostgreSQL stops at once and starts again, with crash recovery.
@@ -62,6 +64,8 @@ pub enum Point {
     Accepted,
     /// The settlement is at the database, its reply is not here.
     Settling,
+    /// The same of an intent: on record, and nothing sent.
+    Intending,
     /// Another one, in the middle of taking over from one that was killed.
     TakingOver,
 }
@@ -75,7 +79,7 @@ impl Fault {
             Fault::Suspend => 3,
             Fault::Drain | Fault::DrainTwice => 4,
             Fault::EndSessions => 5,
-            Fault::LoseSettlement | Fault::LoseCommit => 6,
+            Fault::LoseSettlement | Fault::LoseIntent | Fault::LoseCommit => 6,
             Fault::StopDatabase | Fault::KillBackend => 7,
             Fault::BlackHole => 10,
             Fault::HoldSnapshot | Fault::HoldPrepared => 12,
@@ -116,6 +120,7 @@ pub const PROCESSES: &[Fault] = &[
     Fault::Kill(Point::Sending),
     Fault::Kill(Point::Accepted),
     Fault::Kill(Point::Settling),
+    Fault::Kill(Point::Intending),
     Fault::Kill(Point::TakingOver),
     Fault::KillStorm,
     Fault::Suspend,
@@ -127,6 +132,7 @@ pub const PROCESSES: &[Fault] = &[
 pub const DATABASE: &[Fault] = &[
     Fault::EndSessions,
     Fault::LoseSettlement,
+    Fault::LoseIntent,
     Fault::LoseCommit,
     Fault::StopDatabase,
     Fault::KillBackend,

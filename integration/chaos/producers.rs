@@ -102,8 +102,8 @@ impl Producer {
     }
 
     /// One message every few milliseconds, each in a transaction of its own; what is measured is
-    /// measured on these.
-    pub async fn tick(self, every: Duration) {
+    /// measured on those of the type `tick`.
+    pub async fn tick(self, kind: &'static str, every: Duration) {
         let mut pace = tokio::time::interval(every);
         pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut client = None;
@@ -114,7 +114,7 @@ impl Producer {
             }
             let Some(connected) = &client else { continue };
             let (begun, at) = (Instant::now(), Timestamp::now());
-            if self.transaction(connected, vec![say("tick")], End::Commit).await {
+            if self.transaction(connected, vec![say(kind)], End::Commit).await {
                 self.journal.commit_took(at, begun.elapsed());
             } else {
                 client = None;
@@ -294,8 +294,8 @@ fn draw(random: &mut fastrand::Rng) -> (Vec<Step>, End) {
     let key = format!("k{}", random.u32(0..KEYS));
     let later = Duration::from_millis(random.u64(100..1_500));
     match random.u32(0..100) {
-        0..20 => (vec![order(), say("order.made")], End::Commit),
-        20..35 => (vec![order(), say("order.made")], End::RollBack),
+        0..20 => (vec![order(), say("order.made"), say("once.made")], End::Commit),
+        20..35 => (vec![order(), say("order.made"), say("once.made")], End::RollBack),
         35..60 => (vec![lock_key(&key), order(), say_keyed("order.paid", &key)], End::Commit),
         60..65 => {
             let two =
@@ -330,7 +330,8 @@ pub fn start(
     let producer =
         |config: Config| Producer { journal: journal.clone(), config, stop: stop.clone() };
     let mut tasks = tokio::task::JoinSet::new();
-    tasks.spawn(producer(steady).tick(Duration::from_millis(20)));
+    tasks.spawn(producer(steady.clone()).tick("tick", Duration::from_millis(20)));
+    tasks.spawn(producer(steady).tick("once.made", Duration::from_millis(40)));
     for number in 0..3 {
         tasks.spawn(producer(others.clone()).work(seed.wrapping_add(number)));
     }

@@ -13,11 +13,23 @@ use crate::harness::http::{Answer, HttpPeer, Received};
 use crate::harness::smtp::{Arrived, Say, SmtpPeer, Step};
 
 /// Attempts at the same time, by sink.
-pub const CONCURRENCY: &[(&str, usize)] =
-    &[("steady", 16), ("slow", 4), ("flaky", 8), ("mail", 4), ("away", 8)];
+pub const CONCURRENCY: &[(&str, usize)] = &[
+    ("steady", 16),
+    ("slow", 4),
+    ("flaky", 8),
+    ("mail", 4),
+    ("away", 8),
+    ("once", 8),
+    ("letter", 4),
+];
+
+/// The sinks where a message may arrive only once: a webhook and a mail server.
+pub const ONCE: &[&str] = &["once", "letter"];
 
 /// Tried again soon and for as long as a run may take.
 const RETRY: &str = "retry = { attempts = 101, first = \"100ms\", factor = 1.5, max = \"1s\" }";
+
+const AT_MOST_ONCE: &str = "guarantee = \"at-most-once\"";
 
 /// The receivers of a run.
 pub struct Receivers {
@@ -29,6 +41,9 @@ pub struct Receivers {
     pub flaky: HttpPeer,
     /// A mail server; misbehaves when told to.
     pub mail: SmtpPeer,
+    /// The same two, where a message may arrive only once.
+    pub once: HttpPeer,
+    pub letter: SmtpPeer,
     /// A port that nobody listens on, until the end.
     away: Mutex<Away>,
     bad: Bad,
@@ -53,13 +68,14 @@ impl Receivers {
     /// Starts them; the seed is for what the misbehaving ones draw.
     pub async fn start(journal: &Journal, seed: u64) -> Receivers {
         let bad = Bad::default();
-        let (steady, slow, flaky) =
-            (HttpPeer::start().await, HttpPeer::start().await, HttpPeer::start().await);
-        let mail = SmtpPeer::start().await;
-        for peer in [&steady, &slow, &flaky] {
+        let (steady, slow) = (HttpPeer::start().await, HttpPeer::start().await);
+        let (flaky, once) = (HttpPeer::start().await, HttpPeer::start().await);
+        let (mail, letter) = (SmtpPeer::start().await, SmtpPeer::start().await);
+        for peer in [&steady, &slow, &flaky, &once] {
             peer.count_only();
         }
         mail.count_only();
+        letter.count_only();
         let away = TcpSocket::new_v4().expect("a socket");
         away.bind("127.0.0.1:0".parse().expect("an address")).expect("bind to 127.0.0.1");
 
@@ -73,21 +89,30 @@ impl Receivers {
             let wait = Duration::from_millis(lock(&draw).u64(10..80));
             (Answered::Accepted, Answer::Delayed(wait, Box::new(Answer::status(200))))
         });
-        let (draw, is_bad) = (Arc::clone(&random), Arc::clone(&bad.receiver));
-        takes(&flaky, "flaky", journal, move |_| {
-            let percent = if is_bad.load(Ordering::SeqCst) { lock(&draw).u32(0..100) } else { 100 };
-            misbehave(percent)
-        });
-        let (noted, is_bad) = (journal.clone(), Arc::clone(&bad.mail_server));
-        mail.decide(move |mail| {
-            let bad = is_bad.load(Ordering::SeqCst);
-            let (answered, say) = judge_mail(if bad { lock(&random).u32(0..100) } else { 100 });
-            note_mail(&noted, mail, answered);
-            say
-        });
+        for (peer, sink) in [(&flaky, "flaky"), (&once, "once")] {
+            let (draw, is_bad) = (Arc::clone(&random), Arc::clone(&bad.receiver));
+            takes(peer, sink, journal, move |_| {
+                let bad = is_bad.load(Ordering::SeqCst);
+                let mut random = lock(&draw);
+                let (answered, answer) = misbehave(if bad { random.u32(0..100) } else { 100 });
+                // There is an end to be in doubt about when a relay is killed.
+                let wait = Duration::from_millis(random.u64(0..60));
+                (answered, Answer::Delayed(wait, Box::new(answer)))
+            });
+        }
+        for (peer, sink) in [(&mail, "mail"), (&letter, "letter")] {
+            let (draw, is_bad) = (Arc::clone(&random), Arc::clone(&bad.mail_server));
+            let noted = journal.clone();
+            peer.decide(move |mail| {
+                let bad = is_bad.load(Ordering::SeqCst);
+                let (answered, say) = judge_mail(if bad { lock(&draw).u32(0..100) } else { 100 });
+                note_mail(&noted, sink, mail, answered);
+                say
+            });
+        }
         let (files, journal) = (tempfile::tempdir().expect("a folder"), journal.clone());
         let away = Mutex::new(Away::Bound(away));
-        Receivers { steady, slow, flaky, mail, away, bad, files, journal }
+        Receivers { steady, slow, flaky, mail, once, letter, away, bad, files, journal }
     }
 
     /// Where the CSV files appear.
@@ -103,6 +128,13 @@ impl Receivers {
                 "[sinks.{name}]\nkind = \"webhook\"\nurl = \"{url}\"\nconcurrency = {slots}\n{RETRY}\n{more}\n"
             )
         };
+        let mail = |name: &str, peer: &SmtpPeer, more: &str| {
+            format!(
+                "[sinks.{name}]\nkind = \"smtp\"\nurl = \"smtp://{}\"\nfrom = \"shop@example.com\"\n\
+                 concurrency = 4\n{RETRY}\n{more}\n",
+                peer.address
+            )
+        };
         let away = match &*lock(&self.away) {
             Away::Bound(socket) => socket.local_addr().expect("a bound socket has an address"),
             Away::Back { .. } | Away::Moving => unreachable!("the config is written first"),
@@ -112,11 +144,9 @@ impl Receivers {
             webhook("slow", &self.slow.url("/"), "timeout = \"10s\""),
             webhook("flaky", &self.flaky.url("/"), "timeout = \"1500ms\""),
             webhook("away", &format!("http://{away}/"), ""),
-            format!(
-                "[sinks.mail]\nkind = \"smtp\"\nurl = \"smtp://{}\"\nfrom = \"shop@example.com\"\n\
-                 concurrency = 4\ntimeout = \"2s\"\n{RETRY}\n",
-                self.mail.address
-            ),
+            webhook("once", &self.once.url("/"), &format!("timeout = \"1500ms\"\n{AT_MOST_ONCE}")),
+            mail("mail", &self.mail, "timeout = \"2s\""),
+            mail("letter", &self.letter, &format!("timeout = \"1500ms\"\n{AT_MOST_ONCE}")),
             format!(
                 "[sinks.orders]\nkind = \"csv\"\npath = \"{}/orders-{{{{ period }}}}.csv\"\n\
                  every = \"1s\"\nmax_rows = 200\n\
@@ -128,6 +158,9 @@ impl Receivers {
              [[routes]]\ntype = \"more.*\"\nsink = \"steady\"\n\
              [[routes]]\ntype = \"poison.gone\"\nsink = \"steady\"\n\
              [[routes]]\ntype = \"away.*\"\nsink = \"away\"\n\
+             [[routes]]\ntype = \"once.*\"\nsink = \"once\"\n\
+             [[routes]]\ntype = \"once.*\"\nsink = \"letter\"\nto = \"a@example.org\"\n\
+             subject = \"{{ payload.token }}\"\ntext = \"{{ payload.text }}\"\n\
              [[routes]]\ntype = \"mail.*\"\nsink = \"mail\"\nto = \"a@example.org\"\n\
              subject = \"{{ payload.token }}\"\ntext = \"{{ payload.text }}\"\n"
                 .to_owned(),
@@ -151,13 +184,16 @@ impl Receivers {
             (Step::Data, Say::text("451 4.3.0 not now")),
             (Step::Data, Say::Cut),
         ];
-        for (step, _) in &steps {
-            self.mail.usual(*step);
-        }
-        if bad {
-            let times = 1 + fastrand::Rng::with_seed(seed).usize(..6);
-            for (step, say) in steps {
-                self.mail.script(step, std::iter::repeat_n(say, times));
+        let mut random = fastrand::Rng::with_seed(seed);
+        for peer in [&self.mail, &self.letter] {
+            for (step, _) in &steps {
+                peer.usual(*step);
+            }
+            if bad {
+                let times = 1 + random.usize(..6);
+                for (step, say) in &steps {
+                    peer.script(*step, std::iter::repeat_n(say.clone(), times));
+                }
             }
         }
     }
@@ -205,14 +241,14 @@ fn takes(
     });
 }
 
-fn note_mail(journal: &Journal, mail: &Arrived, answered: Answered) {
+fn note_mail(journal: &Journal, sink: &'static str, mail: &Arrived, answered: Answered) {
     let text = String::from_utf8_lossy(&mail.data);
     let header = |name: &str| {
         let found = text.lines().find_map(|line| line.strip_prefix(name));
         found.unwrap_or_default().trim().to_owned()
     };
     journal.arrived(Arrival {
-        sink: "mail",
+        sink,
         token: header("Subject:").parse().expect("the subject is the token"),
         at: Timestamp::now(),
         answered,
@@ -246,8 +282,8 @@ fn misbehave(percent: u32) -> (Answered, Answer) {
             (Answered::Nothing, Answer::Drip { bytes, every })
         }
         22..30 => (Answered::Refused, Answer::status(500)),
-        30..33 => (Answered::Refused, later(503)),
-        33..36 => (Answered::Refused, later(429)),
+        30..33 => (Answered::Later, later(503)),
+        33..36 => (Answered::Later, later(429)),
         _ => (Answered::Accepted, Answer::status(200)),
     }
 }
@@ -257,7 +293,7 @@ fn judge_mail(percent: u32) -> (Answered, Say) {
     match percent {
         0..10 => (Answered::Nothing, Say::Cut),
         10..15 => (Answered::Nothing, Say::Hang),
-        15..30 => (Answered::Refused, Say::text("451 4.3.0 not now")),
+        15..30 => (Answered::Later, Say::text("451 4.3.0 not now")),
         30..40 => {
             (Answered::Accepted, Say::ThenCut(Box::new(Say::text("250 2.0.0 Ok: queued as PEER"))))
         }

@@ -1,13 +1,11 @@
 //! Fault 24: rights that go away, rows that are hidden, a database that takes no writes. The relay must
 //! be loud, must not take an outbox it cannot see for an empty one, and must go on when it may again.
 
-use std::time::Duration;
-
 use tokio_postgres::Client;
 
 use crate::harness::eventually;
 use crate::harness::http::HttpPeer;
-use crate::harness::plane::{LONG, number, send, until_closed, until_routed};
+use crate::harness::plane::{LONG, number, send, until_closed, until_count, until_routed};
 use crate::harness::postgres::Database;
 use crate::harness::relay::{Process, crm, toml};
 
@@ -29,7 +27,7 @@ impl Clerk {
         let create = format!("CREATE ROLE {role} LOGIN IN ROLE outbox_relay");
         client.batch_execute(&create).await.unwrap();
         let url = database.url().replace("user=postgres", &format!("user={role}"));
-        let relay = Process::start(&toml(&url, "lease = \"2s\"", &crm(&peer.url("/"), "")));
+        let relay = Process::start(&toml(&url, "lease = \"1s\"", &crm(&peer.url("/"), "")));
         until_routed(&client).await;
         send(&client, "t", "{}").await;
         until_closed(&client).await;
@@ -101,7 +99,8 @@ async fn a_database_that_turns_read_only_is_told_and_waited_for() {
     clerk.ends_sessions().await;
     clerk.until_loud(0, "25006").await;
     send(&clerk.client, "t", "{}").await;
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    let living = "SELECT count(*) FROM outbox.relay WHERE heartbeat_at > clock_timestamp() - lease";
+    until_count(&clerk.client, "its lease is over", living, 0).await;
     clerk.does(&format!("ALTER ROLE {role} RESET default_transaction_read_only")).await;
     until_closed(&clerk.client).await;
     assert_eq!(clerk.peer.requests(), 2);
@@ -144,7 +143,7 @@ async fn a_relay_does_not_start_where_rows_are_hidden_from_it() {
     clerk.relay.ended().await;
     clerk.does("ALTER TABLE outbox.delivery ENABLE ROW LEVEL SECURITY").await;
     let url = clerk.database.url().replace("user=postgres", &format!("user={}", clerk.role));
-    let mut blind = Process::start(&toml(&url, "lease = \"2s\"", &crm(&clerk.peer.url("/"), "")));
+    let mut blind = Process::start(&toml(&url, "lease = \"1s\"", &crm(&clerk.peer.url("/"), "")));
     assert_eq!(blind.ended().await.code(), Some(1));
     assert!(blind.log().contains("row security hides rows of outbox.delivery "), "{}", blind.log());
     clerk.does("ALTER TABLE outbox.delivery DISABLE ROW LEVEL SECURITY").await;

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::journal::Journal;
 use super::producers::{self, Producer};
-use super::receivers::Receivers;
+use super::receivers::{ONCE, Receivers};
 use crate::harness::eventually;
 use crate::harness::plane::{LONG, number, until_routed};
 use crate::harness::postgres::Cluster;
@@ -206,15 +206,17 @@ impl Stage {
         client.batch_execute(again).await.expect("try again");
     }
 
-    /// Waits until everything is closed but what is dead, and says how long that took.
+    /// Waits until everything is closed but what is dead, and what is held where a message may arrive
+    /// only once; says how long that took.
     pub async fn until_drained(&self, limit: Duration) -> Duration {
         let begun = Instant::now();
         let client = self.client().await;
         let open = "SELECT count(*),
                            coalesce(string_agg(DISTINCT sink || ' ' || state || ' ' || coalesce(reason, ''), '; '), '')
-                      FROM outbox.delivery WHERE state <> 'dead'";
+                      FROM outbox.delivery
+                     WHERE NOT (state = 'dead' OR (state = 'held' AND sink = ANY ($1)))";
         eventually("the backlog is drained", limit, async || {
-            let row = client.query_one(open, &[]).await.map_err(|e| e.to_string())?;
+            let row = client.query_one(open, &[&ONCE]).await.map_err(|e| e.to_string())?;
             match row.get::<_, i64>(0) {
                 0 => Ok(()),
                 open => Err(format!("{open} open: {}", row.get::<_, String>(1))),
@@ -269,7 +271,8 @@ async fn watch_sinks(cluster: Arc<Cluster>, journal: Journal) {
         };
         for row in rows {
             let (sink, epoch): (String, i64) = (row.get(0), row.get(1));
-            if epochs.insert(sink.clone(), epoch).is_some_and(|before| before != epoch) {
+            let before = epochs.insert(sink.clone(), epoch).unwrap_or(epoch);
+            for _ in before..epoch {
                 journal.taken(&sink);
             }
         }

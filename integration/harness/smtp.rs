@@ -165,9 +165,10 @@ impl SmtpPeer {
         lock(&self.state.always).insert(step, answer);
     }
 
-    /// Back to accepting at this step.
+    /// Back to accepting at this step, whatever of its script is left.
     pub fn usual(&self, step: Step) {
         lock(&self.state.always).remove(&step);
+        lock(&self.state.script).remove(&step);
     }
 
     /// The usual answer to a mail, given by what is in it.

@@ -1,7 +1,8 @@
 -- The relays, the living first.
 SELECT r.id, r.host, r.pid, r.version, r.routes_hash, r.sinks, r.draining,
        extract(epoch FROM statement_timestamp() - r.heartbeat_at)::bigint AS heartbeat_age,
-       r.heartbeat_at > statement_timestamp() - r.lease AS alive
+       r.heartbeat_at > statement_timestamp() - r.lease
+         AND r.heartbeat_at < statement_timestamp() + r.lease AS alive
   FROM outbox.relay r
  ORDER BY alive DESC, r.started_at, r.id
  LIMIT 100

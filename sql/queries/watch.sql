@@ -6,7 +6,9 @@
 -- Two relays may do this at once: rows are entered in order, and both enter the same.
 -- $1 limit of each count, $2 the type of alerts
 WITH live AS MATERIALIZED (
-  SELECT r.sinks FROM outbox.relay r WHERE r.heartbeat_at > statement_timestamp() - r.lease
+  SELECT r.sinks FROM outbox.relay r
+   WHERE r.heartbeat_at > statement_timestamp() - r.lease
+     AND r.heartbeat_at < statement_timestamp() + r.lease
 ), sink AS MATERIALIZED (
   SELECT s.name FROM outbox.sink s UNION SELECT r.sink FROM outbox.route r WHERE r.sink <> ''
 ), timely AS (
