@@ -78,8 +78,11 @@ async fn begin(seed: u64) -> (Stage, u64) {
 /// Lets everything heal, and judges.
 async fn end(stage: Stage, struck: Vec<Struck>, seed: u64) -> Verdict {
     stage.calm().await;
-    let drained = stage.until_drained(DRAIN_MAX).await;
-    let held = once::resolve(&stage, DRAIN_MAX).await;
+    // What was in flight at a kill is tried a few at a time: the more kills, the longer.
+    let limit =
+        DRAIN_MAX + Duration::from_millis(500) * u32::try_from(struck.len()).unwrap_or(u32::MAX);
+    let drained = stage.until_drained(limit).await;
+    let held = once::resolve(&stage, limit).await;
     stage.end().await;
     let client = stage.client().await;
     let found = Found::read(&client, stage.receivers.files(), held).await;

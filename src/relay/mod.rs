@@ -27,6 +27,7 @@ mod restored;
 pub mod route;
 mod settle;
 mod share;
+mod turn;
 mod wake;
 pub mod watch;
 mod work;
@@ -38,7 +39,6 @@ use std::time::Duration;
 use backon::{ExponentialBuilder, Retryable};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -56,6 +56,7 @@ use lease::Lease;
 use own::{Owner, Taken};
 use restored::Guard;
 use route::{Paused, Routes};
+use turn::Turns;
 use wake::{Bells, Wake};
 use work::Worker;
 
@@ -187,8 +188,7 @@ struct Shared {
     bells: Bells,
     memory: Memory,
     hosts: Hosts,
-    /// One message at a time may be attempted of those in whose middle a relay ended.
-    suspect: Arc<Semaphore>,
+    turns: Turns,
     lease: Arc<Lease>,
     lease_time: Duration,
     /// One connection each for the lease, for chores, for fetches, and for settlements: a slow one
@@ -225,7 +225,7 @@ impl Shared {
             bells: Bells::start(Arc::clone(target), found.bell_class, now.clone()),
             memory: Memory::new(),
             hosts: Hosts::default(),
-            suspect: Arc::new(Semaphore::new(1)),
+            turns: Turns::new(),
             lease: Arc::default(),
             lease_time: config.relay.lease,
             own: link(),
@@ -318,7 +318,7 @@ impl Shared {
         });
         let (bells, doorbell) = (self.bells.clone(), self.doorbell);
         let (fetch, settle) = (Arc::clone(&self.fetch), Arc::clone(&self.settle));
-        let (suspect, lease) = (Arc::clone(&self.suspect), self.lease_time);
+        let (turns, lease) = (self.turns.clone(), self.lease_time);
         let give_up = self.now.clone();
         async move {
             let bell = if doorbell { Some(bells.take(taken.bell).await) } else { None };
@@ -331,7 +331,7 @@ impl Shared {
                 wake,
                 fetch,
                 settle,
-                suspect,
+                turns,
                 lease,
                 lanes,
                 horizon,

@@ -82,10 +82,10 @@ impl Ready {
         self.suspects.pop_front()
     }
 
-    /// Whether a suspect waits.
+    /// The next suspect.
     #[must_use]
-    pub fn has_suspect(&self) -> bool {
-        !self.suspects.is_empty()
+    pub fn suspect(&self) -> Option<&Fetched> {
+        self.suspects.front()
     }
 
     /// Takes out what was fetched before `then`; suspects stay, as their intent is refused if their

@@ -6,7 +6,7 @@ mod tell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
@@ -18,6 +18,7 @@ use super::hand::{Hand, Place};
 use super::minute::Minute;
 use super::ready::Ready;
 use super::settle::{Decided, Settler, Written, report};
+use super::turn::{Turn, Turns};
 use super::wake::Wake;
 use crate::delivery::Settlement;
 use crate::policy::Lane;
@@ -50,8 +51,8 @@ pub struct Worker {
     pub fetch: Arc<Link>,
     /// For settlements.
     pub settle: Arc<Link>,
-    /// Lets one suspect at a time be attempted, over all sinks of the relay.
-    pub suspect: Arc<Semaphore>,
+    /// Gives suspects their turns, over all sinks of the relay.
+    pub turns: Turns,
     /// The relay's lease.
     pub lease: Duration,
     /// The lanes that the config's routes to this sink use.
@@ -87,16 +88,15 @@ struct Flight {
     ready: Ready,
     /// Settlements handed to the settler and not known to be committed.
     unsettled: usize,
-    /// The suspect that is attempted. No other may be, in the whole relay, until its end is committed: a
-    /// crash in between would be laid to its charge.
-    suspect: Option<(Place, OwnedSemaphorePermit)>,
+    /// Of the suspects, which start one at a time.
+    turn: Turn,
     minute: Minute,
 }
 
 impl Flight {
     /// Lets the next suspect start, if this was the one.
     fn is_through(&mut self, place: &Place) {
-        self.suspect.take_if(|(suspect, _)| suspect == place);
+        self.turn.is_through(place);
     }
 }
 
@@ -161,6 +161,7 @@ impl Worker {
                 () = self.deliverer.cut.cancelled(), if !stopping => {}
                 () = tokio::time::sleep(FEW_SLOTS_PAUSE), if few => {}
                 () = opens, if opens_at.is_some() => {}
+                () = desk.flight.turn.given(), if desk.flight.turn.is_waiting() => {}
                 _ = flow.tick() => self.tick(&mut desk).await,
             }
         }

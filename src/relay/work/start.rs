@@ -25,9 +25,11 @@ impl Worker {
         flight.attempts.spawn(Arc::clone(&self.deliverer).attempt(row));
     }
 
-    /// Starts what is ready and needs no admission, as far as there are slots.
+    /// Starts what is ready and needs no admission, as far as there are slots; one is kept for a suspect
+    /// whose turn has come.
     pub(super) fn fill(&self, admission: &Admission, flight: &mut Flight) {
-        while flight.attempts.len() < self.slots() {
+        let kept = usize::from(flight.turn.is_given());
+        while flight.attempts.len() + kept < self.slots() {
             if !flight.ready.peek().is_some_and(|row| admission.is_free(row)) {
                 break;
             }
@@ -38,19 +40,23 @@ impl Worker {
 
     /// Starts what is ready, as far as there are slots; what needs it is admitted first.
     pub(super) async fn start(&mut self, desk: &mut Desk) {
+        if self.slots() == 0 {
+            desk.flight.turn.give_up();
+            return;
+        }
+        match desk.flight.ready.suspect() {
+            Some(next) => desk.flight.turn.ask(&self.turns, next),
+            None => desk.flight.turn.give_up(),
+        }
         self.fill(&desk.admission, &mut desk.flight);
         let free = self.slots().saturating_sub(desk.flight.attempts.len());
         if free == 0 || desk.flight.ready.is_empty() {
             return;
         }
         let mut rows = Vec::new();
-        if desk.flight.suspect.is_none()
-            && desk.flight.ready.has_suspect()
-            && let Ok(permit) = Arc::clone(&self.suspect).try_acquire_owned()
-            && let Some(row) = desk.flight.ready.pick_suspect()
-        {
-            desk.flight.suspect = Some(((row.message_id, row.target.clone()), permit));
-            rows.push(row);
+        let next = desk.flight.ready.suspect().map(|row| (row.message_id, row.target.clone()));
+        if next.is_some_and(|next| desk.flight.turn.take(next)) {
+            rows.extend(desk.flight.ready.pick_suspect());
         }
         while rows.len() < free {
             let Some(row) = desk.flight.ready.pick() else { break };
