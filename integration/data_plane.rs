@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use outboxd::config::Config;
-use outboxd::store::work::{OpenSettlement, OpenState, settle_open};
+use outboxd::policy::Order;
+use outboxd::store::work::{InHand, OpenSettlement, OpenState, fetch, settle_open};
 use outboxd::store::{Link, Target};
 
 use crate::harness::eventually;
@@ -67,6 +68,60 @@ async fn a_take_over_in_progress_keeps_a_former_owners_settlement_out() {
         number(&watcher, "SELECT count(*) FROM outbox.delivery WHERE state = 'dead'").await,
         0
     );
+}
+
+/// Guard: a settlement without an attempt, of a paused route for one, forgets no crash.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_put_back_before_its_intent_keeps_its_crashes() {
+    let database = Database::migrated().await;
+    let client = database.connect().await;
+    client
+        .batch_execute(
+            "INSERT INTO outbox.sink (name, kind, owner, epoch) VALUES ('crm', 'webhook', 'me', 1);
+             INSERT INTO outbox.delivery (message_id, sink, due_at, crashes) VALUES (1, 'crm', now(), 2)",
+        )
+        .await
+        .unwrap();
+    let released = [OpenSettlement {
+        message_id: 1,
+        target: String::new(),
+        rev: 0,
+        attempt: 0,
+        state: OpenState::Pending,
+        delay: Duration::ZERO,
+        reason: "route paused".to_owned(),
+        content_hash: None,
+    }];
+    let link = link(&config(&database.url(), ""));
+    assert_eq!(settle_open(&link, "crm", 1, &released).await.unwrap().len(), 1);
+    let crashes = "SELECT coalesce(max(crashes), 0)::bigint FROM outbox.delivery";
+    assert_eq!(number(&client, crashes).await, 2);
+}
+
+/// Guard: a fetch that brings nothing because of a pause has not seen everything up to its time: the
+/// floor must not rise over what waits.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fetch_while_paused_tells_nothing_of_what_waits() {
+    let database = Database::migrated().await;
+    let client = database.connect().await;
+    client
+        .batch_execute(
+            "INSERT INTO outbox.sink (name, kind) VALUES ('crm', 'webhook');
+             INSERT INTO outbox.delivery (message_id, sink, due_at) VALUES (1, 'crm', now())",
+        )
+        .await
+        .unwrap();
+    let (link, epoch) = (link(&config(&database.url(), "")), jiff::Timestamp::UNIX_EPOCH);
+    let in_hand = InHand::default();
+    let look = || fetch(&link, "crm", 0, epoch, 10, &in_hand, Order::Block);
+    assert!(look().await.unwrap().asked_at > epoch);
+    for pause in ["SELECT outbox.pause_sink('crm')", "SELECT outbox.pause_all()"] {
+        client.batch_execute(pause).await.unwrap();
+        let walk = look().await.unwrap();
+        assert!(walk.rows.is_empty());
+        assert_eq!(walk.asked_at, epoch, "{pause}");
+        client.batch_execute("SELECT outbox.pause_sink('crm', false)").await.unwrap();
+    }
 }
 
 /// Guard: the floor trails. With eight producers committing meanwhile, next to no row may have to

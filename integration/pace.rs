@@ -4,6 +4,9 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use outboxd::store::flow::{Span, reserve};
+use outboxd::store::{Link, Target};
+
 use crate::harness::eventually;
 use crate::harness::http::{Answer, HttpPeer};
 use crate::harness::plane::{LONG, message_ids, number, until_closed, until_count, until_routed};
@@ -200,4 +203,73 @@ async fn a_paused_route_waits_and_the_others_of_its_sink_go_on() {
     until_closed(&client).await;
     relay.stop().await;
     assert_eq!(peer.requests(), 102);
+}
+
+/// Guard: what was used by a clock that was ahead and was set back counts for one period at most, and
+/// not until that time comes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_was_ahead_uses_up_no_limit_for_long() {
+    let database = Database::migrated().await;
+    let client = database.connect().await;
+    client
+        .batch_execute(
+            "INSERT INTO outbox.sink (name, kind, owner, epoch) VALUES ('crm', 'webhook', 'me', 1);
+             INSERT INTO outbox.spent (sink, span, bucket, used)
+             SELECT 'crm', s, date_trunc('day', now(), 'UTC') + interval '300 days', 1000
+               FROM unnest('{rate,day}'::text[]) s",
+        )
+        .await
+        .unwrap();
+    let link = Link::new(Target::new(&config(&database.url(), "").database));
+    for span in [Span::Rate(Duration::from_secs(60)), Span::Day] {
+        let reserved = reserve(&link, "crm", 1, span, 20, 5).await.unwrap().unwrap();
+        assert_eq!(reserved.count, 5, "{span:?}");
+    }
+    // A step of less than a period: then no span holds more than the limit.
+    client
+        .batch_execute("UPDATE outbox.spent SET bucket = now() + interval '30 s' WHERE used = 1000")
+        .await
+        .unwrap();
+    let span = Span::Rate(Duration::from_secs(60));
+    let reserved = reserve(&link, "crm", 1, span, 20, 5).await.unwrap().unwrap();
+    assert_eq!(reserved.count, 0);
+    assert!(reserved.wait <= Duration::from_secs(2 * 61), "{:?}", reserved.wait);
+}
+
+/// Guard: a route that goes on lets go its own rows, not those of a route beside it that stays paused:
+/// those would be put back, and let go, and put back again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_route_that_goes_on_moves_nothing_of_one_that_stays_paused() {
+    let database = Database::migrated().await;
+    let client = database.connect().await;
+    let peer = HttpPeer::start().await;
+    let rest = crm(&peer.url("/"), "").replace("type = \"*\"", "type = \"news\"")
+        + "[[routes]]\ntype = \"order.*\"\nsink = \"crm\"\n";
+    let relay = Relay::start(config(&database.url(), &rest));
+    until_routed(&client).await;
+    client
+        .batch_execute(
+            "SELECT outbox.pause_route('news', 'crm'), outbox.pause_route('order.*', 'crm')",
+        )
+        .await
+        .unwrap();
+    relay.stop().await;
+    client
+        .batch_execute(
+            "INSERT INTO outbox.message (type, payload) SELECT t, '{}'
+               FROM unnest('{news,order.paid}'::text[]) t, generate_series(1, 20)",
+        )
+        .await
+        .unwrap();
+    let relay = Relay::start(config(&database.url(), &rest));
+    let waiting = "SELECT count(*) FROM outbox.delivery WHERE reason = 'route paused'";
+    until_count(&client, "both are out of the way", waiting, 40).await;
+    client
+        .batch_execute("SELECT outbox.pause_route('order.*', 'crm', paused => false)")
+        .await
+        .unwrap();
+    until_count(&client, "one goes on", "SELECT count(*) FROM outbox.delivery", 20).await;
+    let touched = "SELECT max(rev)::bigint FROM outbox.delivery";
+    assert_eq!(number(&client, touched).await, 1, "the other's are put back once");
+    relay.stop().await;
 }

@@ -6,7 +6,8 @@
 -- the key index is asked row by row whether a keyed row is the head.
 -- In no order of its own: a sort would hold up the plan for payloads that the caller can put in order.
 -- Brings nothing while the sink or the installation is paused. Answers one row at least: asked_at is
--- the database's time, up to which the walk has seen everything if it found less than the limit.
+-- the database's time, up to which the walk has seen everything if it found less than the limit; while
+-- paused it has seen nothing.
 -- $1 sink, $2 lane, $3 floor, $4 limit, $5 and $6 rows in hand (message ids, targets),
 -- $7 and $8 keys in hand (targets, keys), $9 the head of each of those keys, $10 whether these are
 -- not all, $11 whether dead and held heads are skipped
@@ -18,7 +19,9 @@ SELECT d.message_id, d.target, d.lane, d.key, d.attempt, d.rev, d.round,
        CASE WHEN d.key IS NULL AND pg_column_size(m.payload) <= 8192
                  AND pg_column_compression(m.payload) IS NULL
             THEN m.payload::text END AS payload,
-       statement_timestamp() AS asked_at
+       CASE WHEN EXISTS (SELECT FROM outbox.sink p WHERE p.name = $1 AND p.paused)
+                 OR EXISTS (SELECT FROM outbox.installation i WHERE i.one AND i.paused)
+            THEN timestamptz '1970-01-01 00:00:00+00' ELSE statement_timestamp() END AS asked_at
   FROM (VALUES (true)) AS always (one)
   LEFT JOIN (SELECT w.message_id, w.target, w.lane, w.key, w.attempt, w.rev, w.round, w.crashes,
                     w.content_hash, w.due_at

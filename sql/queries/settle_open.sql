@@ -1,5 +1,6 @@
 -- Records attempts that did not close their delivery: pending again later, dead, or held. The relay is
--- alive and says so, so the attempt was no crash; one that was not made forgets none either.
+-- alive and says so, so the attempt was no crash; one that was not made forgets none either
+-- (after a crash none begins without its intent).
 -- The fence is a lock, not a read: a take-over in progress makes this fail, and when it is repeated
 -- the epoch no longer fits, so a former owner changes nothing. It does not wait, because other sinks
 -- would wait behind it on the same connection. Addressed by the rev that was fetched,
@@ -14,7 +15,8 @@ UPDATE outbox.delivery d
        due_at = CASE WHEN s.state = 'pending'
                      THEN clock_timestamp() + s.delay * interval '1 ms' ELSE 'infinity' END,
        attempt = s.attempt, rev = d.rev + 1, reason = s.reason, epoch = NULL,
-       repeatable = NULL, crashes = CASE WHEN d.state = 'sending' AND s.attempt < d.attempt THEN d.crashes END,
+       repeatable = NULL,
+       crashes = CASE WHEN d.state <> 'sending' OR s.attempt < d.attempt THEN d.crashes END,
        content_hash = coalesce(s.content_hash, d.content_hash)
   FROM unnest($3::bigint[], $4::text[], $5::integer[], $6::integer[], $7::text[], $8::bigint[],
               $9::text[], $10::bytea[])

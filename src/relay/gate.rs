@@ -135,6 +135,8 @@ impl Gate {
                 false
             }
             Outcome::InDoubt { reason } => {
+                // Something went out: its host is there.
+                self.host().pass(now);
                 self.own().breaker.trouble(message_id, begun, now, reason)
             }
             Outcome::Transient { cause, reason, wait } => match cause {
@@ -224,6 +226,19 @@ mod tests {
         }
         assert_eq!((one.limit(now), two.limit(now)), (0, usize::MAX));
         assert_eq!(one.opened().unwrap().reason, "no");
+    }
+
+    #[test]
+    fn a_probe_that_ends_in_doubt_does_not_leave_its_host_shut_for_ever() {
+        let gate = Gate::new(Hosts::default().of("a:1"));
+        let now = Instant::now();
+        for id in [1, 2] {
+            gate.learn(id, &transient(Cause::Unreachable, None), now, now);
+        }
+        let later = now + Duration::from_secs(2);
+        gate.begin(later);
+        gate.learn(1, &Outcome::InDoubt { reason: "timed out".to_owned() }, later, later);
+        assert_eq!(gate.limit(later), 2, "it was reached, so nobody else can be waited for");
     }
 
     #[test]

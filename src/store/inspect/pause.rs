@@ -72,6 +72,7 @@ pub async fn release_paused(link: &Link, route: &RouteName, limit: i64) -> Resul
         (&route.target as _, Type::TEXT),
         (&lanes as _, Type::INT2_ARRAY),
         (&limit as _, Type::INT8),
+        (&route.pattern as _, Type::TEXT),
     ];
     let doing = "let a route's deliveries go on";
     let rows = link.rows_by_index(doing, &link.queries().release_paused, &params).await?;
