@@ -1,5 +1,6 @@
 -- A page of what was put back while its route was paused falls due now. By the relay that put it back:
 -- it learns a moment later than "resume" that the route goes on, and may have put back more meanwhile.
+-- It rests an hour, so nothing later is looked at.
 -- Only what goes by this route: of another one that stays paused it would be put back again at once.
 -- $1 sink, $2 target, $3 lanes, $4 limit, $5 pattern
 WITH page AS MATERIALIZED (
@@ -9,7 +10,8 @@ WITH page AS MATERIALIZED (
            SELECT d.message_id
              FROM outbox.delivery d
             WHERE d.sink = $1 AND d.lane = l.lane
-              AND d.due_at > statement_timestamp() AND d.due_at < 'infinity'
+              AND d.due_at > statement_timestamp()
+              AND d.due_at <= statement_timestamp() + interval '61 min'
               AND d.target = $2 AND d.reason = 'route paused'
               AND coalesce(
                     (SELECT r.pattern
