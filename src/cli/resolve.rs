@@ -9,6 +9,7 @@ use crate::config::Config;
 use crate::store::inspect::act::Act;
 
 const EXAMPLES: &str = "\
+Examples:
   outboxd resolve 42/mail --delivered             it arrived: recorded, not sent again
   outboxd resolve 42/mail --not-delivered         it did not: sent again, made anew
   outboxd resolve --sink mail --older-than 1d --delivered      asks first
@@ -19,15 +20,15 @@ outboxd preview MESSAGE/SINK. While a relay that fell silent may yet be sending 
 --not-delivered is refused.";
 
 #[derive(Args)]
-#[command(after_help = EXAMPLES)]
+#[command(after_help = EXAMPLES, group = clap::ArgGroup::new("what").required(true))]
 pub(super) struct Resolve {
     #[command(flatten)]
     chosen: Chosen,
     /// They arrived
-    #[arg(long, required_unless_present = "not_delivered", conflicts_with = "not_delivered")]
+    #[arg(long, group = "what")]
     delivered: bool,
     /// They did not arrive: send them again
-    #[arg(long)]
+    #[arg(long, group = "what")]
     not_delivered: bool,
 }
 
