@@ -464,7 +464,12 @@ async fn a_sink_a_route_or_all_is_paused_and_goes_on() {
     let all = "SELECT concat_ws(' ', paused, paused_for) FROM outbox.installation";
     assert_eq!(shop.psql(all), "t operator");
     assert_eq!(shop.json(&["status", "--json"])["paused"], json!(true));
-    assert_eq!(shop.ok(&["resume", "--all"]), "everything goes on\n");
+    // What has a pause of its own waits on, and is named.
+    shop.ok(&["pause", "--sink", "crm"]);
+    let said = shop.run(&["resume", "--all"]);
+    assert_eq!((said.code, said.out.as_str()), (0, "everything goes on\n"));
+    assert!(said.err.contains("still: sink crm;"), "{said:?}");
+    shop.ok(&["resume", "--sink", "crm"]);
     assert_eq!(shop.psql(all), "f");
     // What paused because it was restored does not go on by the way.
     shop.psql("UPDATE outbox.installation SET paused = true, paused_for = 'restored'");

@@ -8,27 +8,30 @@ use super::bulk::looked;
 use super::filter::{Filter, Walk, Which, no_such_sink};
 use super::resume_restored::resume_restored;
 use super::words::{self, DeliveryName};
-use super::{Answer, Failure, Verdict, connect, same_installation, say, say_json};
+use super::{Answer, Failure, Verdict, connect, same_installation, say, say_aside, say_json};
 use crate::config::Config;
 use crate::pattern::TypePattern;
-use crate::store::Link;
 use crate::store::inspect::act::{Looked, release_page};
 use crate::store::inspect::known_sinks;
 use crate::store::inspect::pause::{
     RouteName, pause_all, pause_route, pause_sink, paused, paused_routes, routes_in_force,
 };
+use crate::store::inspect::status::status;
+use crate::store::{Link, StoreError};
 
 const PAUSE_EXAMPLES: &str = "\
+Examples:
   outboxd pause --sink crm                        nothing more starts through this sink
-  outboxd pause --route mail --type newsletter.*  only what this route takes
+  outboxd pause --route mail --type 'newsletter.*'  only what this route takes
   outboxd pause --route mail/office               the route of that name
   outboxd pause --all                             nothing more starts at all
 
 What is in flight is not recalled. Messages are taken meanwhile, and wait.";
 
 const RESUME_EXAMPLES: &str = "\
+Examples:
   outboxd resume --sink crm
-  outboxd resume --route mail --type newsletter.*
+  outboxd resume --route mail --type 'newsletter.*'
   outboxd resume --all
   outboxd resume --restored                       after a restore; asks first
   outboxd resume --restored --ids-above 4711      the receivers have seen no id above 4711";
@@ -122,6 +125,9 @@ impl Resume {
             let due = (released > 0)
                 .then(|| format!("; due now: {} that waited for it", words::deliveries(released)));
             say(&format!("{name} goes on{}", due.unwrap_or_default()));
+        }
+        if self.what.all {
+            still_paused(&link).await?;
         }
         Ok(Verdict::Ok)
     }
@@ -219,6 +225,21 @@ async fn not_restored(link: &Link) -> Result<(), Failure> {
         ))),
         _ => Ok(()),
     }
+}
+
+/// Names what waits on although not everything is paused any more: sinks and routes have pauses of
+/// their own.
+async fn still_paused(link: &Link) -> Result<(), StoreError> {
+    let status = status(link).await?;
+    let sinks = status.sinks.iter().filter(|sink| sink.paused);
+    let sinks = sinks.map(|sink| format!("sink {}", sink.name));
+    let routes = status.paused_routes.iter().map(|paused| in_words(&paused.route));
+    let paused: Vec<String> = sinks.chain(routes).collect();
+    if !paused.is_empty() {
+        let which = paused.join(", ");
+        say_aside(&format!("paused by themselves, and still: {which}; see: outboxd status"));
+    }
+    Ok(())
 }
 
 /// Lets fall due what was put back while a route was paused. What belongs to another paused route of the
