@@ -226,8 +226,14 @@ pub(super) async fn unchanged(
         return Ok(no_such_delivery(name));
     }
     let acted = actions(link, id).await?;
+    // Of one that was replayed, what became of it last.
+    let is_last = |row: &DeliveryRow| {
+        rows.iter()
+            .all(|r| (&r.sink, &r.target) != (&row.sink, &row.target) || r.round <= row.round)
+    };
     let states: Vec<String> = rows
         .iter()
+        .filter(|row| is_last(row))
         .map(|row| {
             let due = row.due_at.map(|_| format!(", due {}", words::due(row.due_in)));
             let named = delivery_name(id, &row.sink, &row.target);
