@@ -13,6 +13,7 @@ use crate::store::inspect::status::status;
 use crate::store::routes::{Mirrored, mirror, route_existing, unseen};
 
 const EXAMPLES: &str = "\
+Examples:
   outboxd route apply          put this config's routes in force, also if others took their place
   outboxd route unseen         route messages that were written past the trigger";
 
@@ -90,6 +91,8 @@ impl Route {
             say_json(&json!({ "looked_at": looked_at, "routed": routed }));
         } else if looked_at == 0 {
             say("no unseen message: nothing to do");
+        } else if usize::try_from(routed) == Ok(looked_at) {
+            say(&format!("{} routed", count(looked_at, "unseen message")));
         } else {
             say(&format!(
                 "looked at {}: {routed} routed; for others no route was found, or they were seen \
