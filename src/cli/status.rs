@@ -15,6 +15,7 @@ use crate::config::Config;
 use crate::store::inspect::status::{Count, RelayStatus, SinkStatus, Status, status};
 
 const EXAMPLES: &str = "\
+Examples:
   outboxd status               exit code 1 if something needs you
   outboxd status --json        the same for a program
   watch -n 1 outboxd status
@@ -143,8 +144,9 @@ fn flow_lines(status: &Status) -> String {
         }
         if sink.parked > 0 {
             let (parked, look) = (sink.parked, "outboxd list --state parked --sink");
+            let keys = if parked == 1 { "key" } else { "keys" };
             let _ =
-                writeln!(out, "{name}: {parked} keys parked behind a head; look: {look} {name}");
+                writeln!(out, "{name}: {parked} {keys} parked behind a head; look: {look} {name}");
         }
     }
     out
