@@ -19,6 +19,7 @@ use crate::store::routes::{Standing, standing};
 use crate::store::{Link, migrate, own};
 
 const EXAMPLES: &str = "\
+Examples:
   outboxd check                a line for each thing: ok, or FAIL and what to do
   outboxd check --json
   outboxd --config staging.toml check";

@@ -9,6 +9,7 @@ use crate::config::Config;
 use crate::store::inspect::act::Act;
 
 const EXAMPLES: &str = "\
+Examples:
   outboxd discard 42                              every open delivery of message 42
   outboxd discard 42/crm                          the one through the sink crm
   outboxd discard --state dead --sink crm --reason 'HTTP 410'      asks first

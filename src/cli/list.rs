@@ -14,6 +14,7 @@ use crate::store::inspect::page::{ParkedRow, of_key, parked};
 use crate::store::inspect::{OpenRow, known_sinks, list_pending, list_stuck};
 
 const EXAMPLES: &str = "\
+Examples:
   outboxd list                                 what needs you, then the oldest due
   outboxd list --state dead                    what was given up, the newest first
   outboxd list --state dead --sink crm --reason 'HTTP 410' --limit 500

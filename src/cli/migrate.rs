@@ -9,6 +9,7 @@ use crate::store::migrate::{SchemaState, migrate_warned, print, state};
 use crate::store::{Link, Target, own};
 
 const EXAMPLES: &str = "\
+Examples:
   outboxd migrate              make the schema or bring it up to date, in one transaction
   outboxd migrate --check      change nothing; exit code 1 if something is wanting
   outboxd migrate --print      the SQL, for your own migration tool or: … | psql --single-transaction";

@@ -255,4 +255,18 @@ mod tests {
         use clap::CommandFactory as _;
         Arguments::command().debug_assert();
     }
+
+    /// A line that ends in a backslash swallows the indent of the next one.
+    #[test]
+    fn examples_stand_below_a_heading_and_are_all_indented() {
+        use clap::CommandFactory as _;
+        let mut seen = 0;
+        for command in Arguments::command().get_subcommands() {
+            let Some(help) = command.get_after_help() else { continue };
+            let help = help.to_string();
+            assert!(help.starts_with("Examples:\n  outboxd "), "{}: {help}", command.get_name());
+            seen += 1;
+        }
+        assert!(seen > 9, "{seen}");
+    }
 }

@@ -18,6 +18,7 @@ use crate::sink::{Prepared, Sink, csv};
 use crate::store::inspect::{deliveries, whole_message};
 
 const EXAMPLES: &str = "\
+Examples:
   outboxd preview 42                              each mail, request and line of message 42
   outboxd preview 42/mail > order.eml             the one through the sink mail
   outboxd preview 42/mail --json

@@ -20,6 +20,7 @@ use crate::store::inspect::status::Count;
 use crate::store::{Link, StoreError};
 
 const EXAMPLES: &str = "\
+Examples:
   outboxd replay 42/crm                           one delivery, now
   outboxd replay --sink crm --since 2026-11-20T08:00:00Z --dry-run
   outboxd replay --sink crm --since 2026-11-20T08:00:00Z --until 2026-11-20T12:00:00Z --rate 100/min

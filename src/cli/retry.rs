@@ -9,6 +9,7 @@ use crate::config::Config;
 use crate::store::inspect::act::Act;
 
 const EXAMPLES: &str = "\
+Examples:
   outboxd retry 42                                every dead delivery of message 42
   outboxd retry 42/crm                            the one through the sink crm
   outboxd retry --sink crm                        every dead delivery of a sink; asks first

@@ -16,6 +16,7 @@ use crate::store::inspect::{DeliveryRow, deliveries};
 use crate::store::{Link, StoreError};
 
 const EXAMPLES: &str = "\
+Examples:
   outboxd send order.created '{\"order_id\": 42}'
   outboxd send order.created '{\"order_id\": 42}' --wait       until it is delivered, at most 30 s
   outboxd send reminder.due - --in 2h < reminder.json        not before two hours from now

@@ -15,6 +15,7 @@ use crate::store::inspect::{
 use crate::store::work::payload as find_payload;
 
 const EXAMPLES: &str = "\
+Examples:
   outboxd show 42              the message and all its deliveries
   outboxd show 42/mail         only those through the sink mail
   outboxd show 42 --payload    with what the application said";
