@@ -256,6 +256,14 @@ mod tests {
         Arguments::command().debug_assert();
     }
 
+    #[test]
+    fn whoever_resolves_is_asked_for_either_way() {
+        let wrong = Arguments::try_parse_from(["outboxd", "resolve", "42"]).err().unwrap();
+        assert!(wrong.to_string().contains("<--delivered|--not-delivered>"), "{wrong}");
+        let both = ["outboxd", "resolve", "42", "--delivered", "--not-delivered"];
+        assert!(Arguments::try_parse_from(both).is_err());
+    }
+
     /// A line that ends in a backslash swallows the indent of the next one.
     #[test]
     fn examples_stand_below_a_heading_and_are_all_indented() {
