@@ -32,6 +32,8 @@ async fn what_is_sent_is_seen_in_list_show_and_status() {
         1
     );
     assert_eq!(shop.ok(&["list", "--state", "dead"]), "nothing open that fits\n");
+    // A slip must not read as all clear.
+    assert!(shop.fails(1, &["list", "--sink", "cmr"]).contains("there is no sink cmr; known: "));
 
     let shown = shop.ok(&["show", "1"]);
     for words in ["order.created", "order-7", "1/crm", "1/orders"] {
@@ -321,7 +323,9 @@ async fn looking_reads_no_table_from_end_to_end() {
     let took = start.elapsed();
     assert_eq!(status.code, 1);
     let start = Instant::now();
-    shop.ok(&["list"]);
+    let listed = shop.run(&["list"]);
+    assert_eq!(listed.code, 0);
+    assert_eq!(listed.err, "the first 50 only, there may be more: --limit\n");
     // Straight to stderr: the test harness keeps to itself what a passing test prints.
     let _ = writeln!(
         std::io::stderr(),

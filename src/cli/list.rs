@@ -3,7 +3,7 @@
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::filter::{Filter, State};
+use super::filter::{Filter, State, no_such_sink};
 use super::table::Table;
 use super::words::{self, delivery_name};
 use super::{Answer, Failure, Verdict, connect, say, say_aside, say_json};
@@ -51,7 +51,7 @@ impl List {
         let whole = if self.state == Some(State::Parked) {
             self.parked(&link, config).await?
         } else {
-            let (rows, whole) = self.rows(&link).await?;
+            let (rows, whole) = self.rows(&link, config).await?;
             if self.json {
                 say_json(&Value::Array(rows.iter().map(row_json).collect()));
             } else if rows.is_empty() {
@@ -59,6 +59,7 @@ impl List {
             } else {
                 say(&text(&rows));
             }
+            self.say_if_full(rows.len());
             whole
         };
         if !whole {
@@ -70,19 +71,34 @@ impl List {
         Ok(Verdict::Ok)
     }
 
-    /// The sinks to look through; one that nothing is known of has nothing open.
-    async fn sinks(&self, link: &Link) -> Result<Vec<String>, Failure> {
-        Ok(match &self.filter.which.sink {
-            Some(sink) => vec![sink.clone()],
+    /// The sinks to look through. One that nobody knows may be a slip, and would read as all clear.
+    async fn sinks(&self, link: &Link, config: &Config) -> Result<Vec<String>, Failure> {
+        let known = known_sinks(link).await?;
+        match &self.filter.which.sink {
+            Some(sink) => {
+                let is_configured = config.sinks.keys().any(|name| name.as_str() == sink);
+                if is_configured || known.contains(sink) {
+                    Ok(vec![sink.clone()])
+                } else {
+                    Err(no_such_sink(sink, &known))
+                }
+            }
             // What no route takes has no sink.
-            None => known_sinks(link).await?.into_iter().chain([String::new()]).collect(),
-        })
+            None => Ok(known.into_iter().chain([String::new()]).collect()),
+        }
+    }
+
+    /// Says so where the list may go on.
+    fn say_if_full(&self, rows: usize) {
+        if rows >= self.limit as usize {
+            say_aside(&format!("the first {rows} only, there may be more: --limit"));
+        }
     }
 
     /// The rows, and whether all that could fit were looked at.
-    async fn rows(&self, link: &Link) -> Result<(Vec<OpenRow>, bool), Failure> {
+    async fn rows(&self, link: &Link, config: &Config) -> Result<(Vec<OpenRow>, bool), Failure> {
         let limit = self.limit as usize;
-        let sinks = self.sinks(link).await?;
+        let sinks = self.sinks(link, config).await?;
         if let Some(key) = &self.filter.which.key {
             return self.of_key(link, &sinks, key).await;
         }
@@ -141,7 +157,7 @@ impl List {
 
     /// Heads that hold others back; whether all that could were looked at.
     async fn parked(&self, link: &Link, config: &Config) -> Result<bool, Failure> {
-        let sinks = self.sinks(link).await?;
+        let sinks = self.sinks(link, config).await?;
         let skips = |sink: &str| {
             config.sinks.iter().any(|(name, c)| name.as_str() == sink && c.order == Order::Skip)
         };
@@ -166,6 +182,7 @@ impl List {
         } else {
             say(&parked_text(&rows));
         }
+        self.say_if_full(rows.len());
         Ok(whole)
     }
 }
