@@ -384,7 +384,9 @@ impl<'a> Case<'a> {
     /// Which fault explains that what had been taken came again.
     fn explain(&mut self, before: &Arrival, again: &Arrival) {
         let between = |s: &Struck| s.from <= again.at && before.at <= s.until;
-        let fault = self.struck.iter().rposition(|s| s.fault.may_repeat() && between(s));
+        // The first that struck after it was taken kept its record from being written, however late it
+        // came again.
+        let fault = self.struck.iter().position(|s| s.fault.may_repeat() && between(s));
         if let Some(place) = fault {
             self.verdict.repeats[place] += 1;
             return;
