@@ -14,7 +14,7 @@ use tracing::{debug, error, warn};
 use super::admit::Admission;
 use super::deliver::Deliverer;
 use super::fetch;
-use super::hand::{Hand, Place};
+use super::hand::Hand;
 use super::minute::Minute;
 use super::ready::Ready;
 use super::settle::{Decided, Settler, Written, report};
@@ -91,13 +91,6 @@ struct Flight {
     /// Of the suspects, which start one at a time.
     turn: Turn,
     minute: Minute,
-}
-
-impl Flight {
-    /// Lets the next suspect start, if this was the one.
-    fn is_through(&mut self, place: &Place) {
-        self.turn.is_through(place);
-    }
 }
 
 /// An attempt's end as its task gives it.
@@ -297,17 +290,15 @@ impl Worker {
 
     /// Settlements are committed.
     fn settled(&mut self, desk: &mut Desk, batch: Vec<Written>) {
-        for written in &batch {
+        for written in batch {
             // A retry may fall due, or a follower start, before the next look that is planned.
             match written.again_in {
                 Some(delay) => self.wake.no_later_than(delay),
                 None if written.key.is_some() => self.wake.no_later_than(Duration::ZERO),
                 None => {}
             }
-        }
-        for written in batch {
             desk.flight.unsettled -= 1;
-            desk.flight.is_through(&written.place);
+            desk.flight.turn.is_through(&written.place);
             desk.gone += i64::from(!written.applied);
             let is_out = written.is_out_of_the_way(self.deliverer.config.order);
             desk.hand.settled(&written.place, written.key.as_deref(), is_out);

@@ -68,7 +68,7 @@ impl Worker {
         let Admitted { start, back } = self.admit(desk, rows).await;
         desk.hand.put_back(&back);
         for row in &back {
-            desk.flight.is_through(&(row.message_id, row.target.clone()));
+            desk.flight.turn.is_through(&(row.message_id, row.target.clone()));
         }
         for row in start {
             self.begin(&mut desk.flight, row);
