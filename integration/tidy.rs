@@ -13,8 +13,8 @@ use std::process::Command;
 /// From the ground up. A room imports from floors below its own; floors may be skipped.
 const FLOORS: &[&[&str]] = &[
     &[
-        "name", "pattern", "message", "alert", "delivery", "retry", "policy", "template", "period",
-        "hex",
+        "name", "pattern", "message", "alert", "delivery", "retry", "policy", "template",
+        "calendar", "hex",
     ],
     &["config"],
     &["store", "sink", "metrics"],

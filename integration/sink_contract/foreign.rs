@@ -198,13 +198,8 @@ fn csv_file(directory: &Path) -> PathBuf {
         column("total", payload("total"), ColumnForm::Decimal),
         column("none", payload("none"), ColumnForm::Text),
     ];
-    let config = CsvConfig {
-        directory: directory.to_owned(),
-        name_head: "orders-".to_owned(),
-        name_tail: ".csv".to_owned(),
-        columns,
-        cut: Cut { every: None, max_rows: None },
-    };
+    let cut = Cut { every: None, max_rows: None };
+    let config = CsvConfig::new(directory.to_owned(), ("orders-", ".csv"), columns, cut);
     let mut file = CsvFile::begin(&config, "2026-11-20", 1).unwrap();
     file.append(&encode_header(&config.columns)).unwrap();
     for (cell, id) in CELLS.iter().zip(1..) {
@@ -212,7 +207,10 @@ fn csv_file(directory: &Path) -> PathBuf {
         let payload = format!(r#"{{"cell": {cell}, "total": 12345678901234567890.10}}"#);
         file.append(&encode_row(&config.columns, &message(id, &payload)).unwrap()).unwrap();
     }
-    file.publish().unwrap().path
+    let finished = file.finish().unwrap();
+    let path = finished.path().to_owned();
+    finished.publish().unwrap();
+    path
 }
 
 fn expected_rows() -> Vec<Vec<String>> {

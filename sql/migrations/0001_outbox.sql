@@ -74,7 +74,7 @@ COMMENT ON TABLE outbox.message IS
 
 CREATE TABLE outbox.sink (
   name     text    NOT NULL CONSTRAINT sink_pk PRIMARY KEY,
-  kind     text    NOT NULL CONSTRAINT sink_kind_known CHECK (kind IN ('webhook', 'smtp', 'csv')),
+  kind     text    NOT NULL CONSTRAINT sink_kind_known CHECK (kind IN ('webhook', 'smtp', 'csv', 'export')),
   -- The sink's number in advisory locks and in the channel's name.
   bell     integer NOT NULL GENERATED ALWAYS AS IDENTITY CONSTRAINT sink_bell_unique UNIQUE,
   owner    text,
@@ -83,7 +83,7 @@ CREATE TABLE outbox.sink (
   taken_at timestamptz
 );
 COMMENT ON TABLE outbox.sink IS
-  'One row a sink: which relay works it, and the epoch that fences all former owners. Changes only on hand-over.';
+  'One row a sink, exports among them: which relay works it, and the epoch that fences all former owners. Changes only on hand-over.';
 
 CREATE TABLE outbox.flow (
   sink             text        NOT NULL CONSTRAINT flow_pk PRIMARY KEY,
@@ -120,6 +120,8 @@ CREATE TABLE outbox.relay (
   routes_hash  text        NOT NULL,
   -- The sinks its config knows.
   sinks        text[]      NOT NULL,
+  -- And the schedules.
+  schedules    text[]      NOT NULL DEFAULT '{}',
   draining     boolean     NOT NULL DEFAULT false
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE outbox.relay IS
@@ -272,8 +274,10 @@ COMMENT ON TABLE outbox.late IS
 
 CREATE TABLE outbox.alert (
   cause        text        NOT NULL CONSTRAINT alert_cause_known CHECK (
-                 cause IN ('dead', 'held', 'open', 'orphaned', 'unrouted', 'unseen', 'late', 'paused')),
-  -- A sink; of unrouted a type; empty where the whole outbox is meant.
+                 cause IN ('dead', 'held', 'open', 'orphaned', 'unrouted', 'unseen', 'late', 'paused',
+                           'missed', 'overdue', 'file', 'mail')),
+  -- A sink; of unrouted a type; of missed and overdue a schedule or an export; empty where the whole
+  -- outbox is meant.
   subject      text        NOT NULL,
   since        timestamptz NOT NULL,
   last_seen_at timestamptz NOT NULL DEFAULT clock_timestamp(),
@@ -299,6 +303,50 @@ COMMENT ON TABLE outbox.alert IS
 -- ---------------------------------------------------------------------------------------------
 -- Files, the calendar, and what operators did.
 
+-- Where the calendar's rules stand, those of schedules and those by which files are cut.
+CREATE TABLE outbox.calendar (
+  kind          text        NOT NULL CONSTRAINT calendar_kind_known CHECK (kind IN ('schedule', 'cut')),
+  -- A schedule, or a sink.
+  name          text        NOT NULL,
+  -- In words, as the relay that wrote it last has it.
+  rule          text        NOT NULL,
+  -- When it was first seen: nothing before then counts as missed.
+  since         timestamptz NOT NULL DEFAULT clock_timestamp(),
+  -- Of a schedule: nothing up to then is looked at again. The last period that ran or was passed over,
+  -- or the begin of the last day on which a relay looked.
+  settled_until timestamptz NOT NULL DEFAULT clock_timestamp(),
+  -- What comes next, or has come and is not done yet.
+  next_at       timestamptz,
+  -- How long after it is due something may still be open before that is told; NULL for ever.
+  late_after    interval,
+  CONSTRAINT calendar_pk PRIMARY KEY (kind, name)
+);
+COMMENT ON TABLE outbox.calendar IS
+  'One row for each schedule, and for each sink that is cut by the calendar: what comes next.';
+
+CREATE TABLE outbox.occurrence (
+  schedule  text        NOT NULL,
+  period    text        NOT NULL,
+  -- Counted from 1: an operator can have a period once more.
+  round     integer     NOT NULL DEFAULT 1 CONSTRAINT occurrence_round_counts CHECK (round >= 1),
+  -- "missed": passed over by catch_up or max_lateness; an operator can still run it.
+  state     text        NOT NULL CONSTRAINT occurrence_state_known CHECK (state IN ('ran', 'missed')),
+  due_at    timestamptz NOT NULL,
+  ran_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
+  -- How many periods before it were passed over with it, itself not counted.
+  passed    bigint      NOT NULL DEFAULT 0,
+  messages  bigint      NOT NULL DEFAULT 0,
+  first_id  bigint,
+  last_id   bigint,
+  -- From then on that something of it is still open is told.
+  late_at   timestamptz,
+  -- The relay, or the operator.
+  actor     text        NOT NULL,
+  CONSTRAINT occurrence_pk PRIMARY KEY (schedule, period, round)
+);
+COMMENT ON TABLE outbox.occurrence IS
+  'One row for each run of a schedule, entered with its messages: unique on its local period.';
+
 CREATE TABLE outbox.export (
   id           bigint      NOT NULL GENERATED ALWAYS AS IDENTITY CONSTRAINT export_pk PRIMARY KEY,
   sink         text        NOT NULL,
@@ -306,40 +354,98 @@ CREATE TABLE outbox.export (
   -- Counted from 1: a cut by count can close several files within one period.
   part         integer     NOT NULL DEFAULT 1 CONSTRAINT export_part_counts CHECK (part >= 1),
   state        text        NOT NULL DEFAULT 'open',
+  -- Of a cut by time, where the span begins: the cut before.
+  due_from     timestamptz,
   due_before   timestamptz NOT NULL,
   rows_max     bigint,
   row_count    bigint      NOT NULL DEFAULT 0,
   first_id     bigint,
   last_id      bigint,
+  -- Of an export: rows that committed after its file was made though they belong into it, as the next
+  -- run counted them.
+  late_rows    bigint,
+  -- Names and forms of the columns, as a hash.
+  layout       text,
   file         text,
   bytes        bigint,
   sha256       text,
+  -- The mail it goes out with.
+  mailing      bigint,
+  -- From then on that it is not done is told.
+  late_at      timestamptz,
   opened_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
   closed_at    timestamptz,
   published_at timestamptz,
   reason       text,
   CONSTRAINT export_period_unique UNIQUE (sink, period, part),
-  CONSTRAINT export_state_known CHECK (state IN ('open', 'closed', 'published')),
+  CONSTRAINT export_state_known CHECK (state IN ('open', 'closed', 'built', 'published', 'empty')),
   CONSTRAINT export_closed_has_time CHECK ((state = 'open') = (closed_at IS NULL)),
-  CONSTRAINT export_published_has_hash CHECK (
-    (state = 'published') =
-      (published_at IS NOT NULL AND file IS NOT NULL AND sha256 IS NOT NULL AND bytes IS NOT NULL))
+  CONSTRAINT export_built_has_hash CHECK (
+    (state IN ('built', 'published')) = (file IS NOT NULL AND sha256 IS NOT NULL AND bytes IS NOT NULL)),
+  CONSTRAINT export_published_has_time CHECK ((state = 'published') = (published_at IS NOT NULL))
 );
 COMMENT ON TABLE outbox.export IS
-  'One row a file: open while its set is gathered, closed once the set is fixed, published once the file stands.';
-CREATE UNIQUE INDEX export_one_at_work ON outbox.export (sink) WHERE state <> 'published';
+  'One row a file: open while its set is gathered, closed once the set is fixed, built once its bytes are, published once the file stands; empty where there was nothing to write.';
+CREATE UNIQUE INDEX export_one_at_work ON outbox.export (sink) WHERE state NOT IN ('published', 'empty');
 -- Up to where the last cut reached is asked for once a second.
 CREATE INDEX export_cut ON outbox.export (sink, due_before);
+CREATE INDEX export_unmailed ON outbox.export (sink, id) WHERE state = 'published' AND mailing IS NULL;
+CREATE INDEX export_mailing ON outbox.export (mailing) WHERE mailing IS NOT NULL;
 
-CREATE TABLE outbox.occurrence (
-  schedule   text        NOT NULL,
+-- planned -> built -> sending -> sent | unsent | held; unsent -> planned | built; held is an operator's.
+CREATE TABLE outbox.mailing (
+  id         bigint      NOT NULL GENERATED ALWAYS AS IDENTITY CONSTRAINT mailing_pk PRIMARY KEY,
+  -- Whose files it carries.
+  sink       text        NOT NULL,
+  -- Of the last of them.
   period     text        NOT NULL,
-  due_at     timestamptz NOT NULL,
-  opened_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
-  messages   bigint      NOT NULL DEFAULT 0,
-  CONSTRAINT occurrence_pk PRIMARY KEY (schedule, period)
+  state      text        NOT NULL DEFAULT 'planned' CONSTRAINT mailing_state_known CHECK (
+               state IN ('planned', 'built', 'sending', 'unsent', 'sent', 'held', 'dead', 'discarded')),
+  -- Where at most one goes out a day: the day on which its dialogue began. NULL as long as it is known
+  -- that nothing was sent.
+  day        date,
+  attempt    integer     NOT NULL DEFAULT 0,
+  -- Of what was built: the whole mail, envelope included.
+  hash       text,
+  due_at     timestamptz NOT NULL DEFAULT clock_timestamp(),
+  -- Who changed it last: a relay, or an operator.
+  actor      text        NOT NULL,
+  -- Of the relay whose dialogue it is, or was.
+  epoch      bigint      NOT NULL,
+  -- An operator had it sent again: then not held to one a day.
+  by_hand    boolean     NOT NULL DEFAULT false,
+  -- Of a held one that a silent relay may yet be sending: not to be sent again before then.
+  hold_until timestamptz,
+  -- The mail server's last words, or an operator's.
+  reason     text,
+  -- What was said, as far as it was, of the last dialogue.
+  transcript text,
+  planned_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  changed_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  CONSTRAINT mailing_period_unique UNIQUE (sink, period),
+  CONSTRAINT mailing_one_a_day UNIQUE (sink, day),
+  CONSTRAINT mailing_built_has_hash CHECK (state NOT IN ('built', 'sending') OR hash IS NOT NULL),
+  CONSTRAINT mailing_day_stays CHECK (day IS NULL OR state IN ('sending', 'sent', 'held', 'discarded'))
 );
-COMMENT ON TABLE outbox.occurrence IS 'One row for each run of a schedule: unique on its local period.';
+COMMENT ON TABLE outbox.mailing IS
+  'One row a mail that carries exported files: at most one a period, and one a day where the config says so.';
+CREATE UNIQUE INDEX mailing_one_at_work ON outbox.mailing (sink)
+ WHERE state IN ('planned', 'built', 'sending', 'unsent');
+CREATE INDEX mailing_stuck ON outbox.mailing (sink) WHERE state IN ('held', 'dead');
+
+CREATE TABLE outbox.mailing_step (
+  mailing bigint      NOT NULL,
+  step    integer     NOT NULL,
+  state   text        NOT NULL,
+  at      timestamptz NOT NULL DEFAULT clock_timestamp(),
+  -- Who: a relay, or an operator.
+  actor   text        NOT NULL,
+  hash    text,
+  note    text,
+  CONSTRAINT mailing_step_pk PRIMARY KEY (mailing, step)
+);
+COMMENT ON TABLE outbox.mailing_step IS
+  'One row for each change of a mailing''s state, written by a trigger: who, when, and the hash of what was sent.';
 
 CREATE TABLE outbox.action (
   id         bigint      NOT NULL GENERATED ALWAYS AS IDENTITY CONSTRAINT action_pk PRIMARY KEY,
@@ -927,7 +1033,7 @@ BEGIN
   INSERT INTO outbox.action (actor, verb, note)
   VALUES (resume_restored.actor, 'resume', format('restored: ids go on at %s', first_id));
   PERFORM outbox.ring(ARRAY(SELECT s.bell FROM outbox.sink s JOIN outbox.installation i ON i.doorbell
-                             WHERE s.kind <> 'csv'));
+                             WHERE s.kind NOT IN ('csv', 'export')));
   RETURN first_id;
 END
 $$;
@@ -946,7 +1052,7 @@ LANGUAGE sql AS $$
            SELECT s.bell
              FROM outbox.sink s
              JOIN outbox.installation i ON i.doorbell
-            WHERE s.name = ANY (sinks) AND s.kind <> 'csv'
+            WHERE s.name = ANY (sinks) AND s.kind NOT IN ('csv', 'export')
             ORDER BY s.bell))
 $$;
 
@@ -1177,7 +1283,7 @@ BEGIN
              WHERE l.message_id = c.message_id AND l.sink = c.sink AND l.target = c.target
              ORDER BY l.round DESC, l.closed_at DESC LIMIT 1) life
      WHERE life.round = c.round AND life.outcome IN ('delivered', 'expired', 'discarded')
-       AND EXISTS (SELECT FROM outbox.sink s WHERE s.name = c.sink AND s.kind <> 'csv')
+       AND EXISTS (SELECT FROM outbox.sink s WHERE s.name = c.sink AND s.kind NOT IN ('csv', 'export'))
   ), begun AS (
     INSERT INTO outbox.delivery AS d (message_id, sink, target, lane, due_at, key, round, rev)
     SELECT c.message_id, c.sink, c.target,
@@ -1218,6 +1324,100 @@ LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION outbox.replay IS
   'Sends closed deliveries of a message again, under their idempotency keys; a sink or target left out means each.';
+
+-- Every change of a mailing's state leaves a row, and no change leads out of what is final: what was sent
+-- stays sent, and what is in doubt is left to an operator or to the relay that learns the truth late.
+CREATE FUNCTION outbox.mailing_changed() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  IF TG_OP = 'UPDATE' AND OLD.state = NEW.state THEN
+    RETURN NULL;
+  END IF;
+  IF TG_OP = 'INSERT' AND NEW.state <> 'planned' OR TG_OP = 'UPDATE' AND NOT (CASE NEW.state
+       WHEN 'planned' THEN OLD.state IN ('built', 'unsent', 'dead')
+       WHEN 'built' THEN OLD.state IN ('planned', 'unsent')
+       WHEN 'sending' THEN OLD.state = 'built'
+       WHEN 'unsent' THEN OLD.state IN ('planned', 'built', 'sending', 'held')
+       WHEN 'sent' THEN OLD.state <> 'sent'
+       WHEN 'held' THEN OLD.state = 'sending'
+       WHEN 'dead' THEN OLD.state IN ('planned', 'built', 'unsent', 'sending')
+       WHEN 'discarded' THEN OLD.state NOT IN ('sent', 'sending')
+       END)
+  THEN
+    RAISE EXCEPTION 'a mailing that is % cannot become %',
+        CASE WHEN TG_OP = 'UPDATE' THEN OLD.state ELSE 'new' END, NEW.state
+      USING ERRCODE = 'object_not_in_prerequisite_state';
+  END IF;
+  INSERT INTO outbox.mailing_step (mailing, step, state, actor, hash, note)
+  SELECT NEW.id, 1 + coalesce(max(s.step), 0), NEW.state, NEW.actor, NEW.hash, NEW.reason
+    FROM outbox.mailing_step s WHERE s.mailing = NEW.id;
+  RETURN NULL;
+END
+$$;
+CREATE TRIGGER mailing_changed AFTER INSERT OR UPDATE ON outbox.mailing
+  FOR EACH ROW EXECUTE FUNCTION outbox.mailing_changed();
+
+-- What operators do to a mailing; each answers the state it was in, or refuses with what to do.
+CREATE FUNCTION outbox.act_on_mailing(
+  verb text, sink text, period text, states text[], wanted text, note text, actor text
+) RETURNS text
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+  was outbox.mailing;
+BEGIN
+  SELECT * INTO was FROM outbox.mailing m
+   WHERE m.sink = act_on_mailing.sink AND m.period = act_on_mailing.period FOR UPDATE;
+  IF NOT FOUND THEN
+    RAISE EXCEPTION 'there is no mail of % for %', sink, period USING ERRCODE = 'undefined_object';
+  END IF;
+  IF was.state <> ALL (states) THEN
+    RAISE EXCEPTION 'the mail of % for % is %, not %', sink, period, was.state,
+        array_to_string(states, ' or ')
+      USING ERRCODE = 'object_not_in_prerequisite_state';
+  END IF;
+  IF wanted = 'unsent' AND was.hold_until > clock_timestamp() THEN
+    RAISE EXCEPTION 'not before %: until then the relay that fell silent may yet be sending it', was.hold_until
+      USING ERRCODE = 'object_not_in_prerequisite_state';
+  END IF;
+  UPDATE outbox.mailing m
+     SET state = wanted, actor = act_on_mailing.actor, changed_at = clock_timestamp(),
+         reason = act_on_mailing.note, hold_until = NULL,
+         day = CASE WHEN wanted IN ('unsent', 'planned') THEN NULL ELSE m.day END,
+         by_hand = wanted IN ('unsent', 'planned'),
+         attempt = CASE WHEN wanted IN ('unsent', 'planned') THEN 0 ELSE m.attempt END,
+         due_at = clock_timestamp()
+   WHERE m.id = was.id;
+  INSERT INTO outbox.action (actor, verb, sink, target, note)
+  VALUES (act_on_mailing.actor, act_on_mailing.verb, act_on_mailing.sink, act_on_mailing.period,
+          concat_ws('; it was ', act_on_mailing.note, concat_ws(': ', was.state, was.reason)));
+  RETURN was.state;
+END
+$$;
+
+CREATE FUNCTION outbox.resolve_mailing(
+  sink text, period text, delivered boolean, actor text DEFAULT session_user
+) RETURNS text
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  SELECT outbox.act_on_mailing('resolve', $1, $2, '{held}', CASE WHEN $3 THEN 'sent' ELSE 'unsent' END,
+    'resolved by ' || $4 || CASE WHEN $3 THEN ': delivered' ELSE ': not delivered' END, $4)
+$$;
+COMMENT ON FUNCTION outbox.resolve_mailing IS
+  'Says of a held mail whether it arrived; one that did not is sent again.';
+
+CREATE FUNCTION outbox.retry_mailing(sink text, period text, actor text DEFAULT session_user)
+RETURNS text
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  SELECT outbox.act_on_mailing('retry', $1, $2, '{dead}', 'planned', 'tried again by ' || $3, $3)
+$$;
+COMMENT ON FUNCTION outbox.retry_mailing IS 'Tries a dead mail again.';
+
+CREATE FUNCTION outbox.discard_mailing(sink text, period text, actor text DEFAULT session_user)
+RETURNS text
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+  SELECT outbox.act_on_mailing('discard', $1, $2, '{planned,built,unsent,held,dead}', 'discarded',
+    'discarded by ' || $3, $3)
+$$;
+COMMENT ON FUNCTION outbox.discard_mailing IS 'Gives a mail up for good; its files stay.';
 
 -- Pauses a sink, or lets it go on; answers whether that changed anything.
 CREATE FUNCTION outbox.pause_sink(
@@ -1379,6 +1579,7 @@ REVOKE ALL ON FUNCTION outbox.routes_of(text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION outbox.refuse(text) FROM PUBLIC;
 REVOKE ALL ON FUNCTION outbox.fault_of(text, text, timestamptz, timestamptz, text, jsonb) FROM PUBLIC;
 REVOKE ALL ON FUNCTION outbox.refuse_state() FROM PUBLIC;
+REVOKE ALL ON FUNCTION outbox.mailing_changed() FROM PUBLIC;
 REVOKE ALL ON FUNCTION outbox.close_undelivered(bigint[], text, text[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION outbox.ring(integer[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION outbox.close_duplicates(bigint[], text[], text[]) FROM PUBLIC;
@@ -1400,6 +1601,9 @@ REVOKE ALL ON FUNCTION outbox.wake(text[]), outbox.open_of(bigint, text, text),
   outbox.resolve(bigint, text, text, boolean, text),
   outbox.replay_these(bigint[], text[], text[], integer[], text, smallint, interval, interval),
   outbox.replay(bigint, text, text, text),
+  outbox.act_on_mailing(text, text, text, text[], text, text, text),
+  outbox.resolve_mailing(text, text, boolean, text), outbox.retry_mailing(text, text, text),
+  outbox.discard_mailing(text, text, text),
   outbox.pause_sink(text, boolean, text), outbox.pause_all(boolean, text),
   outbox.pause_route(text, text, text, boolean, text),
   outbox.release_these(bigint[], text[], text[], integer[]) FROM PUBLIC;
@@ -1434,7 +1638,7 @@ BEGIN
     GRANT USAGE ON SCHEMA outbox TO outbox_operator;
     GRANT SELECT ON outbox.open, outbox.history, outbox.sink, outbox.flow, outbox.relay,
       outbox.route, outbox.route_set, outbox.delivery, outbox.ledger, outbox.unseen, outbox.export,
-      outbox.occurrence, outbox.action, outbox.migration, outbox.installation, outbox.alert,
+      outbox.occurrence, outbox.calendar, outbox.mailing, outbox.mailing_step, outbox.action, outbox.migration, outbox.installation, outbox.alert,
       outbox.late, outbox.parked, outbox.paused_route TO outbox_operator;
     GRANT EXECUTE ON FUNCTION outbox.matching(text), outbox.routes_of(text) TO outbox_operator;
     GRANT SELECT (id, type, key, due_at, expires_at, created_at) ON outbox.message TO outbox_operator;
@@ -1450,8 +1654,9 @@ BEGIN
       ON outbox.message TO outbox_relay;
     GRANT SELECT, UPDATE, DELETE ON outbox.delivery TO outbox_relay;
     GRANT SELECT, INSERT, UPDATE, DELETE ON outbox.sink, outbox.flow, outbox.relay,
-      outbox.route, outbox.unseen, outbox.export, outbox.occurrence, outbox.dedupe,
+      outbox.route, outbox.unseen, outbox.export, outbox.occurrence, outbox.calendar, outbox.mailing, outbox.dedupe,
       outbox.spent, outbox.late, outbox.alert TO outbox_relay;
+    GRANT SELECT ON outbox.mailing_step TO outbox_relay;
     GRANT SELECT, INSERT ON outbox.ledger, outbox.route_set, outbox.action TO outbox_relay;
     GRANT EXECUTE ON FUNCTION outbox.is_restored(), outbox.pause_restored(text),
       outbox.highest_id(), outbox.resume_restored(text, bigint),
@@ -1476,6 +1681,8 @@ BEGIN
       outbox.resolve(bigint, text, text, boolean, text),
       outbox.replay_these(bigint[], text[], text[], integer[], text, smallint, interval, interval),
       outbox.replay(bigint, text, text, text),
+      outbox.resolve_mailing(text, text, boolean, text), outbox.retry_mailing(text, text, text),
+      outbox.discard_mailing(text, text, text),
       outbox.pause_sink(text, boolean, text), outbox.pause_all(boolean, text),
       outbox.pause_route(text, text, text, boolean, text),
       outbox.release_these(bigint[], text[], text[], integer[]) TO %I', role);

@@ -11,4 +11,9 @@ SELECT statement_timestamp() AS now,
           SELECT FROM outbox.delivery d
            WHERE d.sink = $1 AND d.lane = 0 AND d.due_at <= statement_timestamp()
            LIMIT $2) b) AS waiting,
-       (SELECT max(e.due_before) FROM outbox.export e WHERE e.sink = $1) AS cut_before
+       (SELECT max(e.due_before) FROM outbox.export e WHERE e.sink = $1) AS cut_before,
+       (SELECT e.due_before FROM outbox.export e
+         WHERE e.sink = $1 AND e.rows_max IS NULL
+         ORDER BY e.due_before DESC LIMIT 1) AS ticked_before,
+       coalesce((SELECT c.since FROM outbox.calendar c WHERE c.kind = 'cut' AND c.name = $1),
+                statement_timestamp()) AS since

@@ -1,6 +1,5 @@
 -- Notes that the file stands. Without a fence, because it is true whoever owns the sink now.
--- $1 export, $2 file, $3 bytes, $4 sha256
+-- $1 export
 UPDATE outbox.export
-   SET state = 'published', published_at = clock_timestamp(), file = $2, bytes = $3, sha256 = $4,
-       reason = NULL
- WHERE id = $1 AND state = 'closed'
+   SET state = 'published', published_at = clock_timestamp(), reason = NULL
+ WHERE id = $1 AND state = 'built'

@@ -3,6 +3,6 @@
 -- not at each message.
 UPDATE outbox.route r
    SET bell = w.bell
-  FROM (SELECT s.name, CASE WHEN i.doorbell AND s.kind <> 'csv' THEN s.bell END AS bell
+  FROM (SELECT s.name, CASE WHEN i.doorbell AND s.kind NOT IN ('csv', 'export') THEN s.bell END AS bell
           FROM outbox.sink s CROSS JOIN outbox.installation i) w
  WHERE w.name = r.sink AND r.bell IS DISTINCT FROM w.bell

@@ -110,9 +110,9 @@ fn count(number: usize, word: &str) -> String {
 
 /// The kind, as the config and the database write it.
 pub(super) fn kind(sink: &SinkConfig) -> &'static str {
-    match sink.way {
+    match &sink.way {
         Way::Webhook(_) => "webhook",
         Way::Smtp(_) => "smtp",
-        Way::Csv(_) => "csv",
+        Way::Csv(csv) => csv.kind(),
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::item::{Item, quote};
 use super::read::Section;
 use super::{Column, ColumnForm, CsvConfig, Cut, ValuePath};
+use crate::calendar::Calendar;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 const ROWS_MAX: usize = 10_000_000;
@@ -40,7 +41,7 @@ pub(super) fn read(section: &mut Section) -> Option<CsvConfig> {
         .and_then(|item| columns(&item));
     let cut = cut(section);
     let (directory, name_head, name_tail) = path?;
-    Some(CsvConfig { directory, name_head, name_tail, columns: columns?, cut: cut? })
+    Some(CsvConfig::new(directory, (&name_head, &name_tail), columns?, cut?))
 }
 
 /// Directory, and the file's name before and after the period.
@@ -157,7 +158,7 @@ fn cut(section: &mut Section) -> Option<Cut> {
         None => None,
     };
     let every = match span {
-        Some(span) => Some(span?),
+        Some(span) => Some(Calendar::Span(span?)),
         None => None,
     };
     Some(Cut { every, max_rows })
@@ -193,7 +194,7 @@ mod tests {
         let Way::Csv(csv) = config.sinks.into_values().next().unwrap().way else {
             panic!("not csv")
         };
-        csv
+        *csv
     }
 
     #[test]
@@ -228,9 +229,9 @@ mod tests {
 
     #[test]
     fn a_file_is_cut_by_time_by_rows_or_by_both() {
-        let hour = Some(Duration::from_secs(3600));
+        let hour = Some(Calendar::Span(Duration::from_secs(3600)));
         let rows = NonZeroUsize::new(500);
-        assert_eq!(one(HEAD).cut, Cut { every: hour, max_rows: None });
+        assert_eq!(one(HEAD).cut, Cut { every: hour.clone(), max_rows: None });
         let both = format!("{HEAD}max_rows = 500\n");
         assert_eq!(one(&both).cut, Cut { every: hour, max_rows: rows });
         let only = both.replace("every = \"1h\"\n", "");

@@ -1,6 +1,7 @@
 //! From a file's text to a config: syntax, then every table, then the faults in order.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -63,9 +64,15 @@ impl Config {
 
         let faults = in_order(&source, &syntax);
         match database {
-            Some(database) if faults.is_empty() => {
-                Ok(Config { file: file.to_owned(), database, relay, retention, sinks, routes })
-            }
+            Some(database) if faults.is_empty() => Ok(Config {
+                file: file.to_owned(),
+                database,
+                relay,
+                retention,
+                sinks,
+                routes,
+                schedules: BTreeMap::new(),
+            }),
             _ => Err(ConfigError { file: file.to_owned(), faults }),
         }
     }

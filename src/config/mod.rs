@@ -33,10 +33,14 @@ pub use fault::{ConfigError, Fault};
 pub use secret::Secret;
 pub use words::{duration as parse_duration, in_words as duration_in_words};
 
+use crate::calendar::Calendar;
 use crate::name::Name;
 use crate::pattern::TypePattern;
 use crate::policy::{Lane, Order, Policy, Rate};
 use crate::template::Template;
+
+/// Default of every `late_after`.
+const LATE_AFTER: Duration = Duration::from_secs(3600);
 
 /// The whole config, ready to use.
 #[derive(Debug)]
@@ -49,10 +53,12 @@ pub struct Config {
     pub relay: Relay,
     /// How long messages are kept.
     pub retention: Retention,
-    /// The ways out, by name.
+    /// The ways out, by name; exports among them.
     pub sinks: BTreeMap<Name, SinkConfig>,
     /// Which message goes where.
     pub routes: Vec<Route>,
+    /// What is written by the calendar, by name.
+    pub schedules: BTreeMap<Name, ScheduleConfig>,
 }
 
 /// `[database]`
@@ -138,8 +144,8 @@ pub enum Way {
     Webhook(WebhookConfig),
     /// `kind = "smtp"`
     Smtp(SmtpConfig),
-    /// `kind = "csv"`
-    Csv(CsvConfig),
+    /// `kind = "csv"`, and exports
+    Csv(Box<CsvConfig>),
 }
 
 /// `kind = "webhook"`: an HTTP POST for each message.
@@ -196,7 +202,8 @@ pub enum MailSecurity {
     Tls,
 }
 
-/// `kind = "csv"`: deliveries gather and become one file at each cut.
+/// `kind = "csv"`: deliveries gather and become one file at each cut. `[exports.NAME]`: the same, with
+/// rows from a query instead of messages.
 #[derive(Debug)]
 pub struct CsvConfig {
     /// Where the files go. Existing, writable directory: looked at by `check`, not here.
@@ -205,10 +212,114 @@ pub struct CsvConfig {
     pub name_head: String,
     /// File name after `{{ period }}`.
     pub name_tail: String,
-    /// 1 to 1,000; names differ.
+    /// 1 to 1,000; names differ. Of an export also none: then all that the query has.
     pub columns: Vec<Column>,
+    /// What the rows are.
+    pub rows: Rows,
     /// When the file is cut.
     pub cut: Cut,
+    /// How values and lines are written. Default machine.
+    pub profile: Profile,
+    /// What is done about text that a spreadsheet would take for a formula. Default guard.
+    pub formulas: Formulas,
+    /// What a period without rows gives. Default a file with a header where the cut is at times of the
+    /// calendar, none where it is by a span.
+    pub empty: Empty,
+    /// `sidecar`: whether a file NAME.json tells count, hash and range. Default no.
+    pub sidecar: bool,
+    /// How long after the cut the file, and its mail, may still be missing before that raises an alert.
+    /// Default 1 h.
+    pub late_after: Duration,
+    /// `[sinks.NAME.mail]`: the file goes out by mail once it is published.
+    pub mail: Option<MailingConfig>,
+}
+
+/// What the rows of a file are.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Rows {
+    /// The messages that are routed to the sink.
+    Messages,
+    /// The answer of a query.
+    Query(ExportQuery),
+}
+
+/// `query` or `query_file` of an export.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ExportQuery {
+    /// One SELECT without a semicolon; `$1` and `$2` are the bounds of the period, closed and open,
+    /// timestamptz.
+    pub sql: String,
+    /// Longest the statement may run. Default 10 min; 1 s to 6 h.
+    pub timeout: Duration,
+    /// How long after the cut the query is run: what commits meanwhile is still in the file. Default
+    /// none, up to 24 h.
+    pub settle_after: Duration,
+}
+
+/// How the values and lines of a CSV file are written. All end lines by CRLF and double quotes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Profile {
+    /// `machine`: comma, decimal point, no byte order mark, ISO 8601 with offset, `true` and `false`.
+    #[default]
+    Machine,
+    /// `excel`: comma, decimal point, byte order mark, local times, `TRUE` and `FALSE`.
+    Excel,
+    /// `excel-de`: semicolon, decimal comma, byte order mark, local times, `WAHR` and `FALSCH`.
+    ExcelDe,
+}
+
+/// `formulas`: what is done about text that begins with `= + - @`, TAB, CR or LF, or a full-width form
+/// of these. Numbers are never touched.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Formulas {
+    /// `guard`: an apostrophe is put before it.
+    #[default]
+    Guard,
+    /// `keep`: written as it is, for programs that read the file.
+    Keep,
+    /// `refuse`: the row is refused.
+    Refuse,
+}
+
+/// `empty`: what a period without rows gives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Empty {
+    /// `header`: a file with nothing but a header.
+    Header,
+    /// `skip`: nothing, and no mail.
+    Skip,
+}
+
+/// `[sinks.NAME.mail]`: the mail that a published file goes out with, at most once.
+#[derive(Debug)]
+pub struct MailingConfig {
+    /// The smtp sink whose server, login and sender it uses.
+    pub sink: Name,
+    /// 1 to 100; each an address or a comma-separated list.
+    pub to: Vec<Template>,
+    /// One line. Default `NAME {{ period }}`.
+    pub subject: Template,
+    /// The body, plain text. Default: one paragraph with the names, counts and hashes of the files.
+    pub text: Option<Template>,
+    /// How files that could not be mailed in time go out. Default together.
+    pub catch_up: MailCatchUp,
+    /// Largest mail, attachments encoded, in bytes. Default 20 MiB, up to 100 MiB.
+    pub max_bytes: usize,
+}
+
+/// `catch_up` of a mail: what happens when several files wait, after an outage.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MailCatchUp {
+    /// `together`: one mail carries them all, and where the cut is daily, not more than one goes out on
+    /// one day.
+    #[default]
+    Together,
+    /// `spread`: one file a mail, one mail a day, the oldest first.
+    Spread,
+    /// `each`: one file a mail, all at once.
+    Each,
+    /// `latest`: the newest file alone; the others stay on disk.
+    Latest,
 }
 
 /// One column of a CSV sink.
@@ -222,7 +333,7 @@ pub struct Column {
     pub form: ColumnForm,
 }
 
-/// Where a column's value stands in a message.
+/// Where a column's value stands in a message, or in a row of a query.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ValuePath {
     /// `id`
@@ -237,6 +348,8 @@ pub enum ValuePath {
     Header(String),
     /// `payload.a.b`: one step per dot.
     Payload(Vec<String>),
+    /// Of an export: the name of a column of its query.
+    Query(String),
 }
 
 /// What a column's value must be; a message whose value is something else fails that file.
@@ -248,17 +361,72 @@ pub enum ColumnForm {
     Integer,
     /// `decimal`: a number, digits kept.
     Decimal,
-    /// `boolean`: `true` or `false`.
+    /// `boolean`: true or false.
     Boolean,
+    /// `date`: a day.
+    Date,
+    /// `timestamp`: an instant.
+    Timestamp,
+    /// `json`: whatever it is, as JSON text.
+    Json,
 }
 
 /// When a CSV sink closes a file; whichever comes first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cut {
-    /// `every = "1m"`: spans counted from midnight UTC, so a whole divisor of a day; 1 s to 24 h.
-    pub every: Option<Duration>,
-    /// `max_rows`: as soon as so many rows wait; up to 10,000,000.
+    /// `every = "1m"`: spans counted from midnight UTC, so a whole divisor of a day; 1 s to 24 h. Or
+    /// `every = { at = "01:00", time_zone = "Europe/Vienna" }`.
+    pub every: Option<Calendar>,
+    /// `max_rows`: as soon as so many rows wait; up to 10,000,000. Not of exports.
     pub max_rows: Option<NonZeroUsize>,
+}
+
+/// `[schedules.NAME]`: messages that are written by the calendar.
+#[derive(Debug)]
+pub struct ScheduleConfig {
+    /// From the table's name.
+    pub name: Name,
+    /// The type of the messages.
+    pub message_type: String,
+    /// When.
+    pub every: Calendar,
+    /// The query whose rows become messages, all or none; none: one message that names the period.
+    pub query: Option<ScheduleQuery>,
+    /// Each period runs so much later at most, always the same for the same period. Default none, up to
+    /// 1 h.
+    pub jitter: Duration,
+    /// What happens to periods that nobody was there for. Default latest.
+    pub catch_up: CatchUp,
+    /// A period is not run later than this after it was due. Default none.
+    pub max_lateness: Option<Duration>,
+    /// How long after it is due a period's messages may still be open before that raises an alert.
+    /// Default 1 h.
+    pub late_after: Duration,
+    /// Nothing is due before. Default: when the schedule is first seen.
+    pub valid_from: Option<jiff::Timestamp>,
+}
+
+/// `query` or `query_file` of a schedule.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ScheduleQuery {
+    /// One SELECT without a semicolon that answers `payload`, and as it likes `key`, `due_at`,
+    /// `expires_at`, `dedupe_key` and `headers`; `$1` and `$2` are begin and end of the period,
+    /// timestamptz.
+    pub sql: String,
+    /// Longest the statement may run. Default 5 min; 1 s to 1 h.
+    pub timeout: Duration,
+}
+
+/// `catch_up` of a schedule: what happens to periods that nobody was there for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CatchUp {
+    /// `skip`: nothing; they show as missed.
+    Skip,
+    /// `latest`: the last of them runs, once.
+    #[default]
+    Latest,
+    /// `all`: each of them runs, the oldest first.
+    All,
 }
 
 /// One `[[routes]]` block for one sink.
@@ -296,6 +464,42 @@ pub struct Mail {
     pub subject: Template,
     /// The body, plain text.
     pub text: Template,
+}
+
+impl CsvConfig {
+    /// Files of messages, everything else by default; `name` is what stands before and after the period.
+    #[must_use]
+    pub fn new(
+        directory: PathBuf,
+        name: (&str, &str),
+        columns: Vec<Column>,
+        cut: Cut,
+    ) -> CsvConfig {
+        let at_times = matches!(cut.every, Some(Calendar::Times(_)));
+        CsvConfig {
+            directory,
+            name_head: name.0.to_owned(),
+            name_tail: name.1.to_owned(),
+            columns,
+            rows: Rows::Messages,
+            cut,
+            profile: Profile::default(),
+            formulas: Formulas::default(),
+            empty: if at_times { Empty::Header } else { Empty::Skip },
+            sidecar: false,
+            late_after: LATE_AFTER,
+            mail: None,
+        }
+    }
+
+    /// What the sink is called in the database: rows of messages and of a query are different kinds.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self.rows {
+            Rows::Messages => "csv",
+            Rows::Query(_) => "export",
+        }
+    }
 }
 
 impl Retention {

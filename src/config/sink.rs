@@ -99,7 +99,7 @@ fn sink(name: &str, item: &Item) -> (Option<Kind>, Option<SinkConfig>) {
             for key in common.chain(policy::KEYS).chain(PACE_KEYS) {
                 section.refuse(key, "does nothing for a csv sink", "remove it");
             }
-            csv::read(&mut section).map(|way| (Common::of_csv(), Way::Csv(way)))
+            csv::read(&mut section).map(|way| (Common::of_csv(), Way::Csv(Box::new(way))))
         }
         None => return (None, None),
     };

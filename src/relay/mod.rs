@@ -238,10 +238,10 @@ impl Shared {
     }
 
     fn entry(&self, lease: Duration) -> RelayEntry {
-        let kind = |config: &SinkConfig| match config.way {
+        let kind = |config: &SinkConfig| match &config.way {
             Way::Webhook(_) => "webhook".to_owned(),
             Way::Smtp(_) => "smtp".to_owned(),
-            Way::Csv(_) => "csv".to_owned(),
+            Way::Csv(csv) => csv.kind().to_owned(),
         };
         RelayEntry {
             id: random_id(),

@@ -24,6 +24,10 @@ pub struct Waiting {
     pub count: i64,
     /// Up to where the last cut reached.
     pub cut_before: Option<Timestamp>,
+    /// The same of the last cut by time.
+    pub ticked_before: Option<Timestamp>,
+    /// When the sink's calendar was first seen; of one without a calendar, now.
+    pub since: Timestamp,
 }
 
 /// How far a file has come.
@@ -31,8 +35,10 @@ pub struct Waiting {
 pub enum ExportState {
     /// Its set is being gathered.
     Open,
-    /// Its set is fixed; the file may or may not stand.
+    /// Its set is fixed; the file is to be written.
     Closed,
+    /// Its bytes are on disk, or were; it is to get its name.
+    Built,
 }
 
 /// A file a sink is at work on.
@@ -46,12 +52,41 @@ pub struct Export {
     pub part: i32,
     /// How far it has come.
     pub state: ExportState,
+    /// Begin of its span, where the cut is by time.
+    pub due_from: Option<Timestamp>,
     /// What fell due before belongs into it.
     pub due_before: Timestamp,
     /// Most rows, where the cut is by count.
     pub rows_max: Option<i64>,
-    /// Rows gathered so far.
+    /// Rows gathered so far, of an export those of the file.
     pub row_count: i64,
+    /// Size and hash of a built file.
+    pub content: Option<(i64, String)>,
+}
+
+impl Export {
+    /// What the file is called after: the period, and its part from the second on.
+    #[must_use]
+    pub fn name(&self) -> String {
+        match self.part {
+            1 => self.period.clone(),
+            part => format!("{}-{part}", self.period),
+        }
+    }
+}
+
+/// A file as it was built.
+pub struct Built<'a> {
+    /// Where it will be.
+    pub file: &'a str,
+    /// Its size.
+    pub bytes: u64,
+    /// Its SHA-256, in hex.
+    pub sha256: &'a str,
+    /// Of an export: how many rows the query had.
+    pub rows: Option<i64>,
+    /// Hash of the columns.
+    pub layout: &'a str,
 }
 
 fn export(row: &Row) -> Export {
@@ -61,11 +96,14 @@ fn export(row: &Row) -> Export {
         part: row.get("part"),
         state: match row.get("state") {
             "open" => ExportState::Open,
+            "built" => ExportState::Built,
             _ => ExportState::Closed,
         },
+        due_from: row.get("due_from"),
         due_before: row.get("due_before"),
         rows_max: row.get("rows_max"),
         row_count: row.get("row_count"),
+        content: row.get::<_, Option<i64>>("bytes").zip(row.get("sha256")),
     }
 }
 
@@ -83,6 +121,8 @@ pub async fn waiting(link: &Link, sink: &str, limit: i64) -> Result<Waiting, Sto
         oldest: row.get("oldest"),
         count: row.get("waiting"),
         cut_before: row.get("cut_before"),
+        ticked_before: row.get("ticked_before"),
+        since: row.get("since"),
     })
 }
 
@@ -97,7 +137,21 @@ pub async fn at_work(link: &Link, sink: &str) -> Result<Option<Export>, StoreErr
     Ok(rows.first().map(export))
 }
 
-/// Opens the next file of a period; none if the sink has another owner now.
+/// A cut that is to be made.
+pub struct NewCut<'a> {
+    /// What the file is called after.
+    pub period: &'a str,
+    /// Begin of its span.
+    pub due_from: Option<Timestamp>,
+    /// What fell due before belongs into it.
+    pub due_before: Timestamp,
+    /// Most rows, where the cut is by count.
+    pub rows_max: Option<i64>,
+    /// From then on the file is late.
+    pub late_at: Timestamp,
+}
+
+/// Opens the next file of a period; none if the sink is paused or has another owner now.
 ///
 /// # Errors
 /// When the database cannot be asked.
@@ -105,16 +159,16 @@ pub async fn open(
     link: &Link,
     sink: &str,
     epoch: i64,
-    period: &str,
-    due_before: Timestamp,
-    rows_max: Option<i64>,
+    cut: &NewCut<'_>,
 ) -> Result<Option<Export>, StoreError> {
     let params = [
         (&sink as _, Type::TEXT),
         (&epoch as _, Type::INT8),
-        (&period as _, Type::TEXT),
-        (&due_before as _, Type::TIMESTAMPTZ),
-        (&rows_max as _, Type::INT8),
+        (&cut.period as _, Type::TEXT),
+        (&cut.due_from as _, Type::TIMESTAMPTZ),
+        (&cut.due_before as _, Type::TIMESTAMPTZ),
+        (&cut.rows_max as _, Type::INT8),
+        (&cut.late_at as _, Type::TIMESTAMPTZ),
     ];
     let rows = link.rows("open a file", &link.queries().open_export, &params).await?;
     Ok(rows.first().map(export))
@@ -211,24 +265,61 @@ pub async fn page(
     Ok(rows.iter().map(|row| ((row.get("message_id"), row.get("target")), message(row))).collect())
 }
 
+/// Notes that a file is built: its bytes are on disk, its name comes next. `false` if the sink has
+/// another owner now.
+///
+/// # Errors
+/// When the database cannot be asked.
+pub async fn build(
+    link: &Link,
+    sink: &str,
+    epoch: i64,
+    export: i64,
+    built: &Built<'_>,
+) -> Result<bool, StoreError> {
+    let bytes = i64::try_from(built.bytes).unwrap_or(i64::MAX);
+    let params = [
+        (&sink as _, Type::TEXT),
+        (&epoch as _, Type::INT8),
+        (&export as _, Type::INT8),
+        (&built.file as _, Type::TEXT),
+        (&bytes as _, Type::INT8),
+        (&built.sha256 as _, Type::TEXT),
+        (&built.rows as _, Type::INT8),
+        (&built.layout as _, Type::TEXT),
+    ];
+    Ok(link.execute("note a built file", &link.queries().build_export, &params).await? == 1)
+}
+
+/// Notes that the bytes of a built file are nowhere to be found: it is written again.
+///
+/// # Errors
+/// When the database cannot be asked.
+pub async fn unbuild(link: &Link, sink: &str, epoch: i64, export: i64) -> Result<bool, StoreError> {
+    let params = [(&sink as _, Type::TEXT), (&epoch as _, Type::INT8), (&export as _, Type::INT8)];
+    Ok(link.execute("write a file again", &link.queries().unbuild_export, &params).await? == 1)
+}
+
+/// Ends an export that has no rows and gives no file.
+///
+/// # Errors
+/// When the database cannot be asked.
+pub async fn leave_empty(
+    link: &Link,
+    sink: &str,
+    epoch: i64,
+    export: i64,
+) -> Result<bool, StoreError> {
+    let params = [(&sink as _, Type::TEXT), (&epoch as _, Type::INT8), (&export as _, Type::INT8)];
+    Ok(link.execute("leave a file out", &link.queries().leave_empty, &params).await? == 1)
+}
+
 /// Notes that the file stands.
 ///
 /// # Errors
 /// When the database cannot be asked.
-pub async fn publish(
-    link: &Link,
-    export: i64,
-    file: &str,
-    bytes: u64,
-    sha256: &str,
-) -> Result<(), StoreError> {
-    let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
-    let params = [
-        (&export as _, Type::INT8),
-        (&file as _, Type::TEXT),
-        (&bytes as _, Type::INT8),
-        (&sha256 as _, Type::TEXT),
-    ];
+pub async fn publish(link: &Link, export: i64) -> Result<(), StoreError> {
+    let params = [(&export as _, Type::INT8)];
     link.execute("note a file", &link.queries().publish_export, &params).await.map(drop)
 }
 

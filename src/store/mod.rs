@@ -4,6 +4,7 @@
 //! pooler. Each call has a time limit of its own ([`link::CALL_LIMIT`]); a connection whose call
 //! ran into it is thrown away.
 
+pub mod calendar;
 mod error;
 pub mod export;
 pub mod flow;

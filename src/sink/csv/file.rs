@@ -24,11 +24,17 @@ pub struct CsvFile {
     hash: Sha256,
 }
 
-/// A published file.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Published {
-    /// Where it is.
-    pub path: PathBuf,
+/// A file that is whole and on disk, but not visible yet. Dropping it removes it. All calls block.
+pub struct Finished {
+    /// None if it has its own name already.
+    hidden: Option<Hidden>,
+    path: PathBuf,
+    content: Content,
+}
+
+/// What is in a file, as far as it takes to know it again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Content {
     /// Its size.
     pub bytes: u64,
     /// Its SHA-256.
@@ -74,8 +80,7 @@ impl CsvFile {
     /// # Errors
     /// When the directory is missing or not writable.
     pub fn begin(config: &CsvConfig, period: &str, export_id: i64) -> io::Result<CsvFile> {
-        let name = format!("{}{period}{}", config.name_head, config.name_tail);
-        let hidden = config.directory.join(format!(".outboxd-export-{export_id}.tmp"));
+        let hidden = hidden(config, export_id);
         // Removed rather than truncated: it may be a second name of a published file.
         match fs::remove_file(&hidden) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -83,7 +88,7 @@ impl CsvFile {
         }
         let file = File::options().write(true).create_new(true).open(&hidden)?;
         let hidden = Hidden { path: hidden, node: node(&file.metadata()?) };
-        let (path, hash) = (config.directory.join(name), Sha256::new());
+        let (path, hash) = (path(config, period), Sha256::new());
         Ok(CsvFile { out: BufWriter::with_capacity(1 << 16, file), hidden, path, bytes: 0, hash })
     }
 
@@ -98,37 +103,91 @@ impl CsvFile {
         Ok(())
     }
 
+    /// Forces the bytes to disk. From then on the file's hash is known and only its name is missing.
+    ///
+    /// # Errors
+    /// When the disk is full or fails; the file is then of no more use.
+    pub fn finish(mut self) -> Result<Finished, PublishError> {
+        let path = std::mem::take(&mut self.path);
+        self.out.flush().map_err(failed("write", &path))?;
+        self.out.get_ref().sync_all().map_err(failed("force to disk", &path))?;
+        let content = Content { bytes: self.bytes, sha256: self.hash.finalize().into() };
+        Ok(Finished { hidden: Some(self.hidden), path, content })
+    }
+}
+
+impl Finished {
+    /// What a crash left of a file that was finished: under its hidden name, or already under its own.
+    /// None where neither holds that content, as on another relay's disk.
+    ///
+    /// # Errors
+    /// When what is there cannot be read.
+    pub fn again(
+        config: &CsvConfig,
+        period: &str,
+        export_id: i64,
+        content: Content,
+    ) -> io::Result<Option<Finished>> {
+        let (hidden, path) = (hidden(config, export_id), path(config, period));
+        if holds(&hidden, &content)? {
+            let node = node(&fs::symlink_metadata(&hidden)?);
+            let hidden = Some(Hidden { path: hidden, node });
+            return Ok(Some(Finished { hidden, path, content }));
+        }
+        Ok(holds(&path, &content)?.then_some(Finished { hidden: None, path, content }))
+    }
+
+    /// Where the file will be.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its size and hash.
+    #[must_use]
+    pub fn content(&self) -> &Content {
+        &self.content
+    }
+
     /// Makes the file visible under its name. If a file of that name and the same content is there
     /// already, it is ours from before a crash, and that is success.
     ///
     /// # Errors
     /// As [`PublishError`] tells apart.
-    pub fn publish(mut self) -> Result<Published, PublishError> {
-        let path = std::mem::take(&mut self.path);
-        let failed = |action| {
-            let path = path.clone();
-            move |source| PublishError::Failed { action, path, source }
-        };
-        self.out.flush().map_err(failed("write"))?;
-        self.out.get_ref().sync_all().map_err(failed("force to disk"))?;
-        let sha256: [u8; 32] = self.hash.clone().finalize().into();
-        let published = Published { path: path.clone(), bytes: self.bytes, sha256 };
-        self.hidden.check().map_err(failed("publish"))?;
-        match give_name(&self.hidden.path, &path) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                if !holds(&path, &published).map_err(failed("read"))? {
-                    return Err(PublishError::Taken { path });
+    pub fn publish(self) -> Result<(), PublishError> {
+        let Finished { hidden, path, content } = &self;
+        if let Some(hidden) = hidden {
+            hidden.check().map_err(failed("publish", path))?;
+            match give_name(&hidden.path, path) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    if !holds(path, content).map_err(failed("read", path))? {
+                        return Err(PublishError::Taken { path: path.clone() });
+                    }
                 }
+                Err(error) => return Err(failed("publish", path)(error)),
             }
-            Err(error) => return Err(failed("publish")(error)),
         }
         let directory = path.parent().filter(|p| !p.as_os_str().is_empty());
         File::open(directory.unwrap_or(Path::new(".")))
             .and_then(|directory| directory.sync_all())
-            .map_err(|source| PublishError::Unsure { path: path.clone(), source })?;
-        Ok(published)
+            .map_err(|source| PublishError::Unsure { path: path.clone(), source })
     }
+}
+
+/// Where the file of a period is, once it is published.
+#[must_use]
+pub fn path(config: &CsvConfig, period: &str) -> PathBuf {
+    config.directory.join(format!("{}{period}{}", config.name_head, config.name_tail))
+}
+
+fn hidden(config: &CsvConfig, export_id: i64) -> PathBuf {
+    config.directory.join(format!(".outboxd-export-{export_id}.tmp"))
+}
+
+fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> PublishError + use<> {
+    let path = path.to_owned();
+    move |source| PublishError::Failed { action, path, source }
 }
 
 /// The hidden file's name, as long as it is the name of the file we opened. A relay that lost the
@@ -169,17 +228,20 @@ fn give_name(hidden: &Path, path: &Path) -> io::Result<()> {
     }
 }
 
-/// Whether the file there has the content of ours.
-fn holds(path: &Path, ours: &Published) -> io::Result<bool> {
-    let file = File::open(path)?;
-    if file.metadata()?.len() != ours.bytes {
+/// Whether there is a file with that content.
+fn holds(path: &Path, content: &Content) -> io::Result<bool> {
+    let file = match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        file => file?,
+    };
+    if file.metadata()?.len() != content.bytes {
         return Ok(false);
     }
     let (mut file, mut hash, mut piece) = (BufReader::new(file), Sha256::new(), vec![0; 1 << 16]);
     loop {
         let read = file.read(&mut piece)?;
         if read == 0 {
-            return Ok(<[u8; 32]>::from(hash.finalize()) == ours.sha256);
+            return Ok(<[u8; 32]>::from(hash.finalize()) == content.sha256);
         }
         hash.update(&piece[..read]);
     }
@@ -191,19 +253,20 @@ mod tests {
     use crate::config::Cut;
 
     fn config(directory: &Path) -> CsvConfig {
-        CsvConfig {
-            directory: directory.to_owned(),
-            name_head: "orders-".to_owned(),
-            name_tail: ".csv".to_owned(),
-            columns: Vec::new(),
-            cut: Cut { every: None, max_rows: None },
-        }
+        let cut = Cut { every: None, max_rows: None };
+        CsvConfig::new(directory.to_owned(), ("orders-", ".csv"), Vec::new(), cut)
     }
 
     fn write(directory: &Path, export_id: i64, content: &str) -> CsvFile {
         let mut file = CsvFile::begin(&config(directory), "2026-11-20", export_id).unwrap();
         file.append(content.as_bytes()).unwrap();
         file
+    }
+
+    fn publish(file: CsvFile) -> Result<PathBuf, PublishError> {
+        let finished = file.finish()?;
+        let path = finished.path().to_owned();
+        finished.publish().map(|()| path)
     }
 
     fn names(directory: &Path) -> Vec<String> {
@@ -219,11 +282,14 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let file = write(directory.path(), 1, "a,b\r\n");
         assert_eq!(names(directory.path()), [".outboxd-export-1.tmp"]);
-        let published = file.publish().unwrap();
+        let finished = file.finish().unwrap();
+        let (path, content) = (finished.path().to_owned(), *finished.content());
+        assert_eq!(names(directory.path()), [".outboxd-export-1.tmp"]);
+        finished.publish().unwrap();
         assert_eq!(names(directory.path()), ["orders-2026-11-20.csv"]);
-        assert_eq!(fs::read(&published.path).unwrap(), b"a,b\r\n");
-        assert_eq!(published.bytes, 5);
-        assert_eq!(published.sha256, <[u8; 32]>::from(Sha256::digest(b"a,b\r\n")));
+        assert_eq!(fs::read(&path).unwrap(), b"a,b\r\n");
+        assert_eq!(content.bytes, 5);
+        assert_eq!(content.sha256, <[u8; 32]>::from(Sha256::digest(b"a,b\r\n")));
     }
 
     #[test]
@@ -237,21 +303,36 @@ mod tests {
     fn what_a_crash_left_is_no_obstacle() {
         let directory = tempfile::tempdir().unwrap();
         std::mem::forget(write(directory.path(), 1, "half a file that is longer"));
-        let published = write(directory.path(), 1, "whole").publish().unwrap();
-        assert_eq!(fs::read(&published.path).unwrap(), b"whole");
+        let published = publish(write(directory.path(), 1, "whole")).unwrap();
+        assert_eq!(fs::read(&published).unwrap(), b"whole");
         // Published before the crash, but not known to be.
-        let again = write(directory.path(), 1, "whole").publish().unwrap();
+        let again = publish(write(directory.path(), 1, "whole")).unwrap();
         assert_eq!(again, published);
         assert_eq!(names(directory.path()), ["orders-2026-11-20.csv"]);
     }
 
     #[test]
+    fn a_finished_file_is_known_again_under_either_name_and_by_its_content_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let config = config(directory.path());
+        let finished = write(directory.path(), 1, "whole").finish().unwrap();
+        let content = *finished.content();
+        std::mem::forget(finished);
+        let again = || Finished::again(&config, "2026-11-20", 1, content).unwrap();
+        again().unwrap().publish().unwrap();
+        assert_eq!(names(directory.path()), ["orders-2026-11-20.csv"]);
+        again().unwrap().publish().unwrap();
+        fs::write(directory.path().join("orders-2026-11-20.csv"), "other").unwrap();
+        assert!(again().is_none());
+    }
+
+    #[test]
     fn a_leftover_second_name_of_the_published_file_is_not_written_to() {
         let directory = tempfile::tempdir().unwrap();
-        let published = write(directory.path(), 1, "whole").publish().unwrap();
-        fs::hard_link(&published.path, directory.path().join(".outboxd-export-1.tmp")).unwrap();
+        let published = publish(write(directory.path(), 1, "whole")).unwrap();
+        fs::hard_link(&published, directory.path().join(".outboxd-export-1.tmp")).unwrap();
         drop(write(directory.path(), 1, "x"));
-        assert_eq!(fs::read(&published.path).unwrap(), b"whole");
+        assert_eq!(fs::read(&published).unwrap(), b"whole");
     }
 
     #[test]
@@ -259,7 +340,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let theirs = directory.path().join("orders-2026-11-20.csv");
         fs::write(&theirs, "other").unwrap();
-        let error = write(directory.path(), 1, "whole").publish().unwrap_err();
+        let error = publish(write(directory.path(), 1, "whole")).unwrap_err();
         assert!(matches!(error, PublishError::Taken { .. }), "{error:?}");
         assert!(error.to_string().contains("orders-2026-11-20.csv"));
         assert_eq!(fs::read(&theirs).unwrap(), b"other");
@@ -271,9 +352,9 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let old = write(directory.path(), 1, "old");
         let new = write(directory.path(), 1, "new");
-        assert!(matches!(old.publish(), Err(PublishError::Failed { .. })));
-        let published = new.publish().unwrap();
-        assert_eq!(fs::read(published.path).unwrap(), b"new");
+        assert!(matches!(publish(old), Err(PublishError::Failed { .. })));
+        let published = publish(new).unwrap();
+        assert_eq!(fs::read(published).unwrap(), b"new");
     }
 
     #[test]
