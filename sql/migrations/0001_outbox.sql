@@ -1330,12 +1330,12 @@ COMMENT ON FUNCTION outbox.replay IS
 CREATE FUNCTION outbox.mailing_changed() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-  IF TG_OP = 'UPDATE' AND OLD.state = NEW.state THEN
+  IF TG_OP = 'UPDATE' AND OLD.state = NEW.state AND OLD.hash IS NOT DISTINCT FROM NEW.hash THEN
     RETURN NULL;
   END IF;
   IF TG_OP = 'INSERT' AND NEW.state <> 'planned' OR TG_OP = 'UPDATE' AND NOT (CASE NEW.state
-       WHEN 'planned' THEN OLD.state IN ('built', 'unsent', 'dead')
-       WHEN 'built' THEN OLD.state IN ('planned', 'unsent')
+       WHEN 'planned' THEN OLD.state IN ('planned', 'built', 'unsent', 'dead')
+       WHEN 'built' THEN OLD.state IN ('planned', 'built', 'unsent')
        WHEN 'sending' THEN OLD.state = 'built'
        WHEN 'unsent' THEN OLD.state IN ('planned', 'built', 'sending', 'held')
        WHEN 'sent' THEN OLD.state <> 'sent'

@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use super::actor::actor;
 use super::filter::{Filter, State, Walk};
 use super::show::{no_such_delivery, unknown};
-use super::words::{self, DeliveryName, delivery_name};
-use super::{Answer, Failure, Verdict, connect, same_installation, say, say_aside, say_json};
+use super::words::{self, DeliveryName, Named, delivery_name};
+use super::{Answer, Failure, Verdict, connect, mail, same_installation, say, say_aside, say_json};
 use crate::config::Config;
 use crate::store::Link;
 use crate::store::inspect::act::{Act, Changed, Looked, act_on_message, act_on_page};
@@ -19,9 +19,9 @@ use crate::store::inspect::{DeliveryRow, OpenRow, actions, deliveries, message};
 /// One message's deliveries, or all that fit.
 #[derive(Args)]
 pub(super) struct Chosen {
-    /// The message, or one of its deliveries
+    /// The message, or one of its deliveries; or the mail of an exported period, EXPORT/PERIOD
     #[arg(value_name = "MESSAGE[/SINK[/TARGET]]")]
-    pub name: Option<DeliveryName>,
+    pub name: Option<Named>,
     #[command(flatten)]
     pub filter: Filter,
     /// Do not ask
@@ -67,7 +67,8 @@ impl Chosen {
         let link = connect(config);
         same_installation(&link, config).await?;
         match &self.name {
-            Some(name) => self.one(&link, name, deed).await,
+            Some(Named::Delivery(name)) => self.one(&link, name, deed).await,
+            Some(Named::File(name)) => mail::act(&link, name, deed, self.json).await,
             None => self.all(&link, deed).await,
         }
     }

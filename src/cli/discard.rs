@@ -15,6 +15,7 @@ Examples:
   outboxd discard --state dead --sink crm --reason 'HTTP 410'      asks first
   outboxd discard --state pending --type newsletter.sent --yes
   outboxd discard --state unrouted --type 'test.*'
+  outboxd discard orders/2026-11-20               the mail of an exported period; its files stay
 
 An attempt that is in flight is not recalled; if it arrives, that is recorded beside. The next
 message of a discarded one's key goes on.";

@@ -11,6 +11,7 @@ mod filter;
 mod init;
 mod list;
 mod logs;
+mod mail;
 mod migrate;
 mod pause;
 mod preview;

@@ -13,6 +13,7 @@ Examples:
   outboxd resolve 42/mail --delivered             it arrived: recorded, not sent again
   outboxd resolve 42/mail --not-delivered         it did not: sent again, made anew
   outboxd resolve --sink mail --older-than 1d --delivered      asks first
+  outboxd resolve orders/2026-11-20 --delivered   the mail of an exported period
 
 A delivery is held when it is in doubt whether it arrived and it must not arrive twice, or when a
 changed config would send something else under its id. Ask the receiver for the idempotency key:

@@ -15,6 +15,7 @@ Examples:
   outboxd retry --sink crm                        every dead delivery of a sink; asks first
   outboxd retry --sink crm --reason 'HTTP 503' --yes
   outboxd retry --type 'order.*' --older-than 1h
+  outboxd retry orders/2026-11-20                 the mail of an exported period
 
 A held delivery, in doubt whether it arrived, is resolved: outboxd resolve.";
 

@@ -6,9 +6,10 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::table::Table;
-use super::words::{self, DeliveryName, delivery_name, plain};
-use super::{Answer, Failure, Verdict, connect, say, say_json};
+use super::words::{self, DeliveryName, Named, delivery_name, plain};
+use super::{Answer, Failure, Verdict, connect, mail, say, say_json};
 use crate::config::Config;
+use crate::store::Link;
 use crate::store::inspect::{
     ActionRow, DeliveryRow, MessageRow, actions, deliveries, message as find_message,
 };
@@ -18,14 +19,15 @@ const EXAMPLES: &str = "\
 Examples:
   outboxd show 42              the message and all its deliveries
   outboxd show 42/mail         only those through the sink mail
-  outboxd show 42 --payload    with what the application said";
+  outboxd show 42 --payload    with what the application said
+  outboxd show orders/2026-11-20      the file of that period, and each step of its mail";
 
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Show {
-    /// The message, or one of its deliveries
+    /// The message, or one of its deliveries; or an exported period, EXPORT/PERIOD
     #[arg(value_name = "MESSAGE[/SINK[/TARGET]]")]
-    name: DeliveryName,
+    name: Named,
     /// Show the payload, which may hold personal data
     #[arg(long)]
     payload: bool,
@@ -47,23 +49,30 @@ struct Found {
 impl Show {
     pub async fn run(&self, config: &Config) -> Answer {
         let link = connect(config);
-        let id = self.name.message_id;
-        let message = find_message(&link, id).await?;
-        let mut rows = deliveries(&link, id).await?;
+        match &self.name {
+            Named::Delivery(name) => self.delivery(&link, name).await,
+            Named::File(name) => mail::show(&link, name, self.json).await,
+        }
+    }
+
+    async fn delivery(&self, link: &Link, name: &DeliveryName) -> Answer {
+        let id = name.message_id;
+        let message = find_message(link, id).await?;
+        let mut rows = deliveries(link, id).await?;
         if message.is_none() && rows.is_empty() {
             return Err(unknown(id));
         }
-        let whole = self.name.sink.is_none();
-        rows.retain(|row| self.name.takes(&row.sink, &row.target));
+        let whole = name.sink.is_none();
+        rows.retain(|row| name.takes(&row.sink, &row.target));
         if rows.is_empty() && !whole {
-            return Err(no_such_delivery(&self.name));
+            return Err(no_such_delivery(name));
         }
-        let mut done = actions(&link, id).await?;
+        let mut done = actions(link, id).await?;
         done.retain(|action| {
             let (sink, target) = (action.sink.as_deref(), action.target.as_deref());
-            self.name.takes(sink.unwrap_or_default(), target.unwrap_or_default())
+            name.takes(sink.unwrap_or_default(), target.unwrap_or_default())
         });
-        let payload = if self.payload { find_payload(&link, id).await? } else { None };
+        let payload = if self.payload { find_payload(link, id).await? } else { None };
         let found = Found { id, message, payload, deliveries: rows, actions: done };
         if self.json {
             say_json(&found.json());

@@ -56,6 +56,45 @@ impl DeliveryName {
     }
 }
 
+/// `EXPORT/PERIOD`: the file of a period, or the mail it goes out with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct FileName {
+    /// The csv sink or export.
+    pub sink: String,
+    pub period: String,
+}
+
+impl fmt::Display for FileName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.sink, self.period)
+    }
+}
+
+/// What an operator can name: a delivery begins with a digit, a file with a letter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Named {
+    Delivery(DeliveryName),
+    File(FileName),
+}
+
+impl FromStr for Named {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Named, String> {
+        if !text.starts_with(|c: char| c.is_ascii_lowercase()) {
+            return text.parse().map(Named::Delivery);
+        }
+        let (sink, period) = text
+            .split_once('/')
+            .filter(|(_, period)| period.starts_with(|c: char| c.is_ascii_digit()))
+            .ok_or(
+                "write a message, 42 or 42/mail, or the period of an export, orders/2026-11-20",
+            )?;
+        let sink = Name::parse(sink)?.to_string();
+        Ok(Named::File(FileName { sink, period: period.to_owned() }))
+    }
+}
+
 /// The name of one delivery, as [`DeliveryName`] reads it.
 pub(super) fn delivery_name(message_id: i64, sink: &str, target: &str) -> String {
     match (sink, target) {
@@ -239,5 +278,19 @@ mod tests {
     #[test]
     fn a_terminal_is_given_no_commands() {
         assert_eq!(plain("a\x1b[31mb\nc ä"), "a?[31mb?c ä");
+    }
+
+    #[test]
+    fn a_file_is_named_by_its_sink_and_period() {
+        let file = |text: &str| match text.parse() {
+            Ok(Named::File(name)) => (name.sink, name.period),
+            other => panic!("{other:?}"),
+        };
+        let named = |sink: &str, period: &str| (sink.to_owned(), period.to_owned());
+        assert_eq!(file("orders/2026-11-20"), named("orders", "2026-11-20"));
+        assert_eq!(file("o/2026-11-20T1400-2"), named("o", "2026-11-20T1400-2"));
+        assert!(matches!("42/mail".parse(), Ok(Named::Delivery(_))));
+        assert!("orders".parse::<Named>().unwrap_err().contains("orders/2026-11-20"));
+        assert!("orders/mail".parse::<Named>().is_err());
     }
 }

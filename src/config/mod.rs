@@ -307,18 +307,16 @@ pub struct MailingConfig {
     pub max_bytes: usize,
 }
 
-/// `catch_up` of a mail: what happens when several files wait, after an outage.
+/// `catch_up` of a mail: what happens when several files wait, after an outage. Where the cut is at times
+/// of the calendar and daily, not more than one mail goes out on one day, but under `each`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum MailCatchUp {
-    /// `together`: one mail carries them all, and where the cut is daily, not more than one goes out on
-    /// one day.
+    /// `together`: one mail carries them all.
     #[default]
     Together,
-    /// `spread`: one file a mail, one mail a day, the oldest first.
-    Spread,
-    /// `each`: one file a mail, all at once.
+    /// `each`: a mail for each file, all at once.
     Each,
-    /// `latest`: the newest file alone; the others stay on disk.
+    /// `latest`: the newest file alone; the others stay on disk, and their mails are closed as discarded.
     Latest,
 }
 

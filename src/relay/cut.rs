@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -24,7 +25,7 @@ use crate::delivery::clean_text;
 use crate::store::calendar::{self, RuleKind};
 use crate::store::export::{self, ExportState, NewCut, Waiting};
 use crate::store::{Link, StoreError};
-use due::{due, next_tick};
+use due::{due, made_until, next_tick};
 
 /// Shortest and longest time between two looks at the clock.
 const LOOK_MIN: Duration = Duration::from_millis(100);
@@ -43,6 +44,8 @@ pub struct Cutter {
     pub link: Arc<Link>,
     /// Whether the relay may still act.
     pub lease: Arc<Lease>,
+    /// Where it is told up to when all files that were due have been made.
+    pub made_until: watch::Sender<Option<Timestamp>>,
     /// Finish the step that is under way and end.
     pub drain: CancellationToken,
     /// End at once.
@@ -154,7 +157,10 @@ impl Cutter {
         let limit = csv.cut.max_rows.map_or(1, |max| i64::try_from(max.get()).unwrap_or(i64::MAX));
         let waiting = export::waiting(&self.link, self.sink(), limit).await?;
         self.note_next(csv, &waiting, noted).await?;
-        let Some(due) = due(csv, &waiting) else { return Ok(false) };
+        let Some(due) = due(csv, &waiting) else {
+            self.made_until.send_replace(Some(made_until(csv, &waiting)));
+            return Ok(false);
+        };
         let cut = NewCut {
             period: &due.period,
             due_from: due.from,

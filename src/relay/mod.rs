@@ -4,7 +4,7 @@
 //! what must be before it starts, `route` says what to make of it, `deliver` makes one attempt, whose
 //! `gate` knows how many may run, `decide` what its end means, `settle` records it. `work` walks a
 //! sink through these, `own` holds the lease and works the sinks that `share` plans for this relay,
-//! `restored` knows a copy of the database when it meets one, `cut` makes the files of CSV sinks,
+//! `restored` knows a copy of the database when it meets one, `cut` makes the files of CSV sinks, `mailing` mails them,
 //! `keep` does the chores, among them `watch`, which tells of troubles, and `prune`, which deletes
 //! what is old.
 
@@ -19,6 +19,7 @@ mod gate;
 mod hand;
 mod keep;
 mod lease;
+mod mailing;
 mod minute;
 mod own;
 mod prune;
@@ -39,6 +40,7 @@ use std::time::Duration;
 use backon::{ExponentialBuilder, Retryable};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -53,6 +55,7 @@ use cut::Cutter;
 use deliver::{Deliverer, Memory};
 use gate::{Gate, Hosts};
 use lease::Lease;
+use mailing::Mailer;
 use own::{Owner, Taken};
 use restored::Guard;
 use route::{Paused, Routes};
@@ -283,17 +286,51 @@ impl Shared {
         match sink {
             Some(sink) => self.work(Arc::clone(config), Arc::clone(sink), taken).boxed(),
             None => {
+                let (made, made_until) = tokio::sync::watch::channel(None);
+                let mailer = self.mailer(config, &taken, made_until);
                 let cutter = Cutter {
                     config: Arc::clone(config),
                     epoch: taken.epoch,
                     link: Arc::clone(&self.settle),
                     lease: Arc::clone(&self.lease),
+                    made_until: made,
                     drain: taken.drain,
                     cut: taken.cut,
                 };
-                cutter.run().boxed()
+                async move {
+                    tokio::join!(cutter.run(), async {
+                        if let Some(mailer) = mailer {
+                            mailer.run().await;
+                        }
+                    });
+                }
+                .boxed()
             }
         }
+    }
+
+    /// What it takes to mail the files of a csv sink, where its config says so.
+    fn mailer(
+        &self,
+        config: &Arc<SinkConfig>,
+        taken: &Taken,
+        made_until: tokio::sync::watch::Receiver<Option<Timestamp>>,
+    ) -> Option<Mailer> {
+        let Way::Csv(csv) = &config.way else { return None };
+        let (smtp_config, smtp) = self.sinks.get(csv.mail.as_ref()?.sink.as_str())?;
+        Some(Mailer {
+            config: Arc::clone(config),
+            through: (Arc::clone(smtp.as_ref()?), Arc::clone(smtp_config)),
+            installation: self.installation.clone(),
+            relay: taken.relay.clone(),
+            epoch: taken.epoch,
+            link: Arc::clone(&self.settle),
+            lease: Arc::clone(&self.lease),
+            lease_time: self.lease_time,
+            made_until,
+            drain: taken.drain.clone(),
+            cut: taken.cut.clone(),
+        })
     }
 
     fn work(

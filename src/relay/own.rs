@@ -45,6 +45,8 @@ pub struct Taken {
     pub bell: i32,
     /// The epoch it was taken with.
     pub epoch: i64,
+    /// The relay that took it.
+    pub relay: String,
     /// Whether another relay had it and fell silent without handing it over: what that one was
     /// sending may have arrived or not.
     pub unclean: bool,
@@ -271,6 +273,7 @@ impl Owner {
             sink: row.name.clone(),
             bell: row.bell,
             epoch,
+            relay: self.entry.id.clone(),
             unclean: former.is_some(),
             drain: drain.clone(),
             cut: cut.clone(),

@@ -3,9 +3,14 @@
 //! Nothing here looks at a clock or a random number: date and id derive from the row, so every
 //! attempt sends the same bytes. That is what a server's own search for repeats goes by.
 
+mod files;
+
+use jiff::Timestamp;
 use lettre::Address;
 use lettre::message::header::{ContentType, HeaderName, HeaderValue, To};
-use lettre::message::{Mailbox, Mailboxes, SinglePart};
+use lettre::message::{Mailbox, Mailboxes, MultiPart, SinglePart};
+
+pub use self::files::{Attached, FilesMail, NoMail, prepare_files};
 
 use crate::config::Mail;
 use crate::message::{IdempotencyKey, Message};
@@ -45,7 +50,9 @@ impl PreparedMail {
         &self.data
     }
 
-    pub(super) fn hash(&self) -> [u8; 32] {
+    /// SHA-256 over envelope, headers and body.
+    #[must_use]
+    pub fn hash(&self) -> [u8; 32] {
         let addresses = std::iter::once(self.from()).chain(self.to());
         super::hash_parts(addresses.map(str::as_bytes).chain([self.data()]))
     }
@@ -67,17 +74,39 @@ pub(super) fn prepare(
     }
     let view = View::of(message)?;
     let recipients = recipients(&content.to, &view)?;
-    let subject = content.subject.render(&view).map_err(|e| format!("subject: {e}"))?;
-    let subject = subject.trim();
-    if subject.chars().any(char::is_control) {
-        return Err("subject: it has a line break or another control character".to_owned());
-    }
+    let subject = &subject(&content.subject, &view)?;
     let text = content.text.render(&view).map_err(|e| format!("text: {e}"))?;
+    compose(Draft {
+        from,
+        recipients,
+        subject,
+        text: &text,
+        date: message.created_at,
+        message_id: &format!("{key}@{}", from.email.domain()),
+        files: Vec::new(),
+    })
+}
+
+/// What a mail is made of.
+pub(super) struct Draft<'a> {
+    pub from: &'a Mailbox,
+    pub recipients: Vec<Mailbox>,
+    /// Without control characters.
+    pub subject: &'a str,
+    pub text: &'a str,
+    pub date: Timestamp,
+    pub message_id: &'a str,
+    pub files: Vec<SinglePart>,
+}
+
+/// Writes a mail.
+pub(super) fn compose(draft: Draft<'_>) -> Result<PreparedMail, String> {
+    let Draft { from, recipients, subject, text, date, message_id, files } = draft;
     let builder = lettre::Message::builder()
         .from(from.clone())
         .subject(subject)
-        .date(std::time::SystemTime::from(message.created_at))
-        .message_id(Some(format!("<{key}@{}>", from.email.domain())))
+        .date(std::time::SystemTime::from(date))
+        .message_id(Some(format!("<{message_id}>")))
         .raw_header(auto_submitted());
     let mut to: Vec<Address> = Vec::new();
     for mailbox in &recipients {
@@ -87,8 +116,14 @@ pub(super) fn prepare(
     }
     // All at once: one by one each would be parsed again for the next.
     let builder = builder.mailbox(To::from(recipients.into_iter().collect::<Mailboxes>()));
-    let part = SinglePart::builder().header(ContentType::TEXT_PLAIN).body(with_crlf(&text));
-    let mail = builder.singlepart(part).map_err(|e| format!("the mail cannot be built: {e}"))?;
+    let part = SinglePart::builder().header(ContentType::TEXT_PLAIN).body(with_crlf(text));
+    let mail = if files.is_empty() {
+        builder.singlepart(part)
+    } else {
+        let parts = MultiPart::mixed().boundary(boundary(message_id)).singlepart(part);
+        builder.multipart(files.into_iter().fold(parts, MultiPart::singlepart))
+    };
+    let mail = mail.map_err(|e| format!("the mail cannot be built: {e}"))?;
     let mut data = mail.formatted();
     if !data.ends_with(b"\r\n") {
         data.extend_from_slice(b"\r\n");
@@ -105,6 +140,13 @@ pub(super) fn prepare(
         return Err("the mail cannot be written in ASCII".to_owned());
     }
     Ok(PreparedMail { from: from.email.clone(), to, data })
+}
+
+/// Parts two parts of a mail: from the row, like everything else, and unlike any line of a part, since
+/// neither base64 nor quoted-printable text has `=_`.
+fn boundary(message_id: &str) -> String {
+    let hash = super::hash_parts([message_id.as_bytes()]);
+    format!("=_outboxd_{}", crate::hex::hex(&hash[..16]))
 }
 
 /// Gives an address the form that every mail server takes: the domain in A-labels.
@@ -126,7 +168,17 @@ pub(super) fn to_ascii(mailbox: Mailbox) -> Result<Mailbox, String> {
     Ok(Mailbox::new(mailbox.name, email))
 }
 
-fn recipients(templates: &[Template], view: &View) -> Result<Vec<Mailbox>, String> {
+/// A subject, one line.
+pub(super) fn subject(template: &Template, view: &View) -> Result<String, String> {
+    let subject = template.render(view).map_err(|e| format!("subject: {e}"))?;
+    let subject = subject.trim();
+    if subject.chars().any(char::is_control) {
+        return Err("subject: it has a line break or another control character".to_owned());
+    }
+    Ok(subject.to_owned())
+}
+
+pub(super) fn recipients(templates: &[Template], view: &View) -> Result<Vec<Mailbox>, String> {
     let mut all = Vec::new();
     for template in templates {
         let list = template.render(view).map_err(|e| format!("to: {e}"))?;

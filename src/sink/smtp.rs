@@ -4,6 +4,7 @@
 //! one attempt at a time: it is taken out of the stock, and comes back only after a clean end. An
 //! attempt that is dropped, times out or meets anything unexpected takes its connection with it.
 
+mod entered;
 mod session;
 mod stock;
 mod verdict;
@@ -13,8 +14,10 @@ use lettre::Address;
 use lettre::message::Mailbox;
 use lettre::transport::smtp::commands::{Data, Mail, Rcpt, Rset};
 
+pub use self::entered::Entered;
 use self::session::{Door, Session};
 use self::stock::Stock;
+pub use self::wire::Transcript;
 use self::wire::{Fault, Reply, dot_stuffed};
 use super::mail::{PreparedMail, to_ascii};
 use super::{BuildError, tls};

@@ -11,6 +11,7 @@ pub mod flow;
 pub mod inspect;
 pub mod link;
 pub mod listen;
+pub mod mailing;
 pub mod migrate;
 pub mod own;
 pub mod prune;

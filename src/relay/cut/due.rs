@@ -69,6 +69,14 @@ pub(super) fn next_tick(csv: &CsvConfig, waiting: &Waiting) -> Option<Tick> {
     Some(if of_oldest.at > next.at { of_oldest } else { next })
 }
 
+/// Up to when all files have been made, where none is due: not up to a cut that settles.
+pub(super) fn made_until(csv: &CsvConfig, waiting: &Waiting) -> Timestamp {
+    let settling = next_tick(csv, waiting).filter(|tick| tick.at <= waiting.now);
+    let before =
+        settling.and_then(|tick| Timestamp::from_nanosecond(tick.at.as_nanosecond() - 1).ok());
+    before.unwrap_or(waiting.now)
+}
+
 fn is_query(csv: &CsvConfig) -> bool {
     matches!(csv.rows, Rows::Query(_))
 }
@@ -209,7 +217,9 @@ mod tests {
         };
         let csv = CsvConfig { rows: Rows::Query(query), ..cut(vienna("10:00"), 0, Empty::Skip) };
         let last = Some("2026-11-19T09:00:00Z");
-        assert_eq!(due(&csv, &waiting("09:09:59", None, 0, last)), None);
+        let settling = waiting("09:09:59", None, 0, last);
+        assert_eq!(due(&csv, &settling), None);
+        assert!(made_until(&csv, &settling) < at("09:00:00"));
         let due = due(&csv, &waiting("09:10:00", None, 0, last)).unwrap();
         assert_eq!((due.before, due.late_at), (at("09:00:00"), at("10:10:00")));
     }

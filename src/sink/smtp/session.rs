@@ -134,6 +134,12 @@ impl Session {
         self.offers.iter().any(|offer| offer.split(' ').next() == Some(keyword))
     }
 
+    /// The largest mail the server takes, in bytes, if it says so (RFC 1870 section 3).
+    pub fn size_max(&self) -> Option<u64> {
+        let size = self.offers.iter().find_map(|offer| offer.strip_prefix("SIZE "));
+        size.and_then(|size| size.trim().parse().ok()).filter(|size| *size > 0)
+    }
+
     /// AUTH with PLAIN (RFC 4616), or LOGIN where there is nothing better.
     async fn log_in(&mut self, user: &str, password: &Secret) -> Result<(), Shut> {
         let offered = |mechanism: &str| {

@@ -38,6 +38,7 @@ impl Stock {
             return session.part();
         }
         session.idle_since = Instant::now();
+        session.wire.transcript = None;
         let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         idle.sessions.push(session);
         if !std::mem::replace(&mut idle.swept, true) {

@@ -8,6 +8,7 @@
 
 use std::fmt;
 use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::FutureExt;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
@@ -17,9 +18,35 @@ const LINE_MAX: usize = 4096;
 /// Most lines of one reply.
 const LINES_MAX: usize = 200;
 
+/// Longest part of a reply that a transcript keeps, and most lines of one, in characters and lines.
+const HEARD_MAX: usize = 300;
+const TRANSCRIPT_MAX: usize = 60;
+
 /// A connection that speaks in commands and replies.
 pub(super) struct Wire<S> {
     stream: BufReader<S>,
+    /// Where what is said is written down, if anywhere.
+    pub transcript: Option<Transcript>,
+}
+
+/// What was said in a dialogue, bounded: the verb of each command, and the replies. Whoever holds it
+/// reads it even where the dialogue was cut short.
+#[derive(Clone, Default)]
+pub struct Transcript(Arc<Mutex<Vec<String>>>);
+
+impl Transcript {
+    fn note(&self, line: &str) {
+        let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if lines.len() < TRANSCRIPT_MAX {
+            lines.push(line.chars().take(HEARD_MAX).collect());
+        }
+    }
+
+    /// Everything so far, a line each.
+    #[must_use]
+    pub fn text(&self) -> String {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).join("\n")
+    }
 }
 
 /// A server's reply, all its lines.
@@ -78,7 +105,7 @@ impl fmt::Display for Fault {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     pub fn new(stream: S) -> Wire<S> {
-        Wire { stream: BufReader::new(stream) }
+        Wire { stream: BufReader::new(stream), transcript: None }
     }
 
     /// The stream beneath, if nothing was read ahead: bytes a server (or someone between) sent
@@ -96,7 +123,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         if self.has_spoken()? {
             return Err(Fault::Protocol("the server spoke without being asked"));
         }
-        self.send(command.to_string().as_bytes()).await?;
+        let command = command.to_string();
+        if let Some(transcript) = &self.transcript {
+            // What follows the verb can be an address.
+            transcript.note(command.split([' ', '\r']).next().unwrap_or_default());
+        }
+        self.send(command.as_bytes()).await?;
         self.reply().await
     }
 
@@ -119,6 +151,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
 
     /// Reads one whole reply.
     pub async fn reply(&mut self) -> Result<Reply, Fault> {
+        let reply = self.whole_reply().await;
+        if let Some(transcript) = &self.transcript {
+            match &reply {
+                Ok(reply) => transcript.note(&format!("  {reply}")),
+                Err(fault) => transcript.note(&format!("  ({fault})")),
+            }
+        }
+        reply
+    }
+
+    async fn whole_reply(&mut self) -> Result<Reply, Fault> {
         let mut reply: Option<Reply> = None;
         loop {
             let line = self.line().await?;

@@ -1,0 +1,13 @@
+-- Records how a dialogue ended. That a mail was sent is true whoever owns the sink now and whatever became
+-- of the row; anything else is said only of the dialogue that this relay began.
+-- $1 relay, $2 epoch, $3 mailing, $4 state, $5 ms until it is due again, $6 reason, $7 transcript,
+-- $8 whether the attempt is spent
+UPDATE outbox.mailing m
+   SET state = $4, actor = $1, reason = $6, transcript = $7, changed_at = clock_timestamp(),
+       attempt = m.attempt - CASE WHEN $8 OR m.state <> 'sending' THEN 0 ELSE 1 END,
+       day = CASE WHEN $4 IN ('unsent', 'dead') THEN NULL ELSE m.day END,
+       hold_until = CASE WHEN $4 = 'held' THEN clock_timestamp() END,
+       due_at = clock_timestamp() + $5 * interval '1 ms'
+ WHERE m.id = $3
+   AND CASE $4 WHEN 'sent' THEN m.state <> 'sent'
+               ELSE m.state = 'sending' AND m.epoch = $2 END

@@ -1,0 +1,398 @@
+//! Mailing: what a cut has published goes out by mail, at most once.
+//!
+//! Each step is on record before the next one begins, and a change of state leaves a row of its own:
+//! planned (which files) → built (the hash of the whole mail) → sending → sent, unsent or held. The mail
+//! server is asked in before the intent is committed, so that one that is away costs nothing; between
+//! the intent and the outcome a crash leaves `sending`, which whoever takes over holds for an operator.
+//! There is no other way out of doubt. `next` says what is to be done.
+
+mod next;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use jiff::civil::Date;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use super::decide::decide;
+use super::lease::Lease;
+use crate::config::{CsvConfig, MailingConfig, SinkConfig, Way};
+use crate::delivery::{Guarantee, Outcome, Phase, Settlement, clean_text};
+use crate::hex::hex;
+use crate::name::Name;
+use crate::policy::Policy;
+use crate::sink::Sink;
+use crate::sink::csv;
+use crate::sink::mail::{Attached, FilesMail, NoMail, PreparedMail, prepare_files};
+use crate::sink::smtp::{Entered, Smtp, Transcript};
+use crate::store::mailing::{self, Actor, Desk, Mailing, MailingEnd};
+use crate::store::{Link, StoreError};
+use next::{Next, next};
+
+/// How often it is looked whether there is something to mail.
+const LOOK: Duration = Duration::from_secs(1);
+/// First and longest pause after trouble with the database or the mail server.
+const PAUSE_MIN: Duration = Duration::from_secs(1);
+const PAUSE_MAX: Duration = Duration::from_secs(60);
+/// How long a mail rests of which a file is not there.
+const FILE_PAUSE: Duration = Duration::from_secs(60);
+
+/// What it takes to mail the files of one sink.
+pub struct Mailer {
+    /// The sink whose files they are.
+    pub config: Arc<SinkConfig>,
+    /// The smtp sink they go through, and its config.
+    pub through: (Arc<Sink>, Arc<SinkConfig>),
+    /// Part of every Message-ID.
+    pub installation: Name,
+    /// This relay.
+    pub relay: String,
+    /// The epoch it took the sink with.
+    pub epoch: i64,
+    /// For all statements.
+    pub link: Arc<Link>,
+    /// Whether the relay may still act.
+    pub lease: Arc<Lease>,
+    /// How long a relay that fell silent may go on without knowing.
+    pub lease_time: Duration,
+    /// Up to when all files that were due have been made.
+    pub made_until: watch::Receiver<Option<Timestamp>>,
+    /// Finish the dialogue that is under way and end.
+    pub drain: CancellationToken,
+    /// End at once.
+    pub cut: CancellationToken,
+}
+
+impl Mailer {
+    /// Mails until told to stop.
+    pub async fn run(self) {
+        let (Way::Csv(csv), Sink::Smtp(smtp)) = (&self.config.way, self.through.0.as_ref()) else {
+            return;
+        };
+        let Some(mail) = &csv.mail else { return };
+        let (mut pause, mut held) = (PAUSE_MIN, false);
+        while !self.drain.is_cancelled() && !self.cut.is_cancelled() {
+            let result = async {
+                if !held {
+                    self.hold_silent().await?;
+                    held = true;
+                }
+                self.step(csv, mail, smtp).await
+            };
+            let wait = match result.await {
+                Ok(true) => continue,
+                Ok(false) => {
+                    pause = PAUSE_MIN;
+                    LOOK
+                }
+                Err(error) => {
+                    warn!(sink = self.sink(), %error, retry_in = ?pause, "cannot mail; trying again");
+                    pause = (pause * 2).min(PAUSE_MAX);
+                    pause
+                }
+            };
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = self.drain.cancelled() => {}
+                () = self.cut.cancelled() => {}
+            }
+        }
+    }
+
+    fn sink(&self) -> &str {
+        self.config.name.as_str()
+    }
+
+    fn actor(&self) -> Actor<'_> {
+        Actor { sink: self.sink(), epoch: self.epoch, relay: &self.relay }
+    }
+
+    /// What a former owner was sending is in doubt.
+    async fn hold_silent(&self) -> Result<(), StoreError> {
+        let until = self.lease_time + self.through.1.timeout;
+        for period in mailing::hold_silent(&self.link, &self.actor(), until).await? {
+            error!(
+                sink = self.sink(),
+                period,
+                outcome = "held",
+                "the relay that was mailing this period fell silent; nobody knows whether the mail went \
+                 out. Ask those who get it, then run: outboxd resolve"
+            );
+        }
+        Ok(())
+    }
+
+    /// Takes the next step; `false` if there is none to take now.
+    async fn step(
+        &self,
+        csv: &CsvConfig,
+        mail: &MailingConfig,
+        smtp: &Smtp,
+    ) -> Result<bool, StoreError> {
+        if !self.lease.holds() {
+            return Ok(false);
+        }
+        let through = self.through.1.name.as_str();
+        let Some(desk) = mailing::look(&self.link, self.sink(), through).await? else {
+            return Ok(false);
+        };
+        let made_until = *self.made_until.borrow();
+        let (link, actor) = (&self.link, self.actor());
+        match next(csv.cut.every.as_ref(), mail.catch_up, &desk, made_until) {
+            Next::Nothing => Ok(false),
+            Next::Plan { exports, period } => {
+                Ok(mailing::plan(link, &actor, &period, &exports).await?.is_some())
+            }
+            Next::PassOver { export, period } => {
+                match mailing::plan(link, &actor, &period, &[export]).await? {
+                    Some(planned) => mailing::pass_over(link, &actor, planned).await,
+                    None => Ok(false),
+                }
+            }
+            Next::Add { exports, period } => {
+                let Some(at_work) = &desk.mailing else { return Ok(false) };
+                mailing::add(link, &actor, at_work.id, &period, &exports).await
+            }
+            Next::Send { day } => self.send(csv, mail, smtp, &desk, day).await,
+            Next::Withdraw => self.withdraw(&desk).await,
+        }
+    }
+
+    /// An intent of this relay stands though it never began: its answer was lost.
+    async fn withdraw(&self, desk: &Desk) -> Result<bool, StoreError> {
+        let Some(at_work) = &desk.mailing else { return Ok(false) };
+        let end = MailingEnd::Unsent { delay: Duration::ZERO, spent: false };
+        let reason = "the record of the intent was confirmed too late; nothing was sent";
+        mailing::end(&self.link, &self.actor(), at_work.id, &end, reason, "").await
+    }
+
+    /// Builds the mail, asks the server in, commits the intent, and holds the dialogue.
+    async fn send(
+        &self,
+        csv: &CsvConfig,
+        mail: &MailingConfig,
+        smtp: &Smtp,
+        desk: &Desk,
+        day: Option<Date>,
+    ) -> Result<bool, StoreError> {
+        let Some(at_work) = &desk.mailing else { return Ok(false) };
+        let Some(prepared) = self.build(csv, mail, at_work).await? else { return Ok(false) };
+        let hash = hex(&prepared.hash());
+        if !mailing::build(&self.link, &self.actor(), at_work.id, &hash).await? {
+            return Ok(false);
+        }
+        let transcript = Transcript::default();
+        let entered = tokio::select! {
+            entered = smtp.enter(&transcript) => entered,
+            () = self.cut.cancelled() => return Ok(false),
+        };
+        let entered = match entered {
+            Ok(entered) => entered,
+            Err(outcome) => return self.put_off(at_work, outcome, desk).await,
+        };
+        if let Some(reason) = entered.is_too_large(&prepared) {
+            entered.part();
+            self.give_up(at_work, &reason).await?;
+            return Ok(true);
+        }
+        let through = self.through.1.name.as_str();
+        let begun =
+            mailing::begin(&self.link, &self.actor(), at_work.id, day, through, &hash).await;
+        if !matches!(begun, Ok(true)) {
+            entered.part();
+            return begun;
+        }
+        self.converse(smtp, entered, &prepared, at_work, &transcript).await;
+        Ok(true)
+    }
+
+    /// The mail of these files; none if it cannot be made, which is noted.
+    async fn build(
+        &self,
+        csv: &CsvConfig,
+        mail: &MailingConfig,
+        at_work: &Mailing,
+    ) -> Result<Option<PreparedMail>, StoreError> {
+        let files: Vec<Attached> = mailing::files(&self.link, at_work.id)
+            .await?
+            .into_iter()
+            .map(|file| Attached {
+                path: csv::path(csv, &file.period),
+                period: file.period,
+                rows: file.rows,
+                bytes: u64::try_from(file.bytes).unwrap_or(u64::MAX),
+                sha256: file.sha256,
+                from: file.due_from,
+                to: file.due_before,
+            })
+            .collect();
+        let message_id = format!("export_{}_{}_{}", self.installation, self.sink(), at_work.period);
+        let content = FilesMail {
+            name: self.sink(),
+            period: &at_work.period,
+            message_id: &message_id,
+            date: at_work.planned_at,
+            files: &files,
+        };
+        let Sink::Smtp(smtp) = self.through.0.as_ref() else { return Ok(None) };
+        match tokio::task::block_in_place(|| prepare_files(smtp, mail, &content)) {
+            Ok(prepared) => Ok(Some(prepared)),
+            Err(NoMail::Never(reason)) => {
+                self.give_up(at_work, &reason).await?;
+                Ok(None)
+            }
+            Err(NoMail::NotNow(reason)) => {
+                warn!(sink = self.sink(), period = at_work.period, reason, retry_in = ?FILE_PAUSE,
+                    "cannot make the mail yet; nothing was sent");
+                let reason = clean_text(&reason);
+                mailing::put_off(&self.link, &self.actor(), at_work.id, false, FILE_PAUSE, &reason)
+                    .await?;
+                Ok(None)
+            }
+        }
+    }
+
+    async fn give_up(&self, at_work: &Mailing, reason: &str) -> Result<(), StoreError> {
+        error!(
+            sink = self.sink(),
+            period = at_work.period,
+            outcome = "dead",
+            reason,
+            "the mail of this period is given up until an operator looks; nothing was sent"
+        );
+        let reason = clean_text(reason);
+        mailing::put_off(&self.link, &self.actor(), at_work.id, true, Duration::ZERO, &reason).await
+    }
+
+    /// The server did not let us in.
+    async fn put_off(
+        &self,
+        at_work: &Mailing,
+        outcome: Outcome,
+        desk: &Desk,
+    ) -> Result<bool, StoreError> {
+        let (reason, wait) = match outcome {
+            Outcome::Transient { reason, wait, .. } => (reason, wait),
+            Outcome::Permanent { reason } | Outcome::InDoubt { reason } => (reason, None),
+            Outcome::Delivered { receipt } => (receipt, None),
+        };
+        // The longer it lasts, the rarer it is asked.
+        let age = desk.now.duration_since(at_work.planned_at).unsigned_abs();
+        let delay = wait.unwrap_or_else(|| (age / 10).clamp(PAUSE_MIN, PAUSE_MAX));
+        warn!(
+            sink = self.sink(),
+            period = at_work.period,
+            through = self.through.1.name.as_str(),
+            outcome = "unsent",
+            reason,
+            retry_in = ?delay,
+            "the mail server does not let us in; nothing was sent, no attempt is spent"
+        );
+        mailing::put_off(&self.link, &self.actor(), at_work.id, false, delay, &reason).await?;
+        Ok(false)
+    }
+
+    /// The dialogue, and the record of its end.
+    async fn converse(
+        &self,
+        smtp: &Smtp,
+        entered: Entered,
+        mail: &PreparedMail,
+        at_work: &Mailing,
+        transcript: &Transcript,
+    ) {
+        let begun = Instant::now();
+        let lease = Arc::clone(&self.lease);
+        let phase = Phase::guarded(move || lease.holds());
+        let config = &self.through.1;
+        let policy = Policy { guarantee: Guarantee::AtMostOnce, ..config.policy.clone() };
+        let dialogue = smtp.deliver_over(entered, mail, policy.permanent.as_ref(), &phase);
+        let outcome = tokio::select! {
+            outcome = tokio::time::timeout(config.timeout, dialogue) => outcome
+                .unwrap_or_else(|_| phase.cut_short("timed out")),
+            () = self.cut.cancelled() => phase.cut_short("the relay lost the sink or had to stop"),
+        };
+        // One mail is no crowd, but a server that is in trouble is no fault of the mail either.
+        let settlement = decide(outcome, &policy, at_work.attempt + 1, true, fastrand::f64());
+        let (end, reason) = ending(settlement);
+        self.tell(&end, &reason, at_work, begun.elapsed());
+        self.record(at_work, &end, &reason, &clean_lines(&transcript.of(mail))).await;
+    }
+
+    /// Writes down how the dialogue ended; whatever happens, it is not held again for want of a record.
+    async fn record(&self, at_work: &Mailing, end: &MailingEnd, reason: &str, transcript: &str) {
+        let mut pause = PAUSE_MIN;
+        let actor = self.actor();
+        while let Err(error) =
+            mailing::end(&self.link, &actor, at_work.id, end, reason, transcript).await
+        {
+            warn!(sink = self.sink(), period = at_work.period, %error, retry_in = ?pause,
+                "cannot record how the mail ended; it is not sent again, only the record is repeated");
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+
+    fn tell(&self, end: &MailingEnd, reason: &str, at_work: &Mailing, took: Duration) {
+        let (sink, period) = (self.sink(), at_work.period.as_str());
+        let (through, attempt) = (self.through.1.name.as_str(), at_work.attempt + 1);
+        match end {
+            MailingEnd::Sent => info!(
+                sink,
+                period,
+                through,
+                attempt,
+                outcome = "sent",
+                receipt = reason,
+                ?took,
+                "mail"
+            ),
+            MailingEnd::Unsent { delay, .. } => warn!(
+                sink, period, through, attempt, outcome = "unsent", reason, ?took, retry_in = ?delay,
+                "mail"
+            ),
+            MailingEnd::Held => error!(
+                sink,
+                period,
+                through,
+                attempt,
+                outcome = "held",
+                reason,
+                ?took,
+                "mail: nobody knows whether it arrived, and it is not sent again. Ask those who get it, \
+                 then run: outboxd resolve"
+            ),
+            MailingEnd::Dead => error!(
+                sink,
+                period,
+                through,
+                attempt,
+                outcome = "dead",
+                reason,
+                ?took,
+                "mail: given up until an operator looks; it was not sent"
+            ),
+        }
+    }
+}
+
+fn ending(settlement: Settlement) -> (MailingEnd, String) {
+    match settlement {
+        Settlement::Done { receipt } => (MailingEnd::Sent, receipt),
+        Settlement::Retry { delay, reason } => (MailingEnd::Unsent { delay, spent: true }, reason),
+        Settlement::Release { delay, reason } => {
+            (MailingEnd::Unsent { delay: delay.max(PAUSE_MIN), spent: false }, reason)
+        }
+        Settlement::Held { reason, .. } => (MailingEnd::Held, reason),
+        Settlement::Dead { reason } => (MailingEnd::Dead, reason),
+        Settlement::Expired => (MailingEnd::Dead, "expired".to_owned()),
+    }
+}
+
+/// A transcript as the database takes it.
+fn clean_lines(text: &str) -> String {
+    text.lines().map(clean_text).collect::<Vec<_>>().join("\n")
+}

@@ -1,0 +1,168 @@
+//! A mail that carries files: what a cut has published, as attachments.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::Read;
+use std::path::PathBuf;
+
+use jiff::Timestamp;
+use lettre::message::header::{ContentTransferEncoding, ContentType};
+use lettre::message::{Attachment, Body, SinglePart};
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+use super::{Draft, PreparedMail, compose, recipients, subject};
+use crate::config::MailingConfig;
+use crate::hex::hex;
+use crate::sink::smtp::Smtp;
+use crate::template::View;
+
+/// A file that goes along.
+#[derive(Clone, Debug)]
+pub struct Attached {
+    /// Where it is.
+    pub path: PathBuf,
+    /// What it is called after.
+    pub period: String,
+    /// Its rows.
+    pub rows: i64,
+    /// Its size.
+    pub bytes: u64,
+    /// Its SHA-256 in hex; a file that has another one is not sent.
+    pub sha256: String,
+    /// Begin of the span, where there is one.
+    pub from: Option<Timestamp>,
+    /// Its end.
+    pub to: Timestamp,
+}
+
+/// A mail that carries files.
+pub struct FilesMail<'a> {
+    /// The sink or export whose files they are.
+    pub name: &'a str,
+    /// The mail's period: that of the last file.
+    pub period: &'a str,
+    /// The part before the `@` of its Message-ID.
+    pub message_id: &'a str,
+    /// Its date.
+    pub date: Timestamp,
+    /// At least one, the oldest first.
+    pub files: &'a [Attached],
+}
+
+/// Why there is no such mail, in words for an operator.
+#[derive(Debug)]
+pub enum NoMail {
+    /// It cannot be made of this config: it is too large, or a template does not fit.
+    Never(String),
+    /// A file is not there, or is another one: it may be put back.
+    NotNow(String),
+}
+
+/// Renders the mail and reads its files; blocks while it does. The same row and the same files give the
+/// same bytes.
+///
+/// # Errors
+/// As [`NoMail`] tells apart.
+pub fn prepare_files(
+    smtp: &Smtp,
+    config: &MailingConfig,
+    mail: &FilesMail<'_>,
+) -> Result<PreparedMail, NoMail> {
+    // Base64 in lines of 76 takes 4 bytes and a CRLF's share for 3.
+    let encoded = mail.files.iter().map(|file| file.bytes.saturating_mul(78) / 57).sum::<u64>();
+    too_large(config, usize::try_from(encoded).unwrap_or(usize::MAX))?;
+    let view = View::of_values(values(mail));
+    let recipients = recipients(&config.to, &view).map_err(NoMail::Never)?;
+    let subject = subject(&config.subject, &view).map_err(NoMail::Never)?;
+    let text = match &config.text {
+        Some(text) => text.render(&view).map_err(|e| NoMail::Never(format!("text: {e}")))?,
+        None => words(mail),
+    };
+    let files = mail.files.iter().map(attach).collect::<Result<_, _>>().map_err(NoMail::NotNow)?;
+    let from = smtp.sender();
+    let prepared = compose(Draft {
+        from,
+        recipients,
+        subject: &subject,
+        text: &text,
+        date: mail.date,
+        message_id: &format!("{}@{}", mail.message_id, from.email.domain()),
+        files,
+    })
+    .map_err(NoMail::Never)?;
+    too_large(config, prepared.data.len())?;
+    Ok(prepared)
+}
+
+fn too_large(config: &MailingConfig, bytes: usize) -> Result<(), NoMail> {
+    if bytes <= config.max_bytes {
+        return Ok(());
+    }
+    let max = config.max_bytes;
+    Err(NoMail::Never(format!(
+        "the mail is too large: about {bytes} bytes with its files encoded, max_size is {max}; the files \
+         stay where they are. Hand them over another way and run: outboxd discard; or raise max_size \
+         and run: outboxd retry"
+    )))
+}
+
+fn values(mail: &FilesMail<'_>) -> BTreeMap<String, serde_json::Value> {
+    let file = |file: &Attached| {
+        json!({
+            "name": name(file), "period": file.period, "rows": file.rows, "bytes": file.bytes,
+            "sha256": file.sha256,
+        })
+    };
+    let first = mail.files.first().and_then(|file| file.from);
+    let last = mail.files.last().map(|file| file.to);
+    let instant = |at: Option<Timestamp>| at.map(|at| at.to_string());
+    let fields = [
+        ("sink", json!(mail.name)),
+        ("period", json!(mail.period)),
+        ("from", json!(instant(first))),
+        ("to", json!(instant(last))),
+        ("rows", json!(mail.files.iter().map(|file| file.rows).sum::<i64>())),
+        ("files", mail.files.iter().map(file).collect()),
+    ];
+    fields.map(|(name, value)| (name.to_owned(), value)).into()
+}
+
+/// The body where the config has none.
+fn words(mail: &FilesMail<'_>) -> String {
+    let mut text = format!("{} {}\n", mail.name, mail.period);
+    for file in mail.files {
+        let rows = if file.rows == 1 { "row" } else { "rows" };
+        let (name, count, hash) = (name(file), file.rows, &file.sha256);
+        let _ = write!(text, "\n{name}\n{count} {rows}\nSHA-256 {hash}\n");
+    }
+    text
+}
+
+fn name(file: &Attached) -> String {
+    file.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+fn attach(file: &Attached) -> Result<SinglePart, String> {
+    let path = file.path.display();
+    let mut content = Vec::new();
+    // No more than it had: somebody may be writing to it.
+    let read = File::open(&file.path)
+        .and_then(|open| open.take(file.bytes.saturating_add(1)).read_to_end(&mut content));
+    read.map_err(|error| {
+        format!(
+            "cannot read {path}: {error}; put it back, or let this relay see the directory that the \
+             file was published in"
+        )
+    })?;
+    if hex(&Sha256::digest(&content)) != file.sha256 {
+        return Err(format!(
+            "{path} is not the file that was published: its SHA-256 is another one"
+        ));
+    }
+    let body = Body::new_with_encoding(content, ContentTransferEncoding::Base64)
+        .map_err(|_| format!("{path} cannot be attached"))?;
+    let kind = ContentType::parse("text/csv; charset=utf-8").map_err(|e| e.to_string())?;
+    Ok(Attachment::new(name(file)).body(body, kind))
+}

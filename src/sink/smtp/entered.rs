@@ -1,0 +1,63 @@
+//! A dialogue in two steps: up to where a mail begins, and then the mail. Between them a caller puts its
+//! intent on record, knowing that the server is there and takes mail.
+
+use super::session::Session;
+use super::wire::{Fault, Transcript};
+use super::{Attempt, Smtp, Turn, broken, without_addresses};
+use crate::delivery::{Outcome, Phase};
+use crate::policy::Codes;
+use crate::sink::mail::PreparedMail;
+
+/// A connection on which the server has let us in, for one mail.
+pub struct Entered(Session);
+
+impl Entered {
+    /// Ends it without a mail.
+    pub fn part(self) {
+        self.0.part();
+    }
+
+    /// Whether a mail is larger than the server says it takes; then in words.
+    #[must_use]
+    pub fn is_too_large(&self, mail: &PreparedMail) -> Option<String> {
+        let (size, max) = (mail.data.len() as u64, self.0.size_max()?);
+        (size > max).then(|| format!("the mail has {size} bytes, the mail server takes {max}"))
+    }
+}
+
+impl Smtp {
+    /// The dialogue up to where a mail begins: connection, TLS, greeting, EHLO, AUTH. Nothing that is
+    /// said up to there can deliver. What is said from there on is written to `transcript`.
+    ///
+    /// # Errors
+    /// The outcome of an attempt that could not begin.
+    pub async fn enter(&self, transcript: &Transcript) -> Result<Entered, Outcome> {
+        let mut session = self.door.enter().await.map_err(super::session::Shut::outcome)?;
+        session.wire.transcript = Some(transcript.clone());
+        Ok(Entered(session))
+    }
+
+    /// Tries once to deliver a mail over an entered connection. The caller bounds the time; dropping the
+    /// future is safe at any point, and `phase` then tells "not sent" from "in doubt".
+    pub async fn deliver_over(
+        &self,
+        entered: Entered,
+        mail: &PreparedMail,
+        permanent: Option<&Codes>,
+        phase: &Phase,
+    ) -> Outcome {
+        let attempt = Attempt { mail, permanent, phase };
+        match self.converse(entered.0, &attempt).await {
+            Turn::Ended(outcome) => outcome,
+            Turn::Stale => broken("MAIL", &Fault::Closed),
+        }
+    }
+}
+
+impl Transcript {
+    /// What was said, without the recipients that servers like to repeat.
+    #[must_use]
+    pub fn of(&self, mail: &PreparedMail) -> String {
+        without_addresses(&self.text(), &mail.to)
+    }
+}
