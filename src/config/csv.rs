@@ -52,7 +52,7 @@ pub(super) fn files(
     let empty = section.get("empty").and_then(|item| item.choice(&EMPTIES));
     let sidecar = section.get("sidecar").and_then(|item| item.boolean());
     let late_after = section.duration("late_after", LATE_AFTER, LATE_AFTER_RANGE);
-    let mail = section.get("mail").map(|item| mailing::read(&item, name, kinds));
+    let mail = section.get("mail").and_then(|item| mailing::read(&item, name, kinds));
     let (directory, name_head, name_tail) = path?;
     let plain = CsvConfig::new(directory, (&name_head, &name_tail), columns?, cut?);
     Some(CsvConfig {
@@ -61,10 +61,7 @@ pub(super) fn files(
         empty: empty.unwrap_or(plain.empty),
         sidecar: sidecar.unwrap_or(plain.sidecar),
         late_after,
-        mail: match mail {
-            Some(mail) => Some(mail?),
-            None => None,
-        },
+        mail,
         ..plain
     })
 }
@@ -129,16 +126,8 @@ fn cut(section: &mut Section) -> Option<Cut> {
             );
         }
     }
-    let every = every.map(|item| calendar::read(&item));
-    let rows = max_rows.map(|item| item.count(1..=ROWS_MAX));
-    let max_rows = match rows {
-        Some(rows) => Some(NonZeroUsize::new(rows?)?),
-        None => None,
-    };
-    let every = match every {
-        Some(every) => Some(every?),
-        None => None,
-    };
+    let every = every.and_then(|item| calendar::read(&item));
+    let max_rows = max_rows.and_then(|item| item.count(1..=ROWS_MAX)).and_then(NonZeroUsize::new);
     Some(Cut { every, max_rows })
 }
 

@@ -15,7 +15,7 @@ const SETTLE_RANGE: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_s
 /// Reads an export.
 pub(super) fn read(section: &mut Section, name: &str, kinds: &Kinds) -> Option<CsvConfig> {
     let sql = query::read(section);
-    if sql.is_none() {
+    if !query::is_written(section) {
         section.missing("query", "write query_file = \"sql/NAME.sql\" or query = \"SELECT …\"");
     }
     let timeout = section.duration("timeout", TIMEOUT, TIMEOUT_RANGE);
@@ -29,7 +29,7 @@ pub(super) fn read(section: &mut Section, name: &str, kinds: &Kinds) -> Option<C
     };
     let cut = every.map(|every| Cut { every: Some(every), max_rows: None });
     let files = csv::files(section, name, kinds, columns, cut);
-    let query = ExportQuery { sql: sql??, timeout, settle_after };
+    let query = ExportQuery { sql: sql?, timeout, settle_after };
     Some(CsvConfig { rows: Rows::Query(query), ..files? })
 }
 

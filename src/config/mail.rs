@@ -19,10 +19,10 @@ pub(super) fn read(section: &mut Section) -> Option<Mail> {
     let subject = section.need("subject", "write subject = \"Your order\"");
     let subject = subject.and_then(|item| subject_line(&item, &MESSAGE_VIEW));
     let text = body(section, &MESSAGE_VIEW);
-    if text.is_none() {
+    if !section.has("text") && !section.has("text_template") {
         section.missing("text", "write text = \"…\" or text_template = \"FILE\"");
     }
-    Some(Mail { to: to?, subject: subject?, text: text?? })
+    Some(Mail { to: to?, subject: subject?, text: text? })
 }
 
 /// The recipients; `view` are the names that the templates see.
@@ -57,16 +57,15 @@ pub(super) fn subject_line(item: &Item, view: &[&str]) -> Option<Template> {
     template(item, &text, view)
 }
 
-/// The body: `text`, or the file that `text_template` names; none where neither is written. The inner
-/// none is a fault.
-pub(super) fn body(section: &mut Section, view: &[&str]) -> Option<Option<Template>> {
+/// The body: `text`, or the file that `text_template` names; none also where neither is written.
+pub(super) fn body(section: &mut Section, view: &[&str]) -> Option<Template> {
     match (section.get("text"), section.get("text_template")) {
         (Some(_), Some(file)) => {
             file.fault("text is there too", "keep one of the two");
-            Some(None)
+            None
         }
-        (Some(text), None) => Some(text.text().and_then(|source| template(&text, &source, view))),
-        (None, Some(file)) => Some(file.file().and_then(|source| template(&file, &source, view))),
+        (Some(text), None) => template(&text, &text.text()?, view),
+        (None, Some(file)) => template(&file, &file.file()?, view),
         (None, None) => None,
     }
 }

@@ -34,18 +34,15 @@ pub(super) fn read(item: &Item, name: &str, kinds: &Kinds) -> Option<MailingConf
     };
     let text = mail::body(&mut section, &FILES_VIEW);
     let catch_up = section.get("catch_up").and_then(|item| item.choice(&CATCH_UPS));
-    let max_bytes = section.get("max_size").map(|item| item.size(SIZE));
+    let max_bytes = section.get("max_size").and_then(|item| item.size(SIZE));
     section.close();
     Some(MailingConfig {
         sink: sink?,
         to: to?,
         subject: subject?,
-        text: match text {
-            Some(text) => Some(text?),
-            None => None,
-        },
+        text,
         catch_up: catch_up.unwrap_or_default(),
-        max_bytes: max_bytes.map_or(Some(SIZE_DEFAULT), |size| size)?,
+        max_bytes: max_bytes.unwrap_or(SIZE_DEFAULT),
     })
 }
 

@@ -2,22 +2,25 @@
 
 use super::read::Section;
 
-/// Reads `query`, or the file that `query_file` names; none where neither is written. The inner none is
-/// a fault.
-pub(super) fn read(section: &mut Section) -> Option<Option<String>> {
+/// Whether there is one.
+pub(super) fn is_written(section: &Section) -> bool {
+    section.has("query") || section.has("query_file")
+}
+
+/// Reads `query`, or the file that `query_file` names; none also where neither is written.
+pub(super) fn read(section: &mut Section) -> Option<String> {
     let (item, text) = match (section.get("query"), section.get("query_file")) {
         (Some(_), Some(file)) => {
             file.fault("query is there too", "keep one of the two");
-            return Some(None);
+            return None;
         }
         (Some(item), None) => (item.clone(), item.text()),
         (None, Some(item)) => (item.clone(), item.file()),
         (None, None) => return None,
     };
-    let Some(text) = text else { return Some(None) };
-    let statement = one_statement(&text);
+    let statement = one_statement(&text?);
     let remedy = "write one SELECT; $1 and $2 are begin and end of the period";
-    Some(statement.map_err(|problem| item.fault(problem, remedy)).ok())
+    statement.map_err(|problem| item.fault(problem, remedy)).ok()
 }
 
 /// What SQL is made of, as far as it takes to tell a semicolon that ends a statement from one inside a
@@ -69,7 +72,7 @@ fn piece(sql: &str) -> Result<(Piece, usize), String> {
     }
     let word = |c: char| c.is_alphanumeric() || c == '_' || c == '$';
     let length = match quoted(sql) {
-        Some(length) => length.ok_or("has a quote that is not closed")?,
+        Some(length) => length?,
         None => {
             let first = sql.chars().next().map_or(1, char::len_utf8);
             let inside = sql.starts_with(|c| word(c) && c != '$');
@@ -95,29 +98,38 @@ fn comment(sql: &str) -> Option<usize> {
     Some(at)
 }
 
-/// How long a quoted text is, if one begins here; the inner none where it is not closed. A quote that is
-/// doubled inside reads as two texts, which comes to the same.
-fn quoted(sql: &str) -> Option<Option<usize>> {
-    let until = |start: usize, end: &str| {
-        sql.get(start..).and_then(|rest| rest.find(end)).map(|at| start + at + end.len())
+/// How long the quoted text is that begins here, if one does. A quote that is doubled inside reads as two
+/// texts, which comes to the same.
+fn quoted(sql: &str) -> Option<Result<usize, String>> {
+    let first = sql.chars().next()?;
+    let end = match first {
+        '\'' | '"' => end_of(sql, 1, &sql[..1]),
+        'E' | 'e' if sql[1..].starts_with('\'') => end_of_escaped(sql),
+        '$' => {
+            let tag = sql[1..].split_once('$')?.0;
+            let name = tag.chars().all(|c| c.is_alphanumeric() || c == '_');
+            if !name || tag.starts_with(|c: char| c.is_ascii_digit()) {
+                return None;
+            }
+            end_of(sql, tag.len() + 2, &sql[..tag.len() + 2])
+        }
+        _ => return None,
     };
-    if sql.starts_with('\'') || sql.starts_with('"') {
-        return Some(until(1, &sql[..1]));
-    }
-    if sql.starts_with("E'") || sql.starts_with("e'") {
-        let mut escaped = false;
-        let close = sql.bytes().enumerate().skip(2).find(|(_, byte)| {
-            let here = !escaped && *byte == b'\'';
-            escaped = !escaped && *byte == b'\\';
-            here
-        });
-        return Some(close.map(|(at, _)| at + 1));
-    }
-    let tag = sql.strip_prefix('$')?.split_once('$')?.0;
-    let name = tag.chars().all(|c| c.is_alphanumeric() || c == '_');
-    if !name || tag.starts_with(|c: char| c.is_ascii_digit()) {
-        return None;
-    }
-    let mark = &sql[..tag.len() + 2];
-    Some(until(mark.len(), mark))
+    Some(end.ok_or_else(|| "has a quote that is not closed".to_owned()))
+}
+
+fn end_of(sql: &str, start: usize, mark: &str) -> Option<usize> {
+    sql[start..].find(mark).map(|at| start + at + mark.len())
+}
+
+/// The end of `E'…'`, in which a backslash takes its meaning from what follows it.
+fn end_of_escaped(sql: &str) -> Option<usize> {
+    let mut escaped = false;
+    let mut bytes = sql.bytes().enumerate().skip(2);
+    let end = bytes.find(|(_, byte)| {
+        let ends = !escaped && *byte == b'\'';
+        escaped = !escaped && *byte == b'\\';
+        ends
+    });
+    end.map(|(at, _)| at + 1)
 }

@@ -35,8 +35,8 @@ fn schedule(name: &str, item: &Item) -> Option<ScheduleConfig> {
         .need("every", "write { at = \"08:00\", time_zone = \"Europe/Vienna\" } or \"1h\"")
         .and_then(|item| calendar::read(&item));
     let sql = query::read(&mut section);
-    let timeout = timeout(&mut section, sql.is_some());
-    let jitter = section.get("jitter").map(|item| jitter(&item, every.as_ref()));
+    let timeout = timeout(&mut section);
+    let jitter = section.get("jitter").and_then(|item| jitter(&item, every.as_ref()));
     let catch_up = section.get("catch_up").and_then(|item| item.choice(&CATCH_UPS));
     let max_lateness = section.get("max_lateness").and_then(|item| item.duration(LATENESS));
     let late_after = section.duration("late_after", LATE_AFTER, LATE_AFTER_RANGE);
@@ -49,11 +49,8 @@ fn schedule(name: &str, item: &Item) -> Option<ScheduleConfig> {
         name: name?,
         message_type: message_type?,
         every: every?,
-        query: match sql {
-            Some(sql) => Some(ScheduleQuery { sql: sql?, timeout }),
-            None => None,
-        },
-        jitter: jitter.map_or(Some(Duration::ZERO), |jitter| jitter)?,
+        query: sql.map(|sql| ScheduleQuery { sql, timeout }),
+        jitter: jitter.unwrap_or_default(),
         catch_up: catch_up.unwrap_or_default(),
         max_lateness,
         late_after,
@@ -72,8 +69,8 @@ fn message_type(item: &Item) -> Option<String> {
     None
 }
 
-fn timeout(section: &mut Section, has_query: bool) -> Duration {
-    if !has_query {
+fn timeout(section: &mut Section) -> Duration {
+    if !query::is_written(section) {
         section.refuse("timeout", "is that of a query, and there is none", "remove it");
         return TIMEOUT;
     }
