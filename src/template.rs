@@ -15,6 +15,12 @@ const FUEL: u64 = 200_000;
 /// Largest text one rendering may produce, in bytes.
 const OUTPUT_MAX: usize = 4 * 1024 * 1024;
 
+/// What the template of a message sees.
+pub const MESSAGE_VIEW: [&str; 6] = ["id", "type", "key", "created_at", "headers", "payload"];
+/// What the template of a mail with files sees: `period`, its bounds `from` and `to` (RFC 3339), the sum
+/// of `rows`, `files` (each with name, period, rows, bytes, sha256), `sink`.
+pub const FILES_VIEW: [&str; 6] = ["period", "from", "to", "rows", "files", "sink"];
+
 /// A parsed template. Rendering fails on a name the message does not have and on a null, rather
 /// than leaving a hole.
 pub struct Template(Environment<'static>);
@@ -41,7 +47,20 @@ impl Template {
         Ok(Template(environment))
     }
 
-    /// Renders the template for a message.
+    /// A name that the template asks for and `view` does not have.
+    #[must_use]
+    pub fn unknown(&self, view: &[&str]) -> Option<String> {
+        let names = self.0.get_template("template").ok()?.undeclared_variables(false);
+        let mut unknown: Vec<String> = names
+            .into_iter()
+            .filter(|name| !view.contains(&&**name))
+            .filter(|name| self.0.globals().all(|(global, _)| global != name))
+            .collect();
+        unknown.sort_unstable();
+        unknown.into_iter().next()
+    }
+
+    /// Renders the template for what is in view.
     ///
     /// # Errors
     /// A missing or null value, spent fuel or too large an output, in words that name the place in
@@ -60,7 +79,7 @@ impl fmt::Debug for Template {
     }
 }
 
-/// What a template sees: `id`, `type`, `key`, `created_at`, `headers` and `payload`.
+/// What a template sees: [`MESSAGE_VIEW`] or [`FILES_VIEW`].
 #[derive(Clone, Debug)]
 pub struct View(Value);
 
@@ -85,6 +104,12 @@ impl View {
         ];
         let fields: BTreeMap<String, Value> = fields.map(|(n, v)| (n.to_owned(), v)).into();
         Ok(View(Value::from(fields)))
+    }
+
+    /// A view of named values, with numbers as above.
+    #[must_use]
+    pub fn of_values(values: BTreeMap<String, serde_json::Value>) -> View {
+        View(value_of(serde_json::Value::Object(values.into_iter().collect())))
     }
 }
 

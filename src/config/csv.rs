@@ -1,26 +1,22 @@
 //! `kind = "csv"`: where the files go, what stands in them and when they are cut.
 
-use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
 use std::path::{Component, Path, PathBuf};
-use std::time::Duration;
 
-use super::item::{Item, quote};
+use super::item::Item;
 use super::read::Section;
-use super::{Column, ColumnForm, CsvConfig, Cut, ValuePath};
-use crate::calendar::Calendar;
+use super::sink::Kinds;
+use super::{Column, CsvConfig, Cut, Empty, Formulas, Profile};
+use super::{LATE_AFTER, LATE_AFTER_RANGE, calendar, column, mailing};
 
-const DAY: Duration = Duration::from_secs(24 * 3600);
 const ROWS_MAX: usize = 10_000_000;
-const COLUMNS_MAX: usize = 1_000;
 const PERIOD: &str = "{{ period }}";
 
-const FORMS: [(&str, ColumnForm); 4] = [
-    ("text", ColumnForm::Text),
-    ("integer", ColumnForm::Integer),
-    ("decimal", ColumnForm::Decimal),
-    ("boolean", ColumnForm::Boolean),
-];
+const PROFILES: [(&str, Profile); 3] =
+    [("machine", Profile::Machine), ("excel", Profile::Excel), ("excel-de", Profile::ExcelDe)];
+const FORMULAS: [(&str, Formulas); 3] =
+    [("guard", Formulas::Guard), ("keep", Formulas::Keep), ("refuse", Formulas::Refuse)];
+const EMPTIES: [(&str, Empty); 2] = [("header", Empty::Header), ("skip", Empty::Skip)];
 
 impl CsvConfig {
     /// Directory and file name with the period left open: equal for sinks that would write the
@@ -31,17 +27,43 @@ impl CsvConfig {
     }
 }
 
+const PATH_REMEDY: &str = "write path = \"exports/orders-{{ period }}.csv\"";
+
 /// Reads the csv part of a sink.
-pub(super) fn read(section: &mut Section) -> Option<CsvConfig> {
-    let path = section
-        .need("path", "write path = \"exports/orders-{{ period }}.csv\"")
-        .and_then(|item| path(&item));
+pub(super) fn read(section: &mut Section, name: &str, kinds: &Kinds) -> Option<CsvConfig> {
     let columns = section
         .need("columns", "write columns = [{ name = \"order_id\", value = \"payload.order_id\" }]")
-        .and_then(|item| columns(&item));
+        .and_then(|item| column::of_messages(&item));
     let cut = cut(section);
+    files(section, name, kinds, columns, cut)
+}
+
+/// Reads what the files of messages and those of queries have in common.
+pub(super) fn files(
+    section: &mut Section,
+    name: &str,
+    kinds: &Kinds,
+    columns: Option<Vec<Column>>,
+    cut: Option<Cut>,
+) -> Option<CsvConfig> {
+    let path = section.need("path", PATH_REMEDY).and_then(|item| path(&item));
+    let profile = section.get("profile").and_then(|item| item.choice(&PROFILES));
+    let formulas = section.get("formulas").and_then(|item| item.choice(&FORMULAS));
+    let empty = section.get("empty").and_then(|item| item.choice(&EMPTIES));
+    let sidecar = section.get("sidecar").and_then(|item| item.boolean());
+    let late_after = section.duration("late_after", LATE_AFTER, LATE_AFTER_RANGE);
+    let mail = section.get("mail").and_then(|item| mailing::read(&item, name, kinds));
     let (directory, name_head, name_tail) = path?;
-    Some(CsvConfig::new(directory, (&name_head, &name_tail), columns?, cut?))
+    let plain = CsvConfig::new(directory, (&name_head, &name_tail), columns?, cut?);
+    Some(CsvConfig {
+        profile: profile.unwrap_or(plain.profile),
+        formulas: formulas.unwrap_or(plain.formulas),
+        empty: empty.unwrap_or(plain.empty),
+        sidecar: sidecar.unwrap_or(plain.sidecar),
+        late_after,
+        mail,
+        ..plain
+    })
 }
 
 /// Directory, and the file's name before and after the period.
@@ -85,65 +107,6 @@ fn path(item: &Item) -> Option<(PathBuf, String, String)> {
     Some((item.source.directory.join(directory), head.to_owned(), tail.to_owned()))
 }
 
-fn columns(item: &Item) -> Option<Vec<Column>> {
-    let items = item.list()?;
-    if items.is_empty() || items.len() > COLUMNS_MAX {
-        item.fault(format!("has {} columns", items.len()), format!("1 to {COLUMNS_MAX}"));
-        return None;
-    }
-    let mut names = BTreeSet::new();
-    let mut columns = Vec::new();
-    for item in &items {
-        let Some(column) = column(item) else { continue };
-        if !names.insert(column.name.clone()) {
-            let problem = format!("the name {} is there twice", quote(&column.name));
-            item.fault(problem, "names of columns differ");
-        }
-        columns.push(column);
-    }
-    (columns.len() == items.len()).then_some(columns)
-}
-
-fn column(item: &Item) -> Option<Column> {
-    let mut section = item.section()?;
-    let name = section.need("name", "it is the header").and_then(|item| {
-        let name = item.text()?;
-        if name.is_empty() {
-            item.fault("is empty", "it is the header");
-        }
-        Some(name)
-    });
-    let value = section
-        .need("value", "write e.g. value = \"payload.order_id\"")
-        .and_then(|item| value(&item));
-    let form = section.get("as").and_then(|item| item.choice(&FORMS));
-    section.close();
-    Some(Column { name: name?, value: value?, form: form.unwrap_or(ColumnForm::Text) })
-}
-
-fn value(item: &Item) -> Option<ValuePath> {
-    let text = item.text()?;
-    let steps = |path: &str| -> Option<Vec<String>> {
-        path.split('.').map(|step| (!step.is_empty()).then(|| step.to_owned())).collect()
-    };
-    let value = match text.as_str() {
-        "id" => Some(ValuePath::Id),
-        "type" => Some(ValuePath::Type),
-        "key" => Some(ValuePath::Key),
-        "created_at" => Some(ValuePath::CreatedAt),
-        _ => match text.split_once('.') {
-            Some(("headers", name)) if !name.is_empty() => Some(ValuePath::Header(name.to_owned())),
-            Some(("payload", path)) => steps(path).map(ValuePath::Payload),
-            _ => None,
-        },
-    };
-    if value.is_none() {
-        let remedy = "use id, type, key, created_at, headers.NAME or payload.a.b";
-        item.fault(format!("{} is no place in a message", item.shown()), remedy);
-    }
-    value
-}
-
 fn cut(section: &mut Section) -> Option<Cut> {
     let every = section.get("every");
     let max_rows = section.get("max_rows");
@@ -151,36 +114,29 @@ fn cut(section: &mut Section) -> Option<Cut> {
         section.missing("every", "write every = \"1h\" or max_rows = 10000, or both");
         return None;
     }
-    let span = every.as_ref().map(span);
-    let rows = max_rows.map(|item| item.count(1..=ROWS_MAX));
-    let max_rows = match rows {
-        Some(rows) => Some(NonZeroUsize::new(rows?)?),
-        None => None,
-    };
-    let every = match span {
-        Some(span) => Some(Calendar::Span(span?)),
-        None => None,
-    };
+    if let Some(mail) = section.get("mail") {
+        let problem = "goes out once for each period, and a file that is cut by rows has none";
+        if every.is_none() {
+            mail.fault(problem, "write every = \"24h\" or { at = …, time_zone = … }");
+        }
+        if let Some(rows) = &max_rows {
+            rows.fault(
+                "does not go with a mail, which is sent once for a period",
+                "write every alone",
+            );
+        }
+    }
+    let every = every.and_then(|item| calendar::read(&item));
+    let max_rows = max_rows.and_then(|item| item.count(1..=ROWS_MAX)).and_then(NonZeroUsize::new);
     Some(Cut { every, max_rows })
-}
-
-fn span(item: &Item) -> Option<Duration> {
-    if item.is_table() {
-        item.fault("with a time of day is not there yet", "write a span, e.g. every = \"24h\"");
-        return None;
-    }
-    let span = item.duration(Duration::from_secs(1)..=DAY)?;
-    if !DAY.as_millis().is_multiple_of(span.as_millis()) {
-        let remedy = "spans count from midnight: use e.g. \"1m\", \"15m\", \"1h\" or \"24h\"";
-        item.fault(format!("{} does not divide a day", item.shown()), remedy);
-        return None;
-    }
-    Some(span)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::calendar::Calendar;
     use crate::config::sink::PACE_KEYS;
     use crate::config::testing::{parse_in, refuses, refuses_each};
     use crate::config::{Way, policy};
@@ -211,23 +167,6 @@ mod tests {
     }
 
     #[test]
-    fn columns_say_where_the_value_stands_and_what_it_is() {
-        let columns = r#"[{ name = "a", value = "payload.x.y", as = "decimal" },
-            { name = "b", value = "headers.lang" }, { name = "c", value = "created_at" }]"#;
-        let csv = one(&HEAD.replace("[{ name = \"id\", value = \"id\" }]", columns));
-        let read: Vec<_> = csv.columns.into_iter().map(|c| (c.value, c.form)).collect();
-        let path = ValuePath::Payload(vec!["x".to_owned(), "y".to_owned()]);
-        assert_eq!(
-            read,
-            [
-                (path, ColumnForm::Decimal),
-                (ValuePath::Header("lang".to_owned()), ColumnForm::Text),
-                (ValuePath::CreatedAt, ColumnForm::Text)
-            ]
-        );
-    }
-
-    #[test]
     fn a_file_is_cut_by_time_by_rows_or_by_both() {
         let hour = Some(Calendar::Span(Duration::from_secs(3600)));
         let rows = NonZeroUsize::new(500);
@@ -239,12 +178,29 @@ mod tests {
     }
 
     #[test]
+    fn how_a_file_is_written_has_defaults() {
+        let plain = one(HEAD);
+        assert_eq!((plain.profile, plain.formulas), (Profile::Machine, Formulas::Guard));
+        assert_eq!((plain.empty, plain.sidecar), (Empty::Skip, false));
+        assert_eq!((plain.late_after, plain.mail.is_none()), (Duration::from_secs(3600), true));
+        let daily = "every = { at = \"01:00\", time_zone = \"Europe/Vienna\" }";
+        assert_eq!(one(&HEAD.replace("every = \"1h\"", daily)).empty, Empty::Header);
+        let other = one(&format!(
+            "{HEAD}profile = \"excel-de\"\nformulas = \"keep\"\nempty = \"header\"\n\
+             sidecar = true\nlate_after = \"3h\"\n"
+        ));
+        assert_eq!((other.profile, other.formulas), (Profile::ExcelDe, Formulas::Keep));
+        assert_eq!((other.empty, other.sidecar), (Empty::Header, true));
+        assert_eq!(other.late_after, Duration::from_secs(3 * 3600));
+    }
+
+    #[test]
     fn two_sinks_never_write_the_same_files() {
         let other = HEAD.replace("out/f-{{ period }}", "./out/f-{{period}}");
         refuses(
             &format!("[sinks.b]\n{HEAD}[sinks.a]\n{other}"),
             &["outboxd.toml:8: sinks.a.path: sinks.b writes the same files; \
-               give each csv sink a path of its own"],
+               give each csv sink and export a path of its own"],
         );
     }
 
@@ -277,11 +233,6 @@ mod tests {
             ("path = \"a/{{ period }}/\"", &format!("5: path: names no file; {form}")),
             ("every", "1: every: is missing; write every = \"1h\" or max_rows = 10000, or both"),
             (
-                "every = { at = \"01:00\" }",
-                "5: every: with a time of day is not there yet; \
-                 write a span, e.g. every = \"24h\"",
-            ),
-            (
                 "every = \"7m\"",
                 &format!(
                     "5: every: \"7m\" does not divide a day; spans count from midnight: {divide}"
@@ -291,56 +242,10 @@ mod tests {
             ("max_rows = 0", "6: max_rows: 0 is out of range; 1 to 10000000"),
             ("concurrency = 1", "6: concurrency: does nothing for a csv sink; remove it"),
             ("timeout = \"1s\"", "6: timeout: does nothing for a csv sink; remove it"),
-            ("mail = { }", "6: mail: is not there yet; remove it"),
         ]);
         for key in policy::KEYS.into_iter().chain(PACE_KEYS) {
             let line = format!("{key} = 1");
             check(&[(&line, &format!("6: {key}: does nothing for a csv sink; remove it"))]);
         }
-    }
-
-    #[test]
-    fn faults_of_the_columns() {
-        let place = "use id, type, key, created_at, headers.NAME or payload.a.b";
-        let column = |text: &str| format!("columns = [{{ {text} }}]");
-        check(&[
-            (
-                "columns",
-                "1: columns: is missing; \
-                 write columns = [{ name = \"order_id\", value = \"payload.order_id\" }]",
-            ),
-            ("columns = []", "5: columns: has 0 columns; 1 to 1000"),
-            ("columns = [\"id\"]", "5: columns[0]: is a string; write a table"),
-            (&column("value = \"id\""), "5: columns[0].name: is missing; it is the header"),
-            (
-                &column("name = \"\", value = \"id\""),
-                "5: columns[0].name: is empty; it is the header",
-            ),
-            (
-                &column("name = \"a\""),
-                "5: columns[0].value: is missing; write e.g. value = \"payload.order_id\"",
-            ),
-            (
-                &column("name = \"a\", value = \"payload\""),
-                &format!("5: columns[0].value: \"payload\" is no place in a message; {place}"),
-            ),
-            (
-                &column("name = \"a\", value = \"payload.a..b\""),
-                &format!("5: columns[0].value: \"payload.a..b\" is no place in a message; {place}"),
-            ),
-            (
-                &column("name = \"a\", value = \"id\", as = \"int\""),
-                "5: columns[0].as: \"int\" is unknown; \
-                 use \"text\", \"integer\", \"decimal\", \"boolean\"",
-            ),
-            (
-                &column("name = \"a\", value = \"id\", az = \"text\""),
-                "5: columns[0].az: is unknown; did you mean as?",
-            ),
-            (
-                &column("name = \"a\", value = \"id\" }, { name = \"a\", value = \"key\""),
-                "5: columns[1]: the name \"a\" is there twice; names of columns differ",
-            ),
-        ]);
     }
 }

@@ -6,6 +6,9 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use jiff::Timestamp;
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
 use toml::Spanned;
 use toml::de::DeValue;
 
@@ -132,6 +135,48 @@ impl<'a> Item<'a> {
             self.fault(format!("{} is no rate", self.shown()), remedy);
         }
         rate
+    }
+
+    /// A size within bounds, in bytes.
+    pub fn size(&self, range: RangeInclusive<usize>) -> Option<usize> {
+        if !self.value.is_str() {
+            self.wrong_type("write a size, e.g. \"20MB\"");
+            return None;
+        }
+        let Some(size) = words::size(&self.text()?) else {
+            let remedy = "write it like \"512KB\" or \"20MB\"; 1MB is 1024 times 1024 bytes";
+            self.fault(format!("{} is no size", self.shown()), remedy);
+            return None;
+        };
+        if !range.contains(&size) {
+            let (low, high) =
+                (words::size_in_words(*range.start()), words::size_in_words(*range.end()));
+            self.fault(format!("{} is out of range", self.shown()), format!("{low} to {high}"));
+            return None;
+        }
+        Some(size)
+    }
+
+    /// An instant: RFC 3339 with an offset, or a day, which begins at midnight on `clock`.
+    pub fn instant(&self, clock: &TimeZone) -> Option<Timestamp> {
+        let text = match self.value.as_datetime() {
+            Some(written) => written.to_string(),
+            None if self.value.is_str() => self.text()?,
+            None => {
+                self.wrong_type("write a date, e.g. 2026-11-20");
+                return None;
+            }
+        };
+        let day = text.parse::<Date>().ok().filter(|_| text.len() == 10);
+        let instant = match day {
+            Some(day) => day.to_zoned(clock.clone()).map(|midnight| midnight.timestamp()).ok(),
+            None => text.parse().ok(),
+        };
+        if instant.is_none() {
+            let remedy = "write 2026-11-20 or 2026-11-20T08:00:00+01:00";
+            self.fault(format!("{} is neither a day nor an instant", quote(&text)), remedy);
+        }
+        instant
     }
 
     /// True or false.

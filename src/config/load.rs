@@ -1,7 +1,6 @@
 //! From a file's text to a config: syntax, then every table, then the faults in order.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -10,7 +9,7 @@ use toml::de::{DeTable, Error};
 use super::fault::{ConfigError, Fault, Wrong};
 use super::item::{quote, read_file};
 use super::read::{Section, Source};
-use super::{Config, Relay, database, retention, route, sink};
+use super::{Config, Relay, database, retention, route, schedule, sink};
 
 /// Lines on which the parser would stop that are told at once.
 const STOPS_MAX: usize = 20;
@@ -54,11 +53,14 @@ impl Config {
         };
         let empty = DeTable::new();
         let mut root = Section::new(&source, "", table.get_ref());
-        refuse_planned(&mut root);
+        root.not_yet(&["admin"]);
         let database = database::read(root.section("database", &empty));
         let relay = relay(root.section("relay", &empty));
         let retention = retention::read(root.section("retention", &empty));
-        let (sinks, kinds) = sink::read(&root.section("sinks", &empty));
+        let (sinks, exports) = (root.section("sinks", &empty), root.section("exports", &empty));
+        let kinds = sink::kinds(&sinks, &exports);
+        let sinks = sink::read(&sinks, &exports, &kinds);
+        let schedules = schedule::read(&root.section("schedules", &empty));
         let routes = route::read(&mut root, &kinds, &sinks);
         root.close();
 
@@ -71,21 +73,9 @@ impl Config {
                 retention,
                 sinks,
                 routes,
-                schedules: BTreeMap::new(),
+                schedules,
             }),
             _ => Err(ConfigError { file: file.to_owned(), faults }),
-        }
-    }
-}
-
-/// Tables that the design has and this version has not.
-fn refuse_planned(root: &mut Section) {
-    root.not_yet(&["admin"]);
-    for key in ["schedules", "exports"] {
-        if let Some(tables) = root.planned(key) {
-            for (_, item) in tables.entries() {
-                item.fault("is not there yet", "remove it");
-            }
         }
     }
 }
@@ -186,12 +176,11 @@ mod tests {
     fn what_is_planned_is_told_from_what_is_mistyped() {
         for (text, fault) in [
             ("[admin]\nlisten = \"[::1]:1\"\n", "admin: is not there yet; remove it"),
-            ("[schedules.a]\nx = 1\n", "schedules.a: is not there yet; remove it"),
-            ("[exports.ledger]\nx = 1\n", "exports.ledger: is not there yet; remove it"),
             ("[relays]\n", "relays: is unknown; did you mean relay?"),
             (
                 "[queue]\n",
-                "queue: is unknown; known here: database, relay, retention, sinks, routes",
+                "queue: is unknown; \
+                 known here: database, relay, retention, sinks, exports, schedules, routes",
             ),
             ("relay = 3\n", "relay: is an integer; write a table"),
         ] {

@@ -6,7 +6,7 @@ use super::Mail;
 use super::fault::Wrong;
 use super::item::Item;
 use super::read::Section;
-use crate::template::Template;
+use crate::template::{MESSAGE_VIEW, Template};
 
 /// Addresses or templates for addresses one route may list.
 const TO_MAX: usize = 100;
@@ -14,35 +14,19 @@ const JINJA: &str = "templates are written in Jinja, e.g. {{ payload.order_id }}
 
 /// Reads the keys that make a mail; all must be there.
 pub(super) fn read(section: &mut Section) -> Option<Mail> {
-    let to = section.need("to", "write to = \"{{ payload.email }}\"").and_then(recipients);
-    let subject = section.need("subject", "write subject = \"Your order\"").and_then(|item| {
-        let text = item.text()?;
-        if text.contains(['\r', '\n']) {
-            item.fault("has more than one line", "a subject is one line");
-        }
-        template(&item, &text)
-    });
-    let text = text(section);
+    let to = section.need("to", "write to = \"{{ payload.email }}\"");
+    let to = to.and_then(|item| recipients(item, &MESSAGE_VIEW));
+    let subject = section.need("subject", "write subject = \"Your order\"");
+    let subject = subject.and_then(|item| subject_line(&item, &MESSAGE_VIEW));
+    let text = body(section, &MESSAGE_VIEW);
+    if !section.has("text") && !section.has("text_template") {
+        section.missing("text", "write text = \"…\" or text_template = \"FILE\"");
+    }
     Some(Mail { to: to?, subject: subject?, text: text? })
 }
 
-/// The body: `text`, or the file that `text_template` names.
-fn text(section: &mut Section) -> Option<Template> {
-    match (section.get("text"), section.get("text_template")) {
-        (Some(_), Some(file)) => {
-            file.fault("text is there too", "keep one of the two");
-            None
-        }
-        (Some(text), None) => template(&text, &text.text()?),
-        (None, Some(file)) => template(&file, &file.file()?),
-        (None, None) => {
-            section.missing("text", "write text = \"…\" or text_template = \"FILE\"");
-            None
-        }
-    }
-}
-
-fn recipients(item: Item) -> Option<Vec<Template>> {
+/// The recipients; `view` are the names that the templates see.
+pub(super) fn recipients(item: Item, view: &[&str]) -> Option<Vec<Template>> {
     let (line, path, source) = (item.line, item.path.clone(), item.source);
     let items = item.one_or_many()?;
     if items.is_empty() || items.len() > TO_MAX {
@@ -58,18 +42,44 @@ fn recipients(item: Item) -> Option<Vec<Template>> {
             let remedy = "write office@example.com or {{ payload.email }}";
             item.fault(format!("{} is no mail address", item.shown()), remedy);
         }
-        template(item, &text)
+        template(item, &text, view)
     };
     let templates: Vec<Option<Template>> = items.iter().map(one).collect();
     templates.into_iter().collect()
+}
+
+/// The subject.
+pub(super) fn subject_line(item: &Item, view: &[&str]) -> Option<Template> {
+    let text = item.text()?;
+    if text.contains(['\r', '\n']) {
+        item.fault("has more than one line", "a subject is one line");
+    }
+    template(item, &text, view)
+}
+
+/// The body: `text`, or the file that `text_template` names; none also where neither is written.
+pub(super) fn body(section: &mut Section, view: &[&str]) -> Option<Template> {
+    match (section.get("text"), section.get("text_template")) {
+        (Some(_), Some(file)) => {
+            file.fault("text is there too", "keep one of the two");
+            None
+        }
+        (Some(text), None) => template(&text, &text.text()?, view),
+        (None, Some(file)) => template(&file, &file.file()?, view),
+        (None, None) => None,
+    }
 }
 
 fn is_addresses(text: &str) -> bool {
     text.parse::<Mailboxes>().is_ok_and(|list| list.iter().next().is_some())
 }
 
-fn template(item: &Item, text: &str) -> Option<Template> {
-    Template::parse(text).map_err(|problem| item.fault(problem, JINJA)).ok()
+fn template(item: &Item, text: &str, view: &[&str]) -> Option<Template> {
+    let template = Template::parse(text).map_err(|problem| item.fault(problem, JINJA)).ok()?;
+    if let Some(name) = template.unknown(view) {
+        item.fault(format!("sees no {name}"), format!("it sees {}", view.join(", ")));
+    }
+    Some(template)
 }
 
 #[cfg(test)]

@@ -3,19 +3,25 @@
 //! [`Config::load`] is offline: it reads the file, the files it names and the environment, and
 //! touches nothing else. Every fault is reported at once, each with file, line, key and remedy.
 
+mod calendar;
+mod column;
 mod connect;
 mod csv;
 mod database;
 mod dsn;
+mod export;
 mod fault;
 mod item;
 mod load;
 mod mail;
+mod mailing;
 mod policy;
+mod query;
 mod read;
 mod retention;
 mod retry;
 mod route;
+mod schedule;
 mod secret;
 mod sink;
 mod smtp;
@@ -26,6 +32,7 @@ mod words;
 
 use std::collections::BTreeMap;
 use std::num::{NonZeroU32, NonZeroUsize};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -41,6 +48,8 @@ use crate::template::Template;
 
 /// Default of every `late_after`.
 const LATE_AFTER: Duration = Duration::from_secs(3600);
+const LATE_AFTER_RANGE: RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_secs(30 * 24 * 3600);
 
 /// The whole config, ready to use.
 #[derive(Debug)]

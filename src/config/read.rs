@@ -171,12 +171,6 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// The tables below a key that is planned and does nothing yet.
-    pub fn planned(&mut self, key: &'static str) -> Option<Section<'a>> {
-        self.refused.push(key);
-        self.table.get(key).and_then(|value| self.item(key, value).section())
-    }
-
     /// Ends the reading: whatever was not asked for is unknown.
     pub fn close(self) {
         for (key, item) in self.entries() {

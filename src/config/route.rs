@@ -6,8 +6,8 @@ use super::fault::Wrong;
 use super::item::{Item, quote};
 use super::policy::{self, HTTP_CODES, SMTP_CODES};
 use super::read::Section;
-use super::sink::{Kind, Kinds, PACE_KEYS};
-use super::{Content, Route, SinkConfig, mail, words};
+use super::sink::{self, Kind, Kinds, PACE_KEYS};
+use super::{Content, Route, SinkConfig, mail};
 use crate::name::Name;
 use crate::pattern::TypePattern;
 use crate::policy::{Lane, Policy};
@@ -154,18 +154,14 @@ fn sinks(item: Item, kinds: &Kinds) -> Option<Vec<Named>> {
     for item in &items {
         let Some(text) = item.text() else { continue };
         let Some(kind) = kinds.get(&text) else {
-            // Faults of syntax may hide a table that is there.
-            if item.source.broken && item.source.text.contains(&format!("[sinks.{text}")) {
-                continue;
-            }
-            let near = words::nearest(&text, kinds.keys().map(String::as_str));
-            let remedy = near.map_or_else(
-                || "write a table [sinks.NAME] for it".to_owned(),
-                |near| format!("did you mean \"{near}\"?"),
-            );
-            item.fault(format!("there is no sink {}", item.shown()), remedy);
+            sink::refuse_unknown(item, &text, kinds);
             continue;
         };
+        if *kind == Some(Kind::Export) {
+            let problem = format!("{} is an export, whose rows come from its query", item.shown());
+            item.fault(problem, "name a sink; of kind \"csv\" for files of messages");
+            continue;
+        }
         if !seen.insert(text.clone()) {
             item.fault(format!("{} is there twice", item.shown()), "keep one of the two");
             continue;
@@ -195,7 +191,7 @@ fn contents(section: &mut Section, sinks: Option<&[Named]>) -> Vec<Option<Conten
     let content = |(_, kind): &Named| match kind {
         Some(Kind::Smtp) => mail::read(section).map(|mail| Content::Mail(Box::new(mail))),
         Some(Kind::Webhook | Kind::Csv) => Some(Content::Message),
-        None => None,
+        Some(Kind::Export) | None => None,
     };
     sinks.iter().map(content).collect()
 }

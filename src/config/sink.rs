@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::item::{Item, NAME_FORM};
 use super::policy::{self, HTTP_CODES, SMTP_CODES};
 use super::read::Section;
-use super::{SinkConfig, Way, csv, smtp, webhook};
+use super::{SinkConfig, Way, csv, export, smtp, webhook, words};
 use crate::name::Name;
 use crate::policy::{Order, Policy, Rate};
 
@@ -19,9 +19,11 @@ pub(super) enum Kind {
     Webhook,
     Smtp,
     Csv,
+    Export,
 }
 
-/// The declared sinks, also those with faults, so that a route to one of them is no second fault.
+/// The declared sinks and exports, also those with faults, so that a route to one of them is no second
+/// fault.
 pub(super) type Kinds = BTreeMap<String, Option<Kind>>;
 
 const KINDS: [(&str, Kind); 3] =
@@ -31,6 +33,9 @@ const ORDERS: [(&str, Order); 2] = [("block", Order::Block), ("skip", Order::Ski
 
 /// What a sink says about its pace, for all its routes together.
 pub(super) const PACE_KEYS: [&str; 3] = ["order", "rate", "daily_quota"];
+
+/// What `outboxd export` takes in the place of a name.
+const EXPORT_WORDS: [&str; 3] = ["help", "list", "run"];
 
 const CONCURRENCY_MAX: usize = 1_000;
 const QUOTA_MAX: usize = 1_000_000_000;
@@ -46,70 +51,125 @@ struct Common {
     daily_quota: Option<NonZeroU32>,
 }
 
-/// Reads all sinks.
-pub(super) fn read(tables: &Section) -> (BTreeMap<Name, SinkConfig>, Kinds) {
-    let mut sinks = BTreeMap::new();
-    let mut kinds = Kinds::new();
-    let mut paths = Vec::new();
-    for (name, item) in tables.entries() {
-        let (kind, sink) = sink(name, &item);
-        kinds.insert(name.to_owned(), kind);
-        if let Some(sink) = sink {
-            if let Way::Csv(csv) = &sink.way
-                && let Some(path) = item.section().and_then(|mut section| section.get("path"))
-            {
-                paths.push((csv.path(), name, path));
-            }
-            sinks.insert(sink.name.clone(), sink);
+/// What each sink and each export is. They share their names: in the database an export is a sink.
+pub(super) fn kinds(sinks: &Section, exports: &Section) -> Kinds {
+    let remedy = "write kind = \"webhook\", \"smtp\" or \"csv\"";
+    let kind = |item: &Item| item.section()?.need("kind", remedy)?.choice(&KINDS);
+    let mut kinds: Kinds =
+        sinks.entries().map(|(name, item)| (name.to_owned(), kind(&item))).collect();
+    for (name, item) in exports.entries() {
+        if kinds.insert(name.to_owned(), Some(Kind::Export)).is_some() {
+            item.fault(format!("sinks.{name} has that name"), "give one of the two another");
         }
     }
-    paths.sort_by_key(|(_, _, item)| item.line);
-    for (index, (path, _, item)) in paths.iter().enumerate() {
-        if let Some((_, first, _)) = paths[..index].iter().find(|(earlier, ..)| earlier == path) {
-            let problem = format!("sinks.{first} writes the same files");
-            item.fault(problem, "give each csv sink a path of its own");
-        }
-    }
-    (sinks, kinds)
+    kinds
 }
 
-fn sink(name: &str, item: &Item) -> (Option<Kind>, Option<SinkConfig>) {
-    let Some(mut section) = item.section() else { return (None, None) };
-    let name = Name::parse(name);
-    if name.is_err() {
-        section.fault("is no name", NAME_FORM);
+/// Reads all sinks and exports.
+pub(super) fn read(
+    sinks: &Section,
+    exports: &Section,
+    kinds: &Kinds,
+) -> BTreeMap<Name, SinkConfig> {
+    let sinks = sinks.entries().map(|(name, item)| (sink(name, &item, kinds), item));
+    let exports = exports.entries().map(|(name, item)| (export(name, &item, kinds), item));
+    let read: Vec<(Option<SinkConfig>, Item)> = sinks.chain(exports).collect();
+    refuse_shared_paths(&read);
+    read.into_iter().filter_map(|(sink, _)| sink).map(|sink| (sink.name.clone(), sink)).collect()
+}
+
+/// Of two that would write the same files, the later one has the fault.
+fn refuse_shared_paths(sinks: &[(Option<SinkConfig>, Item)]) {
+    let mut paths: Vec<(PathBuf, &Item, Item)> = sinks
+        .iter()
+        .filter_map(|(sink, item)| match &sink.as_ref()?.way {
+            Way::Csv(csv) => Some((csv.path(), item, item.section()?.get("path")?)),
+            Way::Webhook(_) | Way::Smtp(_) => None,
+        })
+        .collect();
+    paths.sort_by_key(|(_, _, path)| path.line);
+    for (index, (path, _, item)) in paths.iter().enumerate() {
+        if let Some((_, first, _)) = paths[..index].iter().find(|(earlier, ..)| earlier == path) {
+            let remedy = "give each csv sink and export a path of its own";
+            item.fault(format!("{} writes the same files", first.path), remedy);
+        }
     }
-    let remedy = "write kind = \"webhook\", \"smtp\" or \"csv\"";
-    let kind = section.need("kind", remedy).and_then(|item| item.choice(&KINDS));
+}
+
+fn sink(name: &str, item: &Item, kinds: &Kinds) -> Option<SinkConfig> {
+    let mut section = item.section()?;
+    let parsed = name_of(&section, name);
+    section.knows(&["kind"]);
     section.refuse("priority", "is a route's", "write it in [[routes]]");
-    let sink = match kind {
-        Some(Kind::Webhook) => {
+    let read = match (*kinds.get(name)?)? {
+        Kind::Webhook => {
             section.not_yet(&["allow_private"]);
             let common = common(&mut section, 16, 15, &HTTP_CODES);
             policy::refuse_doubtful(&mut section, &common.policy);
             webhook::read(&mut section).map(|way| (common, Way::Webhook(way)))
         }
-        Some(Kind::Smtp) => {
+        Kind::Smtp => {
             let common = common(&mut section, 4, 15 * 60, &SMTP_CODES);
             smtp::read(&mut section).map(|way| (common, Way::Smtp(way)))
         }
-        Some(Kind::Csv) => {
-            section.not_yet(&["mail"]);
-            let common = ["concurrency", "timeout"].into_iter();
-            for key in common.chain(policy::KEYS).chain(PACE_KEYS) {
-                section.refuse(key, "does nothing for a csv sink", "remove it");
-            }
-            csv::read(&mut section).map(|way| (Common::of_csv(), Way::Csv(Box::new(way))))
+        // An export of the same name has its fault already.
+        Kind::Csv | Kind::Export => {
+            refuse_attempts(&mut section, "a csv sink");
+            section.refuse("timeout", "does nothing for a csv sink", "remove it");
+            refuse_word(&section, name);
+            let csv = csv::read(&mut section, name, kinds);
+            csv.map(|way| (Common::of_csv(), Way::Csv(Box::new(way))))
         }
-        None => return (None, None),
     };
     section.close();
-    let sink = sink.and_then(|(common, way)| {
-        let Common { concurrency, timeout, policy, order, rate, daily_quota } = common;
-        let name = name.ok()?;
-        Some(SinkConfig { name, concurrency, timeout, policy, order, rate, daily_quota, way })
-    });
-    (kind, sink)
+    let (common, way) = read?;
+    Some(common.into_sink(parsed?, way))
+}
+
+fn export(name: &str, item: &Item, kinds: &Kinds) -> Option<SinkConfig> {
+    let mut section = item.section()?;
+    let parsed = name_of(&section, name);
+    refuse_word(&section, name);
+    refuse_attempts(&mut section, "an export");
+    section.refuse("kind", "does nothing for an export", "remove it");
+    let problem = "does nothing for an export: its files are cut by the calendar";
+    section.refuse("max_rows", problem, "remove it");
+    let csv = export::read(&mut section, name, kinds);
+    section.close();
+    Some(Common::of_csv().into_sink(parsed?, Way::Csv(Box::new(csv?))))
+}
+
+fn name_of(section: &Section, name: &str) -> Option<Name> {
+    Name::parse(name).map_err(|_| section.fault("is no name", NAME_FORM)).ok()
+}
+
+/// Files have no attempts.
+fn refuse_attempts(section: &mut Section, whose: &str) {
+    for key in ["concurrency"].into_iter().chain(policy::KEYS).chain(PACE_KEYS) {
+        section.refuse(key, &format!("does nothing for {whose}"), "remove it");
+    }
+}
+
+/// `outboxd export NAME` would be taken for another command.
+fn refuse_word(section: &Section, name: &str) {
+    if EXPORT_WORDS.contains(&name) {
+        section.fault("is a word of the command outboxd export", "give it another name");
+    }
+}
+
+/// Notes that a sink is named that does not exist.
+pub(super) fn refuse_unknown(item: &Item, text: &str, kinds: &Kinds) {
+    // Faults of syntax may hide a table that is there.
+    let hidden = |table: &str| item.source.text.contains(&format!("[{table}.{text}"));
+    if item.source.broken && (hidden("sinks") || hidden("exports")) {
+        return;
+    }
+    let near = words::nearest(text, kinds.keys().map(String::as_str));
+    let remedy = near.map_or_else(
+        || "write a table [sinks.NAME] for it".to_owned(),
+        |near| format!("did you mean \"{near}\"?"),
+    );
+    item.fault(format!("there is no sink {}", item.shown()), remedy);
 }
 
 /// Reads what sinks have that talk to a server; `timeout` in seconds.
@@ -133,6 +193,11 @@ fn common(
 }
 
 impl Common {
+    fn into_sink(self, name: Name, way: Way) -> SinkConfig {
+        let Common { concurrency, timeout, policy, order, rate, daily_quota } = self;
+        SinkConfig { name, concurrency, timeout, policy, order, rate, daily_quota, way }
+    }
+
     fn of_csv() -> Common {
         Common {
             concurrency: NonZeroUsize::MIN,

@@ -48,6 +48,27 @@ pub fn in_words(duration: Duration) -> String {
     if parts.is_empty() { "0s".to_owned() } else { parts.concat() }
 }
 
+/// Reads `20MB` or `512KB`, in bytes: a megabyte is 1024 times 1024 of them, as mail servers count.
+pub(super) fn size(text: &str) -> Option<usize> {
+    let (digits, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit())?);
+    let unit = match unit {
+        "KB" => 1024,
+        "MB" => 1024 * 1024,
+        _ => return None,
+    };
+    digits.parse::<usize>().ok()?.checked_mul(unit)
+}
+
+/// Writes a whole number of kilobytes as [`size`] reads it.
+pub(super) fn size_in_words(bytes: usize) -> String {
+    let kilobytes = bytes / 1024;
+    if kilobytes.is_multiple_of(1024) {
+        format!("{}MB", kilobytes / 1024)
+    } else {
+        format!("{kilobytes}KB")
+    }
+}
+
 /// Reads `14/s`, `600/min`, `500/h` or `10000/d`: a whole number from 1 to [`RATE_COUNT_MAX`] and
 /// what it counts in.
 pub(super) fn rate(text: &str) -> Option<Rate> {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use tokio_postgres::error::SqlState;
+use tokio_postgres::error::{DbError, ErrorPosition, SqlState};
 
 /// A failed database call.
 #[derive(Debug)]
@@ -16,6 +16,8 @@ pub struct StoreError {
 enum Kind {
     /// The server or the wire.
     Postgres(tokio_postgres::Error),
+    /// What the server said of SQL that the operator wrote, and the line of that.
+    Query(tokio_postgres::Error, Option<usize>),
     /// No answer within the limit.
     Silent(std::time::Duration),
     /// Said by outboxd itself, remedy included.
@@ -35,11 +37,26 @@ impl StoreError {
         StoreError { doing, kind: Kind::Said(words.into()) }
     }
 
+    /// The same, of a query that the operator wrote: the server's word on it is told with the line, and
+    /// not with what would mend a statement of ours. `before` is what stands before the query in the
+    /// statement that was sent.
+    pub(super) fn of_query(self, before: &str, sql: &str) -> StoreError {
+        let StoreError { doing, kind } = self;
+        let kind = match kind {
+            Kind::Postgres(error) if error.as_db_error().is_some() => {
+                let line = error.as_db_error().and_then(|db| line_of(db, before, sql));
+                Kind::Query(error, line)
+            }
+            other => other,
+        };
+        StoreError { doing, kind }
+    }
+
     /// The server's error code, where the server answered at all.
     #[must_use]
     pub fn code(&self) -> Option<&SqlState> {
         match &self.kind {
-            Kind::Postgres(error) => error.code(),
+            Kind::Postgres(error) | Kind::Query(error, _) => error.code(),
             Kind::Silent(_) | Kind::Said(_) => None,
         }
     }
@@ -55,6 +72,9 @@ impl StoreError {
                     || *code == SqlState::READ_ONLY_SQL_TRANSACTION
                     || *code == SqlState::TOO_MANY_CONNECTIONS
             }),
+            Kind::Query(error, _) => {
+                error.code().is_some_and(|code| code.code().starts_with("57P"))
+            }
             Kind::Silent(_) => true,
             Kind::Said(_) => false,
         }
@@ -87,7 +107,8 @@ impl StoreError {
     }
 
     fn remedy(&self) -> Option<&'static str> {
-        let code = self.code()?;
+        let Kind::Postgres(error) = &self.kind else { return None };
+        let code = error.code()?;
         Some(match code {
             c if *c == SqlState::UNDEFINED_TABLE || *c == SqlState::INVALID_SCHEMA_NAME => {
                 "the outbox is missing in this database; run: outboxd migrate"
@@ -118,6 +139,17 @@ impl fmt::Display for StoreError {
             Kind::Silent(limit) => {
                 write!(f, "{}: no answer within {limit:.1?}", self.doing)
             }
+            Kind::Query(error, line) => {
+                let db = error.as_db_error();
+                f.write_str(db.map_or("the query failed", DbError::message))?;
+                if let Some(line) = line {
+                    write!(f, " (line {line} of the query)")?;
+                }
+                match db.and_then(query_remedy) {
+                    Some(remedy) => write!(f, "; {remedy}"),
+                    None => Ok(()),
+                }
+            }
             Kind::Postgres(error) => {
                 write!(f, "{}: ", self.doing)?;
                 match error.as_db_error() {
@@ -132,6 +164,39 @@ impl fmt::Display for StoreError {
             }
         }
     }
+}
+
+/// The line of a query that the server points at, counted from 1.
+fn line_of(error: &DbError, before: &str, sql: &str) -> Option<usize> {
+    let Some(ErrorPosition::Original(position)) = error.position() else { return None };
+    let inside = usize::try_from(*position).ok()?.checked_sub(before.chars().count() + 1)?;
+    // What is amiss behind the query began in its last line.
+    let lines = sql.chars().take(inside).filter(|c| *c == '\n').count() + 1;
+    Some(lines.min(sql.trim_end().lines().count()))
+}
+
+/// What mends a query, or the rights of who runs it.
+fn query_remedy(error: &DbError) -> Option<String> {
+    let code = error.code();
+    if *code == SqlState::INSUFFICIENT_PRIVILEGE {
+        // In another language than English the words do not fit, and the rule without the name stands.
+        let denied = error.message().strip_prefix("permission denied for ");
+        let grant = match denied.and_then(|what| what.split_once(' ')) {
+            Some(("table" | "view", name)) => format!("GRANT SELECT ON {name}"),
+            Some(("schema", name)) => format!("GRANT USAGE ON SCHEMA {name}"),
+            Some(("function", name)) => format!("GRANT EXECUTE ON FUNCTION {name}"),
+            _ => "GRANT SELECT ON <what it reads>".to_owned(),
+        };
+        return Some(format!("run as its owner: {grant} TO <the relay's role>"));
+    }
+    let remedy = if *code == SqlState::UNDEFINED_TABLE {
+        "write the schema before the name, or look at the search_path of the relay's role"
+    } else if *code == SqlState::UNDEFINED_PARAMETER {
+        "there are $1 and $2, begin and end of the period"
+    } else {
+        return None;
+    };
+    Some(remedy.to_owned())
 }
 
 /// The error and its causes in one line; tokio-postgres keeps the cause in `source`.

@@ -16,6 +16,7 @@ pub mod migrate;
 pub mod own;
 pub mod prune;
 mod queries;
+pub mod query;
 pub mod restored;
 pub mod routes;
 mod tls;

@@ -1,0 +1,82 @@
+//! `[exports.NAME]`: a csv sink's files, with rows from a query.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use super::read::Section;
+use super::sink::Kinds;
+use super::{CsvConfig, Cut, ExportQuery, Rows, calendar, column, csv, query};
+
+const TIMEOUT: Duration = Duration::from_secs(10 * 60);
+const TIMEOUT_RANGE: RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_secs(6 * 3600);
+const SETTLE_RANGE: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(24 * 3600);
+
+/// Reads an export.
+pub(super) fn read(section: &mut Section, name: &str, kinds: &Kinds) -> Option<CsvConfig> {
+    let sql = query::read(section);
+    if !query::is_written(section) {
+        section.missing("query", "write query_file = \"sql/NAME.sql\" or query = \"SELECT …\"");
+    }
+    let timeout = section.duration("timeout", TIMEOUT, TIMEOUT_RANGE);
+    let settle_after = section.duration("settle_after", Duration::ZERO, SETTLE_RANGE);
+    let every = section
+        .need("every", "write { at = \"01:00\", time_zone = \"Europe/Vienna\" } or \"1h\"")
+        .and_then(|item| calendar::read(&item));
+    let columns = match section.get("columns") {
+        Some(item) => column::of_query(&item),
+        None => Some(Vec::new()),
+    };
+    let cut = every.map(|every| Cut { every: Some(every), max_rows: None });
+    let files = csv::files(section, name, kinds, columns, cut);
+    let query = ExportQuery { sql: sql?, timeout, settle_after };
+    Some(CsvConfig { rows: Rows::Query(query), ..files? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::testing::parse;
+    use crate::config::{ColumnForm, Empty, MailCatchUp, ValuePath, Way};
+
+    const MAIL: &str = "[sinks.mail]\nkind = \"smtp\"\nurl = \"smtps://m.example\"\n\
+                        from = \"a@b.example\"\n";
+    const EXPORT: &str = "path = \"out/l-{{ period }}.csv\"\nquery = \"SELECT 1 AS id;\"\n\
+                          every = { at = \"01:00\", time_zone = \"Europe/Vienna\" }\n";
+
+    fn one(text: &str) -> CsvConfig {
+        let config = parse(&format!("{MAIL}[exports.ledger]\n{EXPORT}{text}")).unwrap();
+        let sink = config.sinks.into_values().find(|sink| sink.name.as_str() == "ledger");
+        let Way::Csv(csv) = sink.unwrap().way else { panic!("not csv") };
+        *csv
+    }
+
+    #[test]
+    fn an_export_is_a_csv_sink_whose_rows_come_from_a_query() {
+        let plain = one("");
+        let query = ExportQuery {
+            sql: "SELECT 1 AS id".to_owned(),
+            timeout: TIMEOUT,
+            settle_after: Duration::ZERO,
+        };
+        assert_eq!((&plain.rows, plain.kind()), (&Rows::Query(query), "export"));
+        assert_eq!((plain.columns.len(), plain.empty), (0, Empty::Header));
+        assert_eq!(plain.cut.every.unwrap().words(), "at 01:00 Europe/Vienna");
+        let other = one("timeout = \"1h\"\nsettle_after = \"10m\"\n\
+             columns = [{ name = \"id\", as = \"json\" }, { name = \"b\", value = \"Sum of b\" }]\n\
+             [exports.ledger.mail]\nsink = \"mail\"\nto = [\"a@b.example\"]\n\
+             subject = \"Ledger of {{ period }}\"\ntext = \"{{ files[0].sha256 }}\"\n\
+             catch_up = \"spread\"\nmax_size = \"5MB\"\n");
+        let Rows::Query(query) = other.rows else { panic!("no query") };
+        assert_eq!((query.timeout.as_secs(), query.settle_after.as_secs()), (3600, 600));
+        let columns: Vec<_> = other.columns.into_iter().map(|c| (c.value, c.form)).collect();
+        let value = |name: &str| ValuePath::Query(name.to_owned());
+        assert_eq!(
+            columns,
+            [(value("id"), ColumnForm::Json), (value("Sum of b"), ColumnForm::Text)]
+        );
+        let mail = other.mail.unwrap();
+        assert_eq!((mail.sink.as_str(), mail.to.len(), mail.text.is_some()), ("mail", 1, true));
+        assert_eq!((mail.catch_up, mail.max_bytes), (MailCatchUp::Spread, 5 * 1024 * 1024));
+    }
+}

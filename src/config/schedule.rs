@@ -1,0 +1,124 @@
+//! `[schedules.NAME]`: messages that are written by the calendar.
+
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use super::item::{Item, NAME_FORM};
+use super::read::Section;
+use super::{CatchUp, LATE_AFTER, LATE_AFTER_RANGE, ScheduleConfig, ScheduleQuery};
+use super::{calendar, duration_in_words, query};
+use crate::calendar::Calendar;
+use crate::name::Name;
+use crate::pattern::TypePattern;
+
+const TIMEOUT: Duration = Duration::from_secs(5 * 60);
+const HOUR: Duration = Duration::from_secs(3600);
+const SECOND: Duration = Duration::from_secs(1);
+const LATENESS: RangeInclusive<Duration> = SECOND..=Duration::from_secs(365 * 24 * 3600);
+
+const CATCH_UPS: [(&str, CatchUp); 3] =
+    [("skip", CatchUp::Skip), ("latest", CatchUp::Latest), ("all", CatchUp::All)];
+
+/// Reads all schedules.
+pub(super) fn read(tables: &Section) -> BTreeMap<Name, ScheduleConfig> {
+    let schedules = tables.entries().filter_map(|(name, item)| schedule(name, &item));
+    schedules.map(|schedule| (schedule.name.clone(), schedule)).collect()
+}
+
+fn schedule(name: &str, item: &Item) -> Option<ScheduleConfig> {
+    let mut section = item.section()?;
+    let name = Name::parse(name).map_err(|_| section.fault("is no name", NAME_FORM)).ok();
+    let message_type =
+        section.need("type", "write type = \"reminder.due\"").and_then(|item| message_type(&item));
+    let every = section
+        .need("every", "write { at = \"08:00\", time_zone = \"Europe/Vienna\" } or \"1h\"")
+        .and_then(|item| calendar::read(&item));
+    let sql = query::read(&mut section);
+    let timeout = timeout(&mut section);
+    let jitter = section.get("jitter").and_then(|item| jitter(&item, every.as_ref()));
+    let catch_up = section.get("catch_up").and_then(|item| item.choice(&CATCH_UPS));
+    let max_lateness = section.get("max_lateness").and_then(|item| item.duration(LATENESS));
+    let late_after = section.duration("late_after", LATE_AFTER, LATE_AFTER_RANGE);
+    let valid_from = section.get("valid_from").and_then(|item| {
+        // Whose clock a day is on is not known where that has a fault.
+        item.instant(&every.as_ref().map_or(jiff::tz::TimeZone::UTC, Calendar::zone))
+    });
+    section.close();
+    Some(ScheduleConfig {
+        name: name?,
+        message_type: message_type?,
+        every: every?,
+        query: sql.map(|sql| ScheduleQuery { sql, timeout }),
+        jitter: jitter.unwrap_or_default(),
+        catch_up: catch_up.unwrap_or_default(),
+        max_lateness,
+        late_after,
+        valid_from,
+    })
+}
+
+/// A type as a message has it.
+fn message_type(item: &Item) -> Option<String> {
+    let text = item.text()?;
+    match TypePattern::parse(&text) {
+        Ok(pattern) if pattern.is_exact() => return Some(text),
+        Ok(_) => item.fault("is a pattern", "a message has one type, e.g. reminder.due"),
+        Err(problem) => item.fault(problem, ""),
+    }
+    None
+}
+
+fn timeout(section: &mut Section) -> Duration {
+    if !query::is_written(section) {
+        section.refuse("timeout", "is that of a query, and there is none", "remove it");
+        return TIMEOUT;
+    }
+    section.duration("timeout", TIMEOUT, SECOND..=HOUR)
+}
+
+/// The periods of a span keep apart.
+fn jitter(item: &Item, every: Option<&Calendar>) -> Option<Duration> {
+    let jitter = item.duration(Duration::ZERO..=HOUR)?;
+    if let Some(Calendar::Span(span)) = every
+        && jitter >= *span
+    {
+        let remedy = format!("below {}", duration_in_words(*span));
+        item.fault(format!("{} reaches into the next period", item.shown()), remedy);
+        return None;
+    }
+    Some(jitter)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::testing::parse;
+
+    const HEAD: &str = "type = \"reminder.due\"\n\
+                        every = { at = \"08:00\", days = \"mon-fri\", time_zone = \"Europe/Vienna\" }\n";
+
+    fn one(text: &str) -> ScheduleConfig {
+        let config = parse(&format!("[schedules.a]\n{text}")).unwrap();
+        config.schedules.into_values().next().unwrap()
+    }
+
+    #[test]
+    fn a_schedule_is_read_and_has_defaults() {
+        let plain = one(HEAD);
+        assert_eq!((plain.name.as_str(), &*plain.message_type), ("a", "reminder.due"));
+        assert_eq!(plain.every.words(), "at 08:00 on mon, tue, wed, thu, fri Europe/Vienna");
+        assert_eq!((plain.query, plain.jitter), (None, Duration::ZERO));
+        assert_eq!((plain.catch_up, plain.max_lateness), (CatchUp::Latest, None));
+        assert_eq!((plain.late_after, plain.valid_from), (LATE_AFTER, None));
+        let other = one(&format!(
+            "{HEAD}query = \"SELECT 1\"\ntimeout = \"1m\"\njitter = \"5m\"\ncatch_up = \"all\"\n\
+             max_lateness = \"6h\"\nlate_after = \"2h\"\nvalid_from = 2026-11-20\n"
+        ));
+        let query = ScheduleQuery { sql: "SELECT 1".to_owned(), timeout: Duration::from_secs(60) };
+        assert_eq!((other.query, other.jitter.as_secs()), (Some(query), 300));
+        assert_eq!((other.catch_up, other.max_lateness), (CatchUp::All, Some(6 * HOUR)));
+        let midnight = "2026-11-19T23:00:00Z".parse().unwrap();
+        assert_eq!((other.late_after, other.valid_from), (2 * HOUR, Some(midnight)));
+    }
+}
