@@ -113,16 +113,6 @@ impl View {
     }
 }
 
-impl View {
-    /// Of other things than a message: names with their values.
-    #[must_use]
-    pub fn of_values(values: BTreeMap<String, serde_json::Value>) -> View {
-        let fields: BTreeMap<String, Value> =
-            values.into_iter().map(|(name, value)| (name, value_of(value))).collect();
-        View(Value::from(fields))
-    }
-}
-
 fn value_of(json: serde_json::Value) -> Value {
     match json {
         serde_json::Value::Null => Value::from(()),

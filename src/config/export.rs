@@ -66,7 +66,7 @@ mod tests {
              columns = [{ name = \"id\", as = \"json\" }, { name = \"b\", value = \"Sum of b\" }]\n\
              [exports.ledger.mail]\nsink = \"mail\"\nto = [\"a@b.example\"]\n\
              subject = \"Ledger of {{ period }}\"\ntext = \"{{ files[0].sha256 }}\"\n\
-             catch_up = \"spread\"\nmax_size = \"5MB\"\n");
+             catch_up = \"each\"\nmax_size = \"5MB\"\n");
         let Rows::Query(query) = other.rows else { panic!("no query") };
         assert_eq!((query.timeout.as_secs(), query.settle_after.as_secs()), (3600, 600));
         let columns: Vec<_> = other.columns.into_iter().map(|c| (c.value, c.form)).collect();
@@ -77,6 +77,6 @@ mod tests {
         );
         let mail = other.mail.unwrap();
         assert_eq!((mail.sink.as_str(), mail.to.len(), mail.text.is_some()), ("mail", 1, true));
-        assert_eq!((mail.catch_up, mail.max_bytes), (MailCatchUp::Spread, 5 * 1024 * 1024));
+        assert_eq!((mail.catch_up, mail.max_bytes), (MailCatchUp::Each, 5 * 1024 * 1024));
     }
 }

@@ -8,9 +8,8 @@ use super::{MailCatchUp, MailingConfig, mail};
 use crate::name::Name;
 use crate::template::{FILES_VIEW, Template};
 
-const CATCH_UPS: [(&str, MailCatchUp); 4] = [
+const CATCH_UPS: [(&str, MailCatchUp); 3] = [
     ("together", MailCatchUp::Together),
-    ("spread", MailCatchUp::Spread),
     ("each", MailCatchUp::Each),
     ("latest", MailCatchUp::Latest),
 ];
