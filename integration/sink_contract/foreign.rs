@@ -7,7 +7,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use outboxd::config::{Column, ColumnForm, CsvConfig, Cut, ValuePath, Way};
-use outboxd::sink::csv::{CsvFile, encode_header, encode_row};
+use outboxd::sink::csv::{CsvFile, Layout};
 use outboxd::sink::{Prepared, Sink};
 use tokio::process::{Child, Command};
 
@@ -201,11 +201,12 @@ fn csv_file(directory: &Path) -> PathBuf {
     let cut = Cut { every: None, max_rows: None };
     let config = CsvConfig::new(directory.to_owned(), ("orders-", ".csv"), columns, cut);
     let mut file = CsvFile::begin(&config, "2026-11-20", 1).unwrap();
-    file.append(&encode_header(&config.columns)).unwrap();
+    let layout = Layout::of(&config);
+    file.append(&layout.header()).unwrap();
     for (cell, id) in CELLS.iter().zip(1..) {
         let cell = serde_json::Value::from(*cell);
         let payload = format!(r#"{{"cell": {cell}, "total": 12345678901234567890.10}}"#);
-        file.append(&encode_row(&config.columns, &message(id, &payload)).unwrap()).unwrap();
+        file.append(&layout.line(&message(id, &payload)).unwrap()).unwrap();
     }
     let finished = file.finish().unwrap();
     let path = finished.path().to_owned();

@@ -1,41 +1,53 @@
 //! CSV: the rows of a file and how it is published.
 //!
-//! The form is RFC 4180: comma, CRLF, quotes doubled. A NULL is an empty field, an empty text is
-//! `""`, as COPY has it. Numbers keep the digits PostgreSQL gave.
+//! Lines are those of RFC 4180: CRLF, quotes doubled. A NULL is an empty field, an empty text is `""`,
+//! as COPY has it; pandas and others read both as missing. Numbers keep the digits PostgreSQL gave.
 
 mod file;
+mod form;
+mod line;
+mod value;
 
 use std::borrow::Cow;
 
-use serde_json::Value;
-
 pub use self::file::{Content, CsvFile, Finished, PublishError, path};
-use crate::config::{Column, ColumnForm, CsvConfig, ValuePath};
+use self::form::Style;
+use self::line::Field;
+use self::value::{Source, Value};
+use crate::config::{Column, ColumnForm, CsvConfig};
 use crate::message::Message;
 
 /// How the lines of a file are made.
 pub struct Layout<'a> {
-    columns: &'a [Column],
+    columns: Cow<'a, [Column]>,
+    style: Style,
 }
 
 impl<'a> Layout<'a> {
     /// The layout of a sink whose columns are configured.
     #[must_use]
     pub fn of(config: &'a CsvConfig) -> Layout<'a> {
-        Layout { columns: &config.columns }
+        Layout { columns: Cow::Borrowed(&config.columns), style: Style::of(config) }
     }
 
-    /// What the file begins with: the header line.
+    /// The layout of an export whose columns are those of its query.
+    #[must_use]
+    pub fn with_columns(config: &CsvConfig, columns: Vec<Column>) -> Layout<'static> {
+        Layout { columns: Cow::Owned(columns), style: Style::of(config) }
+    }
+
+    /// What the file begins with: the byte order mark where the profile has one, and the header line.
     #[must_use]
     pub fn header(&self) -> Vec<u8> {
-        encode_header(self.columns)
+        let names = self.columns.iter().map(|column| self.style.heading(&column.name));
+        [self.style.mark().as_bytes(), &self.join(names)].concat()
     }
 
-    /// A hash of the columns: two files with the same one have the same columns.
+    /// A hash of the columns and of how they are written: two files with the same one look the same.
     #[must_use]
     pub fn hash(&self) -> String {
-        let parts = self.columns.iter().map(|column| format!("{column:?}"));
-        let parts: Vec<String> = parts.collect();
+        let columns = self.columns.iter().map(|column| format!("{column:?}"));
+        let parts: Vec<String> = columns.chain([self.style.words()]).collect();
         crate::hex::hex(&super::hash_parts(parts.iter().map(String::as_bytes)))
     }
 
@@ -44,154 +56,58 @@ impl<'a> Layout<'a> {
     /// # Errors
     /// The first column whose value is not what its form asks for, by name; never the value.
     pub fn line(&self, message: &Message) -> Result<Vec<u8>, String> {
-        encode_row(self.columns, message)
+        let mut source = Source::of(message);
+        let fields = self.columns.iter().map(|c| self.field(c, source.find(&c.value)));
+        Ok(self.join(fields.collect::<Result<Vec<_>, _>>()?.into_iter()))
     }
-}
 
-/// The header line.
-#[must_use]
-pub fn encode_header(columns: &[Column]) -> Vec<u8> {
-    line(columns.iter().map(|column| Field::Text(Cow::Borrowed(&*column.name))))
-}
-
-/// One line for one message.
-///
-/// # Errors
-/// The first column whose value is not what its form asks for, by name; never the value.
-pub fn encode_row(columns: &[Column], message: &Message) -> Result<Vec<u8>, String> {
-    let wanted = columns.iter().any(|column| matches!(column.value, ValuePath::Payload(_)));
-    let payload = if wanted {
-        serde_json::from_str(&message.payload).map_err(|e| format!("payload is not JSON: {e}"))?
-    } else {
-        Value::Null
-    };
-    let fields: Vec<Field> = columns
-        .iter()
-        .map(|column| {
-            let found = find(&column.value, message, &payload);
-            field(column.form, &found).map_err(|what| format!("column {}: {what}", column.name))
-        })
-        .collect::<Result<_, String>>()?;
-    Ok(line(fields.into_iter()))
-}
-
-/// A field before it is quoted.
-enum Field<'a> {
-    Null,
-    /// Digits, `true`, `false`: nothing to quote or guard.
-    Bare(Cow<'a, str>),
-    Text(Cow<'a, str>),
-}
-
-/// What stands where a column points to.
-fn find<'a>(path: &ValuePath, message: &'a Message, payload: &'a Value) -> Cow<'a, Value> {
-    let text = |text: &str| Cow::Owned(Value::from(text));
-    match path {
-        ValuePath::Id => Cow::Owned(Value::from(message.id)),
-        ValuePath::Type => text(&message.message_type),
-        ValuePath::Key => message.key.as_deref().map_or(Cow::Owned(Value::Null), text),
-        ValuePath::CreatedAt => text(&message.created_at.to_string()),
-        ValuePath::Header(name) => {
-            message.headers.get(name).map_or(Cow::Owned(Value::Null), |value| text(value))
+    /// One line for one row of a query: PostgreSQL's own text of each value, in the order of the
+    /// columns. Booleans are `true` or `false`, times ISO 8601, what stands in a json column JSON.
+    ///
+    /// # Errors
+    /// The first column whose value is not what its form asks for, by name; never the value. A row that
+    /// has more or fewer values than there are columns.
+    pub fn row(&self, values: &[Option<&str>]) -> Result<Vec<u8>, String> {
+        if values.len() != self.columns.len() {
+            let (values, columns) = (values.len(), self.columns.len());
+            return Err(format!("the row has {values} values for {columns} columns"));
         }
-        ValuePath::Query(_) => Cow::Owned(Value::Null),
-        ValuePath::Payload(steps) => {
-            let mut found = payload;
-            for step in steps {
-                match found.get(step) {
-                    Some(inner) => found = inner,
-                    None => return Cow::Owned(Value::Null),
-                }
-            }
-            Cow::Borrowed(found)
-        }
+        let fields = self.columns.iter().zip(values).map(|(column, text)| {
+            let value = text.map(|text| match column.form {
+                // A json (not jsonb) keeps the blanks around it, which mean nothing.
+                ColumnForm::Json => Value::Json(text.trim().into()),
+                _ => Value::Text(text.into()),
+            });
+            self.field(column, value)
+        });
+        Ok(self.join(fields.collect::<Result<Vec<_>, _>>()?.into_iter()))
     }
-}
 
-/// Holds a value against its column's form. Text that is a number or a boolean passes for one, as
-/// headers and keys are text only.
-fn field(form: ColumnForm, value: &Value) -> Result<Field<'static>, &'static str> {
-    let text = match value {
-        Value::Null => return Ok(Field::Null),
-        Value::Array(_) | Value::Object(_) => return Err("a nested value cannot stand in a field"),
-        Value::Bool(truth) => truth.to_string(),
-        Value::Number(number) => number.to_string(),
-        Value::String(text) => text.clone(),
-    };
-    let (fits, otherwise) = match form {
-        ColumnForm::Text if value.is_string() => return Ok(Field::Text(Cow::Owned(guarded(text)))),
-        ColumnForm::Text => (true, ""),
-        ColumnForm::Integer => (is_integer(&text), "not a whole number"),
-        ColumnForm::Decimal => (is_decimal(&text), "not a number in plain digits"),
-        ColumnForm::Date | ColumnForm::Timestamp | ColumnForm::Json => (false, "not there yet"),
-        ColumnForm::Boolean => (text == "true" || text == "false", "neither true nor false"),
-    };
-    if fits { Ok(Field::Bare(Cow::Owned(text))) } else { Err(otherwise) }
-}
-
-/// Keeps spreadsheets from taking text for a formula: an apostrophe before `=`, `+`, `-`, `@`
-/// (their full-width forms too), TAB, CR and LF. Numbers are never touched.
-fn guarded(text: String) -> String {
-    const STARTS: [char; 11] =
-        ['=', '+', '-', '@', '\t', '\r', '\n', '\u{ff1d}', '\u{ff0b}', '\u{ff0d}', '\u{ff20}'];
-    if text.starts_with(STARTS) { format!("'{text}") } else { text }
-}
-
-fn is_integer(text: &str) -> bool {
-    let digits = text.strip_prefix('-').unwrap_or(text);
-    !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit())
-}
-
-fn is_decimal(text: &str) -> bool {
-    match text.split_once('.') {
-        None => is_integer(text),
-        Some((whole, part)) => {
-            is_integer(whole) && !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit())
-        }
+    fn field<'v>(&self, column: &Column, value: Option<Value<'v>>) -> Result<Field<'v>, String> {
+        let field = self.style.field(column.form, value);
+        field.map_err(|what| format!("column {}: {what}", column.name))
     }
-}
 
-/// Joins and quotes. A line with a single NULL is written as `""`: most readers skip a blank line,
-/// and a lost row is worse than a NULL that reads as an empty text.
-fn line<'a>(fields: impl Iterator<Item = Field<'a>>) -> Vec<u8> {
-    let mut out = Vec::new();
-    for (index, field) in fields.enumerate() {
-        if index > 0 {
-            out.push(b',');
-        }
-        match field {
-            Field::Text(text) if must_quote(&text) => {
-                out.push(b'"');
-                out.extend_from_slice(text.replace('"', "\"\"").as_bytes());
-                out.push(b'"');
-            }
-            Field::Text(text) | Field::Bare(text) => out.extend_from_slice(text.as_bytes()),
-            Field::Null => {}
-        }
+    fn join<'v>(&self, fields: impl Iterator<Item = Field<'v>>) -> Vec<u8> {
+        line::line(fields, self.style.separator(), self.style.quoting())
     }
-    if out.is_empty() {
-        out.extend_from_slice(b"\"\"");
-    }
-    out.extend_from_slice(b"\r\n");
-    out
-}
-
-/// Beside what RFC 4180 asks for: the empty text, which is no NULL; blanks at the edges, which
-/// readers like to trim; and `\.`, which ends the data for COPY before PostgreSQL 18.
-fn must_quote(text: &str) -> bool {
-    text.is_empty()
-        || text.contains([',', '"', '\r', '\n'])
-        || text.starts_with(char::is_whitespace)
-        || text.ends_with(char::is_whitespace)
-        || text == "\\."
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::*;
+    use crate::config::{Cut, ValuePath};
 
     fn column(name: &str, value: ValuePath, form: ColumnForm) -> Column {
         Column { name: name.to_owned(), value, form }
+    }
+
+    fn layout(columns: &[Column]) -> Layout<'static> {
+        let cut = Cut { every: None, max_rows: None };
+        let config = CsvConfig::new("out".into(), ("", ".csv"), Vec::new(), cut);
+        Layout::with_columns(&config, columns.to_vec())
     }
 
     fn payload(path: &str, form: ColumnForm) -> Column {
@@ -207,7 +123,7 @@ mod tests {
             headers: [("lang".to_owned(), "de".to_owned())].into(),
             created_at: "2026-11-20T10:15:30Z".parse().unwrap(),
         };
-        encode_row(columns, &message).map(|bytes| String::from_utf8(bytes).unwrap())
+        layout(columns).line(&message).map(|bytes| String::from_utf8(bytes).unwrap())
     }
 
     fn one(form: ColumnForm, value: &str) -> Result<String, String> {
@@ -231,7 +147,7 @@ mod tests {
         ];
         let line = row(&columns, r#"{"a": {"b": "x", "c": 1}}"#).unwrap();
         assert_eq!(line, "42,order.created,'+key,2026-11-20T10:15:30Z,de,,x,\r\n");
-        let header = String::from_utf8(encode_header(&columns)).unwrap();
+        let header = String::from_utf8(layout(&columns).header()).unwrap();
         assert_eq!(header, "id,type,key,at,lang,none,a.b,a.c.d\r\n");
     }
 
