@@ -6,6 +6,7 @@
 mod file;
 mod form;
 mod line;
+mod sidecar;
 mod value;
 
 use std::borrow::Cow;
@@ -13,6 +14,7 @@ use std::borrow::Cow;
 pub use self::file::{Content, CsvFile, Finished, PublishError, path};
 use self::form::Style;
 use self::line::Field;
+pub use self::sidecar::Sidecar;
 use self::value::{Source, Value};
 use crate::config::{Column, ColumnForm, CsvConfig};
 use crate::message::Message;
@@ -57,7 +59,8 @@ impl<'a> Layout<'a> {
     /// The first column whose value is not what its form asks for, by name; never the value.
     pub fn line(&self, message: &Message) -> Result<Vec<u8>, String> {
         let mut source = Source::of(message);
-        let fields = self.columns.iter().map(|c| self.field(c, source.find(&c.value)));
+        let fields =
+            self.columns.iter().map(|column| self.field(column, source.find(&column.value)));
         Ok(self.join(fields.collect::<Result<Vec<_>, _>>()?.into_iter()))
     }
 
@@ -78,13 +81,17 @@ impl<'a> Layout<'a> {
                 ColumnForm::Json => Value::Json(text.trim().into()),
                 _ => Value::Text(text.into()),
             });
-            self.field(column, value)
+            self.field(column, Ok(value))
         });
         Ok(self.join(fields.collect::<Result<Vec<_>, _>>()?.into_iter()))
     }
 
-    fn field<'v>(&self, column: &Column, value: Option<Value<'v>>) -> Result<Field<'v>, String> {
-        let field = self.style.field(column.form, value);
+    fn field<'v>(
+        &self,
+        column: &Column,
+        value: Result<Option<Value<'v>>, &'static str>,
+    ) -> Result<Field<'v>, String> {
+        let field = value.and_then(|value| self.style.field(column.form, value));
         field.map_err(|what| format!("column {}: {what}", column.name))
     }
 
@@ -95,107 +102,178 @@ impl<'a> Layout<'a> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::Value;
-
     use super::*;
-    use crate::config::{Cut, ValuePath};
+    use crate::config::{Cut, Formulas, Profile, ValuePath};
+
+    const PROFILES: [Profile; 3] = [Profile::Machine, Profile::Excel, Profile::ExcelDe];
+
+    fn config(profile: Profile, formulas: Formulas) -> CsvConfig {
+        let cut = Cut { every: None, max_rows: None };
+        let mut config = CsvConfig::new("out".into(), ("", ".csv"), Vec::new(), cut);
+        (config.profile, config.formulas) = (profile, formulas);
+        config
+    }
+
+    fn layout(profile: Profile, columns: &[Column]) -> Layout<'static> {
+        Layout::with_columns(&config(profile, Formulas::Guard), columns.to_vec())
+    }
 
     fn column(name: &str, value: ValuePath, form: ColumnForm) -> Column {
         Column { name: name.to_owned(), value, form }
-    }
-
-    fn layout(columns: &[Column]) -> Layout<'static> {
-        let cut = Cut { every: None, max_rows: None };
-        let config = CsvConfig::new("out".into(), ("", ".csv"), Vec::new(), cut);
-        Layout::with_columns(&config, columns.to_vec())
     }
 
     fn payload(path: &str, form: ColumnForm) -> Column {
         column(path, ValuePath::Payload(path.split('.').map(str::to_owned).collect()), form)
     }
 
-    fn row(columns: &[Column], payload: &str) -> Result<String, String> {
-        let message = Message {
+    fn query(name: &str, form: ColumnForm) -> Column {
+        column(name, ValuePath::Query(name.to_owned()), form)
+    }
+
+    fn message(payload: &str) -> Message {
+        Message {
             id: 42,
             message_type: "order.created".to_owned(),
             payload: payload.to_owned(),
             key: Some("+key".to_owned()),
             headers: [("lang".to_owned(), "de".to_owned())].into(),
             created_at: "2026-11-20T10:15:30Z".parse().unwrap(),
-        };
-        layout(columns).line(&message).map(|bytes| String::from_utf8(bytes).unwrap())
+        }
     }
 
-    fn one(form: ColumnForm, value: &str) -> Result<String, String> {
-        let columns = [payload("v", form), column("id", ValuePath::Id, ColumnForm::Integer)];
-        let line = row(&columns, &format!(r#"{{"v": {value}}}"#))?;
-        Ok(line.strip_suffix(",42\r\n").unwrap().to_owned())
+    fn text(bytes: Vec<u8>) -> String {
+        String::from_utf8(bytes).unwrap()
+    }
+
+    /// A line of text alone.
+    fn texts(profile: Profile, values: &[&str]) -> String {
+        let columns: Vec<_> = values.iter().map(|name| query(name, ColumnForm::Text)).collect();
+        let values: Vec<_> = values.iter().copied().map(Some).collect();
+        text(layout(profile, &columns).row(&values).unwrap())
     }
 
     #[test]
     fn every_place_of_a_message_can_be_a_column() {
-        let text = ColumnForm::Text;
+        let form = ColumnForm::Text;
         let columns = [
             column("id", ValuePath::Id, ColumnForm::Integer),
-            column("type", ValuePath::Type, text),
-            column("key", ValuePath::Key, text),
-            column("at", ValuePath::CreatedAt, text),
-            column("lang", ValuePath::Header("lang".to_owned()), text),
-            column("none", ValuePath::Header("none".to_owned()), text),
-            payload("a.b", text),
-            payload("a.c.d", text),
+            column("type", ValuePath::Type, form),
+            column("key", ValuePath::Key, form),
+            column("at", ValuePath::CreatedAt, form),
+            column("lang", ValuePath::Header("lang".to_owned()), form),
+            column("none", ValuePath::Header("none".to_owned()), form),
+            payload("a.b", form),
+            payload("a.c.d", form),
+            payload("a", ColumnForm::Json),
+            payload("e.f", form),
         ];
-        let line = row(&columns, r#"{"a": {"b": "x", "c": 1}}"#).unwrap();
-        assert_eq!(line, "42,order.created,'+key,2026-11-20T10:15:30Z,de,,x,\r\n");
-        let header = String::from_utf8(layout(&columns).header()).unwrap();
-        assert_eq!(header, "id,type,key,at,lang,none,a.b,a.c.d\r\n");
+        let layout = layout(Profile::Machine, &columns);
+        let line = layout.line(&message(r#"{"a": {"b": "x", "c": 1.0}, "e": null}"#)).unwrap();
+        let json = r#""{""b"": ""x"", ""c"": 1.0}""#;
+        let expected = format!("42,order.created,'+key,2026-11-20T10:15:30Z,de,,x,,{json},\r\n");
+        assert_eq!(text(line), expected);
+        assert_eq!(text(layout.header()), "id,type,key,at,lang,none,a.b,a.c.d,a,e.f\r\n");
     }
 
     #[test]
-    fn numbers_keep_their_digits_and_are_not_guarded() {
-        let digits = "-12345678901234567890123456789.0000000010";
-        assert_eq!(one(ColumnForm::Decimal, digits).unwrap(), digits);
-        assert_eq!(one(ColumnForm::Text, "-5").unwrap(), "-5");
-        assert_eq!(one(ColumnForm::Integer, "9223372036854775808").unwrap(), "9223372036854775808");
-        // As frameworks write decimals into JSON.
-        assert_eq!(one(ColumnForm::Decimal, r#""19.90""#).unwrap(), "19.90");
-        assert_eq!(one(ColumnForm::Text, r#""00123""#).unwrap(), "00123");
-        assert_eq!(one(ColumnForm::Boolean, "true").unwrap(), "true");
+    fn a_row_of_a_query_has_every_form() {
+        let columns = [
+            query("text", ColumnForm::Text),
+            query("integer", ColumnForm::Integer),
+            query("decimal", ColumnForm::Decimal),
+            query("boolean", ColumnForm::Boolean),
+            query("date", ColumnForm::Date),
+            query("timestamp", ColumnForm::Timestamp),
+            query("json", ColumnForm::Json),
+        ];
+        let at = "2026-11-20T11:15:30.5+01:00";
+        let json = " {\"b\": [1.50]}\n";
+        let values = ["-5", "7", "1.50", "true", "2026-11-20", at, json].map(Some);
+        let written = PROFILES.map(|profile| {
+            let layout = layout(profile, &columns);
+            assert_eq!(
+                layout.row(&[None; 7]).unwrap().len(),
+                8,
+                "six separators and an end of line"
+            );
+            text(layout.row(&values).unwrap())
+        });
+        let json = r#""{""b"": [1.50]}""#;
+        assert_eq!(
+            written,
+            [
+                format!("'-5,7,1.50,true,2026-11-20,2026-11-20T10:15:30.5Z,{json}\r\n"),
+                format!("\"'-5\",7,1.50,TRUE,2026-11-20,2026-11-20 10:15:30,{json}\r\n"),
+                format!("\"'-5\";7;1,50;WAHR;2026-11-20;2026-11-20 10:15:30;{json}\r\n"),
+            ]
+        );
+        let layout = layout(Profile::Machine, &columns);
+        assert_eq!(layout.row(&[None; 6]).unwrap_err(), "the row has 6 values for 7 columns");
+        let error = layout.row(&["", "7.5", "", "", "", "", ""].map(Some)).unwrap_err();
+        assert_eq!(error, "column integer: not a whole number");
     }
 
     #[test]
     fn text_is_quoted_where_a_reader_could_go_wrong() {
-        let text = |value: &str| one(ColumnForm::Text, &Value::from(value).to_string()).unwrap();
-        for (value, field) in [
-            ("plain", "plain"),
-            ("a,b", "\"a,b\""),
-            ("a\"b", "\"a\"\"b\""),
-            ("a\rb", "\"a\rb\""),
-            ("a\nb", "\"a\nb\""),
-            (" a", "\" a\""),
-            ("a ", "\"a \""),
-            ("\u{a0}a", "\"\u{a0}a\""),
-            ("", "\"\""),
-            ("\\.", "\"\\.\""),
+        for (value, machine, german) in [
+            ("plain", "plain", "\"plain\""),
+            ("a,b", "\"a,b\"", "\"a,b\""),
+            ("a;b", "a;b", "\"a;b\""),
+            ("a\"b", "\"a\"\"b\"", "\"a\"\"b\""),
+            ("a\rb", "\"a\rb\"", "\"a\rb\""),
+            ("a\nb", "\"a\nb\"", "\"a\nb\""),
+            (" a", "\" a\"", "\" a\""),
+            ("a ", "\"a \"", "\"a \""),
+            ("\u{a0}a", "\"\u{a0}a\"", "\"\u{a0}a\""),
+            ("\u{feff}a", "\"\u{feff}a\"", "\"\u{feff}a\""),
+            ("", "\"\"", "\"\""),
+            ("\\.", "\"\\.\"", "\"\\.\""),
         ] {
-            assert_eq!(text(value), field);
-        }
-        assert_eq!(one(ColumnForm::Text, "null").unwrap(), "");
-    }
-
-    #[test]
-    fn text_that_looks_like_a_formula_is_guarded() {
-        for start in ["=", "+", "-", "@", "\t", "\r", "\n", "\u{ff1d}", "\u{ff20}"] {
-            let value = Value::from(format!("{start}1")).to_string();
-            let field = one(ColumnForm::Text, &value).unwrap();
-            assert!(field.trim_start_matches('"').starts_with('\''), "{field}");
+            assert_eq!(texts(Profile::Machine, &[value, "x"]), format!("{machine},x\r\n"));
+            assert_eq!(texts(Profile::ExcelDe, &[value, "x"]), format!("{german};\"x\"\r\n"));
         }
     }
 
     #[test]
     fn a_single_null_is_not_a_blank_line() {
-        assert_eq!(row(&[payload("v", ColumnForm::Text)], "{}").unwrap(), "\"\"\r\n");
-        assert_eq!(row(&[payload("v", ColumnForm::Integer)], "{}").unwrap(), "\"\"\r\n");
+        for (form, profile) in [ColumnForm::Text, ColumnForm::Integer, ColumnForm::Json]
+            .into_iter()
+            .flat_map(|form| PROFILES.map(|profile| (form, profile)))
+        {
+            let layout = layout(profile, &[payload("v", form)]);
+            assert_eq!(text(layout.line(&message("{}")).unwrap()), "\"\"\r\n");
+        }
+    }
+
+    #[test]
+    fn a_spreadsheet_is_told_the_encoding_and_never_sees_the_mark_of_sylk() {
+        let columns = [query("ID", ColumnForm::Text), query("Größe", ColumnForm::Decimal)];
+        let header = |profile| layout(profile, &columns).header();
+        assert_eq!(header(Profile::Machine), "ID,Größe\r\n".as_bytes());
+        assert_eq!(header(Profile::Excel), "\u{feff}\"ID\",\"Größe\"\r\n".as_bytes());
+        assert_eq!(header(Profile::ExcelDe), b"\xef\xbb\xbf\"ID\";\"Gr\xc3\xb6\xc3\x9fe\"\r\n");
+    }
+
+    #[test]
+    fn files_that_look_different_have_different_layouts() {
+        let columns = [query("a", ColumnForm::Text), query("b", ColumnForm::Text)];
+        let hash = |config: &CsvConfig, columns: &[Column]| {
+            Layout::with_columns(config, columns.to_vec()).hash()
+        };
+        let plain = config(Profile::Machine, Formulas::Guard);
+        let [first, second] = columns.clone();
+        let mut all = vec![
+            hash(&plain, &columns),
+            hash(&plain, &columns[..1]),
+            hash(&plain, &[second, first]),
+            hash(&plain, &[query("a", ColumnForm::Json), query("b", ColumnForm::Text)]),
+            hash(&config(Profile::Excel, Formulas::Guard), &columns),
+            hash(&config(Profile::Machine, Formulas::Keep), &columns),
+        ];
+        assert_eq!(all[0], hash(&plain, &columns));
+        all.sort();
+        all.dedup();
+        assert_eq!(all.len(), 6);
     }
 
     #[test]
@@ -204,17 +282,49 @@ mod tests {
             (ColumnForm::Text, r#"["secret"]"#),
             (ColumnForm::Text, r#"{"secret": 1}"#),
             (ColumnForm::Integer, r#""secret""#),
-            (ColumnForm::Integer, "1.5"),
-            (ColumnForm::Integer, r#""""#),
-            (ColumnForm::Integer, "true"),
-            (ColumnForm::Decimal, r#""1e5""#),
-            (ColumnForm::Decimal, r#"" 1""#),
-            (ColumnForm::Decimal, r#""1.""#),
-            (ColumnForm::Boolean, "1"),
-            (ColumnForm::Boolean, r#""yes""#),
+            (ColumnForm::Decimal, r#""secret""#),
+            (ColumnForm::Boolean, r#""secret""#),
+            (ColumnForm::Date, r#""secret""#),
+            (ColumnForm::Timestamp, r#""secret""#),
         ] {
-            let error = one(form, value).unwrap_err();
+            let layout = layout(Profile::Machine, &[payload("v", form)]);
+            let error = layout.line(&message(&format!(r#"{{"v": {value}}}"#))).unwrap_err();
             assert!(error.starts_with("column v: ") && !error.contains("secret"), "{error}");
+        }
+        let broken = layout(Profile::Machine, &[payload("v.w", ColumnForm::Text)]);
+        let error = broken.line(&message(r#"{"v": {"w": "secret}"#)).unwrap_err();
+        assert_eq!(error, "column v.w: the payload is not JSON");
+        let columns = vec![payload("v", ColumnForm::Text)];
+        let layout = Layout::with_columns(&config(Profile::Machine, Formulas::Refuse), columns);
+        let error = layout.line(&message(r#"{"v": "=secret"}"#)).unwrap_err();
+        assert_eq!(error, "column v: text that a spreadsheet would take for a formula");
+    }
+
+    #[test]
+    fn any_text_comes_back_whole_from_every_profile() {
+        const PIECES: [&str; 24] = [
+            "a", "ß", "€", "😀", "\"", "\"\"", ",", ";", "\t", "\r", "\n", "\r\n", " ", "\u{a0}",
+            "\u{feff}", "\\", ".", "'", "=", "-", "1", "0", "\u{85}", "\u{1f}",
+        ];
+        let mut dice = fastrand::Rng::with_seed(20_261_120);
+        for _ in 0..2000 {
+            let cells: Vec<String> = (0..dice.usize(1..6))
+                .map(|_| (0..dice.usize(0..8)).map(|_| PIECES[dice.usize(..24)]).collect())
+                .collect();
+            let columns: Vec<_> = cells.iter().map(|name| query(name, ColumnForm::Text)).collect();
+            for profile in PROFILES {
+                let layout =
+                    Layout::with_columns(&config(profile, Formulas::Keep), columns.clone());
+                let values: Vec<_> = cells.iter().map(|cell| Some(cell.as_str())).collect();
+                let file = [layout.header(), layout.row(&values).unwrap()].concat();
+                let separator = if profile == Profile::ExcelDe { b';' } else { b',' };
+                let mut reader = csv::ReaderBuilder::new();
+                let reader = reader.has_headers(false).delimiter(separator);
+                let rows = reader.from_reader(&*file).into_records();
+                let rows: Vec<Vec<String>> =
+                    rows.map(|row| row.unwrap().iter().map(str::to_owned).collect()).collect();
+                assert_eq!(rows, [cells.clone(), cells.clone()], "{profile:?}");
+            }
         }
     }
 }

@@ -2,13 +2,10 @@
 
 use std::borrow::Cow;
 
-use jiff::Timestamp;
-use jiff::civil::{Date, DateTime};
-use jiff::fmt::temporal::Pieces;
 use jiff::tz::TimeZone;
 
 use super::line::{Field, Quoting};
-use super::value::Value;
+use super::value::{self, Scalar, Time, Value};
 use crate::calendar::Calendar;
 use crate::config::{ColumnForm, CsvConfig, Formulas, Profile};
 
@@ -18,22 +15,6 @@ pub(super) struct Style {
     formulas: Formulas,
     /// The clock of the cut; UTC where it has none.
     zone: TimeZone,
-}
-
-/// A value whose kind is known.
-enum Scalar<'a> {
-    Text(Cow<'a, str>),
-    Number(Cow<'a, str>),
-    Truth(bool),
-    Instant(Timestamp),
-}
-
-/// When something was.
-enum Time {
-    /// Text with an offset names an instant.
-    Instant(Timestamp),
-    /// Text without one is the time of some clock, and stays that.
-    Clock(DateTime),
 }
 
 impl Style {
@@ -63,6 +44,11 @@ impl Style {
 
     /// What stands before the header. Without the mark Excel reads UTF-8 as the system's old code
     /// page; a line `sep=;` would keep it from looking at the mark.
+    ///
+    /// Excel takes a file that begins with `ID` for SYLK and refuses it (Microsoft's article 323626).
+    /// With a mark before them these are not its first bytes, which some found to help
+    /// (synthea#443) and others not (silverstripe-framework#8884); so the header is quoted too, as
+    /// all text of these profiles is, which helps by all reports (sheetjs#651, #1973).
     pub(super) fn mark(&self) -> &'static str {
         match self.profile {
             Profile::Machine => "",
@@ -89,16 +75,16 @@ impl Style {
         let value = value.filter(|value| form == ColumnForm::Json || !value.is_null());
         let Some(value) = value else { return Ok(Field::Null) };
         match form {
-            ColumnForm::Text => self.text(scalar(value)?),
-            ColumnForm::Integer => integer(scalar(value)?.text()),
-            ColumnForm::Decimal => self.decimal(scalar(value)?.text()),
-            ColumnForm::Boolean => match &*scalar(value)?.text() {
+            ColumnForm::Text => self.text(Scalar::of(value)?),
+            ColumnForm::Integer => integer(Scalar::of(value)?.text()),
+            ColumnForm::Decimal => self.decimal(Scalar::of(value)?.text()),
+            ColumnForm::Boolean => match &*Scalar::of(value)?.text() {
                 "true" => Ok(self.truth(true)),
                 "false" => Ok(self.truth(false)),
                 _ => Err("neither true nor false"),
             },
-            ColumnForm::Date => self.date(scalar(value)?),
-            ColumnForm::Timestamp => self.timestamp(scalar(value)?),
+            ColumnForm::Date => self.date(Scalar::of(value)?),
+            ColumnForm::Timestamp => self.timestamp(Scalar::of(value)?),
             ColumnForm::Json => Ok(json(value)),
         }
     }
@@ -145,7 +131,7 @@ impl Style {
             Scalar::Instant(at) => return Ok(bare(at.to_zoned(self.zone.clone()).date())),
             scalar => scalar.text(),
         };
-        match (date(&text), time(&text)) {
+        match (value::date(&text), value::time(&text)) {
             (Some(day), _) => Ok(bare(day)),
             (None, Some(Time::Instant(at))) => Ok(bare(at.to_zoned(self.zone.clone()).date())),
             (None, Some(Time::Clock(shown))) => Ok(bare(shown.date())),
@@ -157,7 +143,7 @@ impl Style {
     fn timestamp(&self, scalar: Scalar) -> Result<Field<'static>, &'static str> {
         let time = match scalar {
             Scalar::Instant(at) => Some(Time::Instant(at)),
-            scalar => time(&scalar.text()),
+            scalar => value::time(&scalar.text()),
         };
         let time = time.ok_or("not a timestamp (2026-11-20T10:15:30Z)")?;
         let shown = match (self.profile, time) {
@@ -169,35 +155,6 @@ impl Style {
             (Profile::Excel | Profile::ExcelDe, Time::Clock(shown)) => shown,
         };
         Ok(bare(shown.strftime("%Y-%m-%d %H:%M:%S")))
-    }
-}
-
-impl<'a> Scalar<'a> {
-    fn text(self) -> Cow<'a, str> {
-        match self {
-            Scalar::Text(text) | Scalar::Number(text) => text,
-            Scalar::Truth(truth) => if truth { "true" } else { "false" }.into(),
-            Scalar::Instant(at) => at.to_string().into(),
-        }
-    }
-}
-
-/// Tells what kind a value is of.
-fn scalar(value: Value<'_>) -> Result<Scalar<'_>, &'static str> {
-    let json = match value {
-        Value::Text(text) => return Ok(Scalar::Text(text)),
-        Value::Instant(at) => return Ok(Scalar::Instant(at)),
-        Value::Json(json) => json,
-    };
-    match json.as_bytes().first() {
-        Some(b'{' | b'[') => Err("a nested value cannot stand in a field"),
-        Some(b't') => Ok(Scalar::Truth(true)),
-        Some(b'f') => Ok(Scalar::Truth(false)),
-        Some(b'"') => match serde_json::from_str(&json) {
-            Ok(text) => Ok(Scalar::Text(Cow::Owned(text))),
-            Err(_) => Err("not JSON"),
-        },
-        _ => Ok(Scalar::Number(json)),
     }
 }
 
@@ -232,18 +189,168 @@ fn is_integer(text: &str) -> bool {
     !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit())
 }
 
-/// A day as ISO 8601 and PostgreSQL write it; never one before Christ or at infinity.
-fn date(text: &str) -> Option<Date> {
-    text.parse().ok().filter(|day: &Date| day.year() > 0 && day.to_string() == text)
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Cut;
 
-/// A time of day with its date, as ISO 8601 and PostgreSQL write it; never one before Christ or at
-/// infinity.
-fn time(text: &str) -> Option<Time> {
-    let pieces = Pieces::parse(text).ok().filter(|pieces| pieces.date().year() > 0)?;
-    let shown = DateTime::from_parts(pieces.date(), pieces.time()?);
-    Some(match pieces.to_numeric_offset() {
-        Some(offset) => Time::Instant(offset.to_timestamp(shown).ok()?),
-        None => Time::Clock(shown),
-    })
+    const PROFILES: [Profile; 3] = [Profile::Machine, Profile::Excel, Profile::ExcelDe];
+
+    /// A style whose cut goes by the clock of Vienna.
+    fn style(profile: Profile, formulas: Formulas) -> Style {
+        let one = ["01:00:00".parse().unwrap()];
+        let every = Some(Calendar::at(&one, &[], "Europe/Vienna").unwrap());
+        let cut = Cut { every, max_rows: None };
+        let mut config = CsvConfig::new("out".into(), ("", ".csv"), Vec::new(), cut);
+        (config.profile, config.formulas) = (profile, formulas);
+        Style::of(&config)
+    }
+
+    /// The field as text; text stands in brackets, NULL is `NULL`.
+    fn shown(field: &Field) -> String {
+        match field {
+            Field::Null => "NULL".to_owned(),
+            Field::Bare(value) => value.to_string(),
+            Field::Text(text) => format!("[{text}]"),
+        }
+    }
+
+    fn json(text: &str) -> Value<'_> {
+        Value::Json(text.into())
+    }
+
+    fn written(form: ColumnForm, value: impl Fn() -> Value<'static>) -> [String; 3] {
+        PROFILES.map(|profile| {
+            let field = style(profile, Formulas::Guard).field(form, Some(value()));
+            shown(&field.unwrap())
+        })
+    }
+
+    #[test]
+    fn each_form_is_written_as_the_profile_has_it() {
+        use ColumnForm::{Boolean, Date, Decimal, Integer, Json, Text, Timestamp};
+        let digits = "-12345678901234567890123456789.0000000010";
+        let comma = "-12345678901234567890123456789,0000000010";
+        for (form, value, [machine, excel, german]) in [
+            (Text, r#""Grüße""#, ["[Grüße]"; 3]),
+            (Text, r#""00123""#, ["[00123]"; 3]),
+            (Text, r#""19.90""#, ["[19.90]"; 3]),
+            // What is no text is written as what it is: 22.5 would be a day in May.
+            (Text, "22.5", ["22.5", "22.5", "22,5"]),
+            (Text, "-5", ["-5"; 3]),
+            (Text, "true", ["true", "TRUE", "WAHR"]),
+            (Text, "null", ["NULL"; 3]),
+            (Integer, "9223372036854775808", ["9223372036854775808"; 3]),
+            (Integer, r#""-7""#, ["-7"; 3]),
+            (Decimal, digits, [digits, digits, comma]),
+            (Decimal, r#""19.90""#, ["19.90", "19.90", "19,90"]),
+            (Decimal, "100", ["100"; 3]),
+            (Boolean, "true", ["true", "TRUE", "WAHR"]),
+            (Boolean, r#""false""#, ["false", "FALSE", "FALSCH"]),
+            (Date, r#""2024-02-29""#, ["2024-02-29"; 3]),
+            (Date, r#""2026-11-20T22:59:59Z""#, ["2026-11-20"; 3]),
+            (Date, r#""2026-11-20T23:30:00Z""#, ["2026-11-21"; 3]),
+            (Date, r#""2026-11-20T23:30:00""#, ["2026-11-20"; 3]),
+            (
+                Timestamp,
+                r#""2026-11-20T09:15:30.123456Z""#,
+                ["2026-11-20T09:15:30.123456Z", "2026-11-20 10:15:30", "2026-11-20 10:15:30"],
+            ),
+            (
+                Timestamp,
+                r#""2026-07-01T12:00:00+05:30""#,
+                ["2026-07-01T06:30:00Z", "2026-07-01 08:30:00", "2026-07-01 08:30:00"],
+            ),
+            // As casting to text has it.
+            (
+                Timestamp,
+                r#""2026-11-20 10:15:30+01""#,
+                ["2026-11-20T09:15:30Z", "2026-11-20 10:15:30", "2026-11-20 10:15:30"],
+            ),
+            // Without an offset it is the time of some clock, which nobody may guess.
+            (
+                Timestamp,
+                r#""2026-11-20T10:15:30""#,
+                ["2026-11-20T10:15:30", "2026-11-20 10:15:30", "2026-11-20 10:15:30"],
+            ),
+            // Keys in PostgreSQL's order, digits as they are.
+            (Json, r#"{"b": 1.10, "aa": [2]}"#, [r#"[{"b": 1.10, "aa": [2]}]"#; 3]),
+            (Json, r#""=1+1""#, [r#"["=1+1"]"#; 3]),
+            (Json, "null", ["[null]"; 3]),
+        ] {
+            assert_eq!(written(form, || json(value)), [machine, excel, german], "{form:?} {value}");
+        }
+    }
+
+    #[test]
+    fn an_instant_of_the_database_has_every_form_that_time_has() {
+        let at = || Value::Instant("2026-11-20T23:30:00.5Z".parse().unwrap());
+        let whole = "2026-11-20T23:30:00.5Z";
+        assert_eq!(written(ColumnForm::Text, at), [format!("[{whole}]").as_str(); 3]);
+        let local = "2026-11-21 00:30:00";
+        assert_eq!(written(ColumnForm::Timestamp, at), [whole, local, local]);
+        assert_eq!(written(ColumnForm::Date, at), ["2026-11-21"; 3]);
+        assert_eq!(written(ColumnForm::Json, at), [format!("[\"{whole}\"]").as_str(); 3]);
+    }
+
+    #[test]
+    fn without_a_zone_the_clock_is_that_of_utc() {
+        let cut = Cut { every: None, max_rows: None };
+        let mut config = CsvConfig::new("out".into(), ("", ".csv"), Vec::new(), cut);
+        config.profile = Profile::Excel;
+        let value = json("\"2026-11-20T23:30:00+01:00\"");
+        let field = Style::of(&config).field(ColumnForm::Timestamp, Some(value)).unwrap();
+        assert_eq!(shown(&field), "2026-11-20 22:30:00");
+    }
+
+    #[test]
+    fn what_a_form_is_not_is_refused_in_every_profile() {
+        use ColumnForm::{Boolean, Date, Decimal, Integer, Text, Timestamp};
+        for (form, values) in [
+            (Text, &["[1]", "{\"a\": 1}"][..]),
+            (Integer, &["1.5", "\"\"", "\"-\"", "true", "\"+1\"", "\" 1\"", "[1]", "\"٣\""]),
+            (Decimal, &["\"1e5\"", "\"NaN\"", "\"Infinity\"", "\"-Infinity\"", "\"1.\"", "\".5\""]),
+            (Decimal, &["\"1,5\"", "\"1.-5\"", "\"1.5.5\"", "\"\"", "false", "\"1 000\""]),
+            (Boolean, &["1", "0", "\"yes\"", "\"t\"", "\"TRUE\"", "\"\""]),
+            (Date, &["\"\"", "20261120", "\"20261120\"", "\"infinity\"", "\"2026-02-29\""]),
+            (
+                Date,
+                &["\"0044-03-15 BC\"", "\"-000044-03-15\"", "\"10000-01-01\"", "\"20.11.2026\""],
+            ),
+            (Timestamp, &["\"\"", "\"infinity\"", "\"-infinity\"", "\"2026-11-20\"", "true", "1"]),
+            (Timestamp, &["\"0044-03-15T00:00:00 BC\"", "\"-000043-03-15T00:00:00Z\""]),
+            (Timestamp, &["\"2026-02-29T00:00:00Z\"", "\"2026-11-20T25:00:00Z\"", "\"now\""]),
+        ] {
+            for (value, profile) in values.iter().flat_map(|v| PROFILES.map(|p| (v, p))) {
+                let style = style(profile, Formulas::Guard);
+                assert!(style.field(form, Some(json(value))).is_err(), "{form:?} {value}");
+            }
+        }
+    }
+
+    #[test]
+    fn formulas_are_guarded_kept_or_refused_and_numbers_never_touched() {
+        let starts = ["=", "+", "-", "@", "\t", "\r", "\n", "\u{ff1d}", "\u{ff0b}", "\u{ff0d}"];
+        for start in starts.into_iter().chain(["\u{ff20}"]) {
+            let text = format!("{start}1+1");
+            let field = |formulas, form| {
+                style(Profile::ExcelDe, formulas).field(form, Some(Value::Text((&*text).into())))
+            };
+            let guarded = field(Formulas::Guard, ColumnForm::Text).unwrap();
+            assert_eq!(shown(&guarded), format!("['{text}]"));
+            let kept = field(Formulas::Keep, ColumnForm::Text).unwrap();
+            assert_eq!(shown(&kept), format!("[{text}]"));
+            assert!(field(Formulas::Refuse, ColumnForm::Text).is_err());
+            let style = style(Profile::Machine, Formulas::Refuse);
+            assert_eq!(shown(&style.heading(&text)), format!("['{text}]"));
+        }
+        for formulas in [Formulas::Guard, Formulas::Keep, Formulas::Refuse] {
+            for form in [ColumnForm::Text, ColumnForm::Integer, ColumnForm::Decimal] {
+                let field = style(Profile::Machine, formulas).field(form, Some(json("-5")));
+                assert_eq!(shown(&field.unwrap()), "-5");
+            }
+            let style = style(Profile::Machine, formulas);
+            assert_eq!(shown(&style.heading("a=b")), "[a=b]");
+        }
+    }
 }

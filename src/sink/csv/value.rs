@@ -1,13 +1,18 @@
-//! Where a column's value stands: in a message, or in a row of a query.
+//! A value: where it stands in a message, and what kind it is of.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
+use jiff::civil::{Date, DateTime};
+use jiff::fmt::temporal::Pieces;
 use serde_json::value::RawValue;
 
 use crate::config::ValuePath;
 use crate::message::Message;
+
+/// Never of what PostgreSQL keeps as jsonb.
+const NO_JSON: &str = "the payload is not JSON";
 
 /// What stands where a column points to.
 pub(super) enum Value<'a> {
@@ -44,28 +49,101 @@ impl<'a> Source<'a> {
     }
 
     /// The value that a path leads to; none where it leads into nothing.
-    pub(super) fn find(&mut self, path: &'a ValuePath) -> Option<Value<'a>> {
+    ///
+    /// # Errors
+    /// When the payload is no JSON.
+    pub(super) fn find(&mut self, path: &'a ValuePath) -> Result<Option<Value<'a>>, &'static str> {
         let message = self.message;
         let text = |text: &'a str| Value::Text(Cow::Borrowed(text));
-        match path {
+        Ok(match path {
             ValuePath::Id => Some(Value::Json(Cow::Owned(message.id.to_string()))),
             ValuePath::Type => Some(text(&message.message_type)),
             ValuePath::Key => message.key.as_deref().map(text),
             ValuePath::CreatedAt => Some(Value::Instant(message.created_at)),
             ValuePath::Header(name) => message.headers.get(name).map(|value| text(value)),
-            ValuePath::Payload(steps) => Some(Value::Json(Cow::Borrowed(self.inside(steps)?))),
+            ValuePath::Payload(steps) => {
+                self.inside(steps)?.map(|json| Value::Json(Cow::Borrowed(json)))
+            }
             ValuePath::Query(_) => None,
+        })
+    }
+
+    fn inside(&mut self, steps: &'a [String]) -> Result<Option<&'a str>, &'static str> {
+        let Some((last, before)) = steps.split_last() else { return Ok(None) };
+        if !self.objects.contains_key(before) {
+            let text = match before {
+                [] => Some(self.message.payload.as_str()),
+                _ => self.inside(before)?,
+            };
+            // What is no object has no fields.
+            let fields = match text.filter(|text| text.starts_with('{')) {
+                Some(object) => serde_json::from_str(object).map_err(|_| NO_JSON)?,
+                None => Fields::new(),
+            };
+            self.objects.insert(before, fields);
+        }
+        Ok(self.objects.get(before).and_then(|fields| fields.get(last)).map(|json| json.get()))
+    }
+}
+
+/// A value whose kind is known.
+pub(super) enum Scalar<'a> {
+    Text(Cow<'a, str>),
+    Number(Cow<'a, str>),
+    Truth(bool),
+    Instant(Timestamp),
+}
+
+/// When something was.
+pub(super) enum Time {
+    /// Text with an offset names an instant.
+    Instant(Timestamp),
+    /// Text without one is the time of some clock, and stays that.
+    Clock(DateTime),
+}
+
+impl<'a> Scalar<'a> {
+    /// Tells what kind a value is of; what is nested is of none.
+    pub(super) fn of(value: Value<'a>) -> Result<Scalar<'a>, &'static str> {
+        let json = match value {
+            Value::Text(text) => return Ok(Scalar::Text(text)),
+            Value::Instant(at) => return Ok(Scalar::Instant(at)),
+            Value::Json(json) => json,
+        };
+        match json.as_bytes().first() {
+            Some(b'{' | b'[') => Err("a nested value cannot stand in a field"),
+            Some(b't') => Ok(Scalar::Truth(true)),
+            Some(b'f') => Ok(Scalar::Truth(false)),
+            Some(b'"') => {
+                let text = serde_json::from_str(&json).map_err(|_| NO_JSON)?;
+                Ok(Scalar::Text(Cow::Owned(text)))
+            }
+            _ => Ok(Scalar::Number(json)),
         }
     }
 
-    fn inside(&mut self, steps: &'a [String]) -> Option<&'a str> {
-        let (last, before) = steps.split_last()?;
-        if !self.objects.contains_key(before) {
-            let text = if before.is_empty() { &self.message.payload } else { self.inside(before)? };
-            // What is no object has no fields.
-            let fields = serde_json::from_str(text).unwrap_or_default();
-            self.objects.insert(before, fields);
+    /// The same as text.
+    pub(super) fn text(self) -> Cow<'a, str> {
+        match self {
+            Scalar::Text(text) | Scalar::Number(text) => text,
+            Scalar::Truth(truth) => if truth { "true" } else { "false" }.into(),
+            Scalar::Instant(at) => at.to_string().into(),
         }
-        Some(self.objects.get(before)?.get(last)?.get())
     }
+}
+
+/// A day as ISO 8601 and PostgreSQL write it; never one before Christ or at infinity.
+pub(super) fn date(text: &str) -> Option<Date> {
+    text.parse().ok().filter(|day: &Date| day.year() > 0 && day.to_string() == text)
+}
+
+/// A time of day with its date, as ISO 8601 and PostgreSQL write it; never one before Christ or at
+/// infinity.
+pub(super) fn time(text: &str) -> Option<Time> {
+    let pieces = Pieces::parse(text).ok().filter(|pieces| pieces.date().year() > 0)?;
+    let shown = DateTime::from_parts(pieces.date(), pieces.time()?);
+    Some(match pieces.to_numeric_offset() {
+        Some(offset) => Time::Instant(offset.to_timestamp(shown).ok()?),
+        None => Time::Clock(shown),
+    })
 }
