@@ -11,6 +11,7 @@ mod guarantee;
 mod hand;
 mod harness;
 mod harness_test;
+mod mailing;
 mod main_job;
 mod order;
 mod outage;
