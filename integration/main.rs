@@ -4,6 +4,7 @@ mod audit;
 mod chaos;
 mod cli;
 mod crash;
+mod csv_readers;
 mod data_plane;
 mod delivery;
 mod exports;

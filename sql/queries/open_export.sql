@@ -7,4 +7,5 @@ SELECT f.name, $3, 1 + coalesce((SELECT max(e.part) FROM outbox.export e
   FROM (SELECT s.name FROM outbox.sink s
          WHERE s.name = $1 AND s.epoch = $2 AND NOT s.paused FOR SHARE NOWAIT) f
  WHERE NOT EXISTS (SELECT FROM outbox.installation i WHERE i.paused)
-RETURNING id, period, part, state, due_from, due_before, rows_max, row_count, bytes, sha256
+RETURNING id, period, part, state, due_from, due_before, rows_max, row_count, first_id, last_id, bytes,
+          sha256, layout

@@ -14,7 +14,8 @@ use crate::config::{Config, SinkConfig, Way};
 use crate::message::{IdempotencyKey, Message};
 use crate::name::Name;
 use crate::relay::route::Routes;
-use crate::sink::{Prepared, Sink, csv};
+use crate::sink::csv::Layout;
+use crate::sink::{Prepared, Sink};
 use crate::store::inspect::{deliveries, whole_message};
 
 const EXAMPLES: &str = "\
@@ -124,9 +125,10 @@ fn make(
         .of(sink, target, &message.message_type)
         .ok_or("this config has no such route; another config routed it")?;
     if let Way::Csv(way) = &config.way {
-        let line = csv::encode_row(&way.columns, message)?;
+        let layout = Layout::of(way);
+        let line = layout.line(message)?;
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-        return Ok(Made::Line { header: text(csv::encode_header(&way.columns)), line: text(line) });
+        return Ok(Made::Line { header: text(layout.header()), line: text(line) });
     }
     let built = Sink::build(config).map_err(|error| error.to_string())?;
     let built = built.ok_or("this sink has no attempts")?;

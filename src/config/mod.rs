@@ -330,7 +330,7 @@ pub enum MailCatchUp {
 }
 
 /// One column of a CSV sink.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Column {
     /// The header.
     pub name: String,

@@ -1,41 +1,55 @@
 //! CSV: the rows of a file and how it is published.
 //!
-//! The form is RFC 4180: comma, CRLF, quotes doubled. A NULL is an empty field, an empty text is
-//! `""`, as COPY has it. Numbers keep the digits PostgreSQL gave.
+//! Lines are those of RFC 4180: CRLF, quotes doubled. A NULL is an empty field, an empty text is `""`,
+//! as COPY has it; pandas and others read both as missing. Numbers keep the digits PostgreSQL gave.
 
 mod file;
+mod form;
+mod line;
+mod sidecar;
+mod value;
 
 use std::borrow::Cow;
 
-use serde_json::Value;
-
 pub use self::file::{Content, CsvFile, Finished, PublishError, path};
-use crate::config::{Column, ColumnForm, CsvConfig, ValuePath};
+use self::form::Style;
+use self::line::Field;
+pub use self::sidecar::Sidecar;
+use self::value::{Source, Value};
+use crate::config::{Column, ColumnForm, CsvConfig};
 use crate::message::Message;
 
 /// How the lines of a file are made.
 pub struct Layout<'a> {
-    columns: &'a [Column],
+    columns: Cow<'a, [Column]>,
+    style: Style,
 }
 
 impl<'a> Layout<'a> {
     /// The layout of a sink whose columns are configured.
     #[must_use]
     pub fn of(config: &'a CsvConfig) -> Layout<'a> {
-        Layout { columns: &config.columns }
+        Layout { columns: Cow::Borrowed(&config.columns), style: Style::of(config) }
     }
 
-    /// What the file begins with: the header line.
+    /// The layout of an export whose columns are those of its query.
+    #[must_use]
+    pub fn with_columns(config: &CsvConfig, columns: Vec<Column>) -> Layout<'static> {
+        Layout { columns: Cow::Owned(columns), style: Style::of(config) }
+    }
+
+    /// What the file begins with: the byte order mark where the profile has one, and the header line.
     #[must_use]
     pub fn header(&self) -> Vec<u8> {
-        encode_header(self.columns)
+        let names = self.columns.iter().map(|column| self.style.heading(&column.name));
+        [self.style.mark().as_bytes(), &self.join(names)].concat()
     }
 
-    /// A hash of the columns: two files with the same one have the same columns.
+    /// A hash of the columns and of how they are written: two files with the same one look the same.
     #[must_use]
     pub fn hash(&self) -> String {
-        let parts = self.columns.iter().map(|column| format!("{column:?}"));
-        let parts: Vec<String> = parts.collect();
+        let columns = self.columns.iter().map(|column| format!("{column:?}"));
+        let parts: Vec<String> = columns.chain([self.style.words()]).collect();
         crate::hex::hex(&super::hash_parts(parts.iter().map(String::as_bytes)))
     }
 
@@ -44,151 +58,65 @@ impl<'a> Layout<'a> {
     /// # Errors
     /// The first column whose value is not what its form asks for, by name; never the value.
     pub fn line(&self, message: &Message) -> Result<Vec<u8>, String> {
-        encode_row(self.columns, message)
+        let mut source = Source::of(message);
+        let fields =
+            self.columns.iter().map(|column| self.field(column, source.find(&column.value)));
+        Ok(self.join(fields.collect::<Result<Vec<_>, _>>()?.into_iter()))
     }
-}
 
-/// The header line.
-#[must_use]
-pub fn encode_header(columns: &[Column]) -> Vec<u8> {
-    line(columns.iter().map(|column| Field::Text(Cow::Borrowed(&*column.name))))
-}
-
-/// One line for one message.
-///
-/// # Errors
-/// The first column whose value is not what its form asks for, by name; never the value.
-pub fn encode_row(columns: &[Column], message: &Message) -> Result<Vec<u8>, String> {
-    let wanted = columns.iter().any(|column| matches!(column.value, ValuePath::Payload(_)));
-    let payload = if wanted {
-        serde_json::from_str(&message.payload).map_err(|e| format!("payload is not JSON: {e}"))?
-    } else {
-        Value::Null
-    };
-    let fields: Vec<Field> = columns
-        .iter()
-        .map(|column| {
-            let found = find(&column.value, message, &payload);
-            field(column.form, &found).map_err(|what| format!("column {}: {what}", column.name))
-        })
-        .collect::<Result<_, String>>()?;
-    Ok(line(fields.into_iter()))
-}
-
-/// A field before it is quoted.
-enum Field<'a> {
-    Null,
-    /// Digits, `true`, `false`: nothing to quote or guard.
-    Bare(Cow<'a, str>),
-    Text(Cow<'a, str>),
-}
-
-/// What stands where a column points to.
-fn find<'a>(path: &ValuePath, message: &'a Message, payload: &'a Value) -> Cow<'a, Value> {
-    let text = |text: &str| Cow::Owned(Value::from(text));
-    match path {
-        ValuePath::Id => Cow::Owned(Value::from(message.id)),
-        ValuePath::Type => text(&message.message_type),
-        ValuePath::Key => message.key.as_deref().map_or(Cow::Owned(Value::Null), text),
-        ValuePath::CreatedAt => text(&message.created_at.to_string()),
-        ValuePath::Header(name) => {
-            message.headers.get(name).map_or(Cow::Owned(Value::Null), |value| text(value))
+    /// One line for one row of a query: PostgreSQL's own text of each value, in the order of the
+    /// columns. Booleans are `true` or `false`, times ISO 8601, what stands in a json column JSON.
+    ///
+    /// # Errors
+    /// The first column whose value is not what its form asks for, by name; never the value. A row that
+    /// has more or fewer values than there are columns.
+    pub fn row(&self, values: &[Option<&str>]) -> Result<Vec<u8>, String> {
+        if values.len() != self.columns.len() {
+            let (values, columns) = (values.len(), self.columns.len());
+            return Err(format!("the row has {values} values for {columns} columns"));
         }
-        ValuePath::Query(_) => Cow::Owned(Value::Null),
-        ValuePath::Payload(steps) => {
-            let mut found = payload;
-            for step in steps {
-                match found.get(step) {
-                    Some(inner) => found = inner,
-                    None => return Cow::Owned(Value::Null),
-                }
-            }
-            Cow::Borrowed(found)
-        }
+        let fields = self.columns.iter().zip(values).map(|(column, text)| {
+            let value = text.map(|text| match column.form {
+                // A json (not jsonb) keeps the blanks around it, which mean nothing.
+                ColumnForm::Json => Value::Json(text.trim().into()),
+                _ => Value::Text(text.into()),
+            });
+            self.field(column, Ok(value))
+        });
+        Ok(self.join(fields.collect::<Result<Vec<_>, _>>()?.into_iter()))
     }
-}
 
-/// Holds a value against its column's form. Text that is a number or a boolean passes for one, as
-/// headers and keys are text only.
-fn field(form: ColumnForm, value: &Value) -> Result<Field<'static>, &'static str> {
-    let text = match value {
-        Value::Null => return Ok(Field::Null),
-        Value::Array(_) | Value::Object(_) => return Err("a nested value cannot stand in a field"),
-        Value::Bool(truth) => truth.to_string(),
-        Value::Number(number) => number.to_string(),
-        Value::String(text) => text.clone(),
-    };
-    let (fits, otherwise) = match form {
-        ColumnForm::Text if value.is_string() => return Ok(Field::Text(Cow::Owned(guarded(text)))),
-        ColumnForm::Text => (true, ""),
-        ColumnForm::Integer => (is_integer(&text), "not a whole number"),
-        ColumnForm::Decimal => (is_decimal(&text), "not a number in plain digits"),
-        ColumnForm::Date | ColumnForm::Timestamp | ColumnForm::Json => (false, "not there yet"),
-        ColumnForm::Boolean => (text == "true" || text == "false", "neither true nor false"),
-    };
-    if fits { Ok(Field::Bare(Cow::Owned(text))) } else { Err(otherwise) }
-}
-
-/// Keeps spreadsheets from taking text for a formula: an apostrophe before `=`, `+`, `-`, `@`
-/// (their full-width forms too), TAB, CR and LF. Numbers are never touched.
-fn guarded(text: String) -> String {
-    const STARTS: [char; 11] =
-        ['=', '+', '-', '@', '\t', '\r', '\n', '\u{ff1d}', '\u{ff0b}', '\u{ff0d}', '\u{ff20}'];
-    if text.starts_with(STARTS) { format!("'{text}") } else { text }
-}
-
-fn is_integer(text: &str) -> bool {
-    let digits = text.strip_prefix('-').unwrap_or(text);
-    !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit())
-}
-
-fn is_decimal(text: &str) -> bool {
-    match text.split_once('.') {
-        None => is_integer(text),
-        Some((whole, part)) => {
-            is_integer(whole) && !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit())
-        }
+    fn field<'v>(
+        &self,
+        column: &Column,
+        value: Result<Option<Value<'v>>, &'static str>,
+    ) -> Result<Field<'v>, String> {
+        let field = value.and_then(|value| self.style.field(column.form, value));
+        field.map_err(|what| format!("column {}: {what}", column.name))
     }
-}
 
-/// Joins and quotes. A line with a single NULL is written as `""`: most readers skip a blank line,
-/// and a lost row is worse than a NULL that reads as an empty text.
-fn line<'a>(fields: impl Iterator<Item = Field<'a>>) -> Vec<u8> {
-    let mut out = Vec::new();
-    for (index, field) in fields.enumerate() {
-        if index > 0 {
-            out.push(b',');
-        }
-        match field {
-            Field::Text(text) if must_quote(&text) => {
-                out.push(b'"');
-                out.extend_from_slice(text.replace('"', "\"\"").as_bytes());
-                out.push(b'"');
-            }
-            Field::Text(text) | Field::Bare(text) => out.extend_from_slice(text.as_bytes()),
-            Field::Null => {}
-        }
+    fn join<'v>(&self, fields: impl Iterator<Item = Field<'v>>) -> Vec<u8> {
+        line::line(fields, self.style.separator(), self.style.quoting())
     }
-    if out.is_empty() {
-        out.extend_from_slice(b"\"\"");
-    }
-    out.extend_from_slice(b"\r\n");
-    out
-}
-
-/// Beside what RFC 4180 asks for: the empty text, which is no NULL; blanks at the edges, which
-/// readers like to trim; and `\.`, which ends the data for COPY before PostgreSQL 18.
-fn must_quote(text: &str) -> bool {
-    text.is_empty()
-        || text.contains([',', '"', '\r', '\n'])
-        || text.starts_with(char::is_whitespace)
-        || text.ends_with(char::is_whitespace)
-        || text == "\\."
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{Cut, Formulas, Profile, ValuePath};
+
+    const PROFILES: [Profile; 3] = [Profile::Machine, Profile::Excel, Profile::ExcelDe];
+
+    fn config(profile: Profile, formulas: Formulas) -> CsvConfig {
+        let cut = Cut { every: None, max_rows: None };
+        let mut config = CsvConfig::new("out".into(), ("", ".csv"), Vec::new(), cut);
+        (config.profile, config.formulas) = (profile, formulas);
+        config
+    }
+
+    fn layout(profile: Profile, columns: &[Column]) -> Layout<'static> {
+        Layout::with_columns(&config(profile, Formulas::Guard), columns.to_vec())
+    }
 
     fn column(name: &str, value: ValuePath, form: ColumnForm) -> Column {
         Column { name: name.to_owned(), value, form }
@@ -198,88 +126,154 @@ mod tests {
         column(path, ValuePath::Payload(path.split('.').map(str::to_owned).collect()), form)
     }
 
-    fn row(columns: &[Column], payload: &str) -> Result<String, String> {
-        let message = Message {
+    fn query(name: &str, form: ColumnForm) -> Column {
+        column(name, ValuePath::Query(name.to_owned()), form)
+    }
+
+    fn message(payload: &str) -> Message {
+        Message {
             id: 42,
             message_type: "order.created".to_owned(),
             payload: payload.to_owned(),
             key: Some("+key".to_owned()),
             headers: [("lang".to_owned(), "de".to_owned())].into(),
             created_at: "2026-11-20T10:15:30Z".parse().unwrap(),
-        };
-        encode_row(columns, &message).map(|bytes| String::from_utf8(bytes).unwrap())
+        }
     }
 
-    fn one(form: ColumnForm, value: &str) -> Result<String, String> {
-        let columns = [payload("v", form), column("id", ValuePath::Id, ColumnForm::Integer)];
-        let line = row(&columns, &format!(r#"{{"v": {value}}}"#))?;
-        Ok(line.strip_suffix(",42\r\n").unwrap().to_owned())
+    fn text(bytes: Vec<u8>) -> String {
+        String::from_utf8(bytes).unwrap()
+    }
+
+    /// A line of text alone.
+    fn texts(profile: Profile, values: &[&str]) -> String {
+        let columns: Vec<_> = values.iter().map(|name| query(name, ColumnForm::Text)).collect();
+        let values: Vec<_> = values.iter().copied().map(Some).collect();
+        text(layout(profile, &columns).row(&values).unwrap())
     }
 
     #[test]
     fn every_place_of_a_message_can_be_a_column() {
-        let text = ColumnForm::Text;
+        let form = ColumnForm::Text;
         let columns = [
             column("id", ValuePath::Id, ColumnForm::Integer),
-            column("type", ValuePath::Type, text),
-            column("key", ValuePath::Key, text),
-            column("at", ValuePath::CreatedAt, text),
-            column("lang", ValuePath::Header("lang".to_owned()), text),
-            column("none", ValuePath::Header("none".to_owned()), text),
-            payload("a.b", text),
-            payload("a.c.d", text),
+            column("type", ValuePath::Type, form),
+            column("key", ValuePath::Key, form),
+            column("at", ValuePath::CreatedAt, form),
+            column("lang", ValuePath::Header("lang".to_owned()), form),
+            column("none", ValuePath::Header("none".to_owned()), form),
+            payload("a.b", form),
+            payload("a.c.d", form),
+            payload("a", ColumnForm::Json),
+            payload("e.f", form),
         ];
-        let line = row(&columns, r#"{"a": {"b": "x", "c": 1}}"#).unwrap();
-        assert_eq!(line, "42,order.created,'+key,2026-11-20T10:15:30Z,de,,x,\r\n");
-        let header = String::from_utf8(encode_header(&columns)).unwrap();
-        assert_eq!(header, "id,type,key,at,lang,none,a.b,a.c.d\r\n");
+        let layout = layout(Profile::Machine, &columns);
+        let line = layout.line(&message(r#"{"a": {"b": "x", "c": 1.0}, "e": null}"#)).unwrap();
+        let json = r#""{""b"": ""x"", ""c"": 1.0}""#;
+        let expected = format!("42,order.created,'+key,2026-11-20T10:15:30Z,de,,x,,{json},\r\n");
+        assert_eq!(text(line), expected);
+        assert_eq!(text(layout.header()), "id,type,key,at,lang,none,a.b,a.c.d,a,e.f\r\n");
     }
 
     #[test]
-    fn numbers_keep_their_digits_and_are_not_guarded() {
-        let digits = "-12345678901234567890123456789.0000000010";
-        assert_eq!(one(ColumnForm::Decimal, digits).unwrap(), digits);
-        assert_eq!(one(ColumnForm::Text, "-5").unwrap(), "-5");
-        assert_eq!(one(ColumnForm::Integer, "9223372036854775808").unwrap(), "9223372036854775808");
-        // As frameworks write decimals into JSON.
-        assert_eq!(one(ColumnForm::Decimal, r#""19.90""#).unwrap(), "19.90");
-        assert_eq!(one(ColumnForm::Text, r#""00123""#).unwrap(), "00123");
-        assert_eq!(one(ColumnForm::Boolean, "true").unwrap(), "true");
+    fn a_row_of_a_query_has_every_form() {
+        let columns = [
+            query("text", ColumnForm::Text),
+            query("integer", ColumnForm::Integer),
+            query("decimal", ColumnForm::Decimal),
+            query("boolean", ColumnForm::Boolean),
+            query("date", ColumnForm::Date),
+            query("timestamp", ColumnForm::Timestamp),
+            query("json", ColumnForm::Json),
+        ];
+        let at = "2026-11-20T11:15:30.5+01:00";
+        let json = " {\"b\": [1.50]}\n";
+        let values = ["-5", "7", "1.50", "true", "2026-11-20", at, json].map(Some);
+        let written = PROFILES.map(|profile| {
+            let layout = layout(profile, &columns);
+            assert_eq!(
+                layout.row(&[None; 7]).unwrap().len(),
+                8,
+                "six separators and an end of line"
+            );
+            text(layout.row(&values).unwrap())
+        });
+        let json = r#""{""b"": [1.50]}""#;
+        assert_eq!(
+            written,
+            [
+                format!("'-5,7,1.50,true,2026-11-20,2026-11-20T10:15:30.5Z,{json}\r\n"),
+                format!("\"'-5\",7,1.50,TRUE,2026-11-20,2026-11-20 10:15:30,{json}\r\n"),
+                format!("\"'-5\";7;1,50;WAHR;2026-11-20;2026-11-20 10:15:30;{json}\r\n"),
+            ]
+        );
+        let layout = layout(Profile::Machine, &columns);
+        assert_eq!(layout.row(&[None; 6]).unwrap_err(), "the row has 6 values for 7 columns");
+        let error = layout.row(&["", "7.5", "", "", "", "", ""].map(Some)).unwrap_err();
+        assert_eq!(error, "column integer: not a whole number");
     }
 
     #[test]
     fn text_is_quoted_where_a_reader_could_go_wrong() {
-        let text = |value: &str| one(ColumnForm::Text, &Value::from(value).to_string()).unwrap();
-        for (value, field) in [
-            ("plain", "plain"),
-            ("a,b", "\"a,b\""),
-            ("a\"b", "\"a\"\"b\""),
-            ("a\rb", "\"a\rb\""),
-            ("a\nb", "\"a\nb\""),
-            (" a", "\" a\""),
-            ("a ", "\"a \""),
-            ("\u{a0}a", "\"\u{a0}a\""),
-            ("", "\"\""),
-            ("\\.", "\"\\.\""),
+        for (value, machine, german) in [
+            ("plain", "plain", "\"plain\""),
+            ("a,b", "\"a,b\"", "\"a,b\""),
+            ("a;b", "a;b", "\"a;b\""),
+            ("a\"b", "\"a\"\"b\"", "\"a\"\"b\""),
+            ("a\rb", "\"a\rb\"", "\"a\rb\""),
+            ("a\nb", "\"a\nb\"", "\"a\nb\""),
+            (" a", "\" a\"", "\" a\""),
+            ("a ", "\"a \"", "\"a \""),
+            ("\u{a0}a", "\"\u{a0}a\"", "\"\u{a0}a\""),
+            ("\u{feff}a", "\"\u{feff}a\"", "\"\u{feff}a\""),
+            ("", "\"\"", "\"\""),
+            ("\\.", "\"\\.\"", "\"\\.\""),
         ] {
-            assert_eq!(text(value), field);
-        }
-        assert_eq!(one(ColumnForm::Text, "null").unwrap(), "");
-    }
-
-    #[test]
-    fn text_that_looks_like_a_formula_is_guarded() {
-        for start in ["=", "+", "-", "@", "\t", "\r", "\n", "\u{ff1d}", "\u{ff20}"] {
-            let value = Value::from(format!("{start}1")).to_string();
-            let field = one(ColumnForm::Text, &value).unwrap();
-            assert!(field.trim_start_matches('"').starts_with('\''), "{field}");
+            assert_eq!(texts(Profile::Machine, &[value, "x"]), format!("{machine},x\r\n"));
+            assert_eq!(texts(Profile::ExcelDe, &[value, "x"]), format!("{german};\"x\"\r\n"));
         }
     }
 
     #[test]
     fn a_single_null_is_not_a_blank_line() {
-        assert_eq!(row(&[payload("v", ColumnForm::Text)], "{}").unwrap(), "\"\"\r\n");
-        assert_eq!(row(&[payload("v", ColumnForm::Integer)], "{}").unwrap(), "\"\"\r\n");
+        for (form, profile) in [ColumnForm::Text, ColumnForm::Integer, ColumnForm::Json]
+            .into_iter()
+            .flat_map(|form| PROFILES.map(|profile| (form, profile)))
+        {
+            let layout = layout(profile, &[payload("v", form)]);
+            assert_eq!(text(layout.line(&message("{}")).unwrap()), "\"\"\r\n");
+        }
+    }
+
+    #[test]
+    fn a_spreadsheet_is_told_the_encoding_and_never_sees_the_mark_of_sylk() {
+        let columns = [query("ID", ColumnForm::Text), query("Größe", ColumnForm::Decimal)];
+        let header = |profile| layout(profile, &columns).header();
+        assert_eq!(header(Profile::Machine), "ID,Größe\r\n".as_bytes());
+        assert_eq!(header(Profile::Excel), "\u{feff}\"ID\",\"Größe\"\r\n".as_bytes());
+        assert_eq!(header(Profile::ExcelDe), b"\xef\xbb\xbf\"ID\";\"Gr\xc3\xb6\xc3\x9fe\"\r\n");
+    }
+
+    #[test]
+    fn files_that_look_different_have_different_layouts() {
+        let columns = [query("a", ColumnForm::Text), query("b", ColumnForm::Text)];
+        let hash = |config: &CsvConfig, columns: &[Column]| {
+            Layout::with_columns(config, columns.to_vec()).hash()
+        };
+        let plain = config(Profile::Machine, Formulas::Guard);
+        let [first, second] = columns.clone();
+        let mut all = vec![
+            hash(&plain, &columns),
+            hash(&plain, &columns[..1]),
+            hash(&plain, &[second, first]),
+            hash(&plain, &[query("a", ColumnForm::Json), query("b", ColumnForm::Text)]),
+            hash(&config(Profile::Excel, Formulas::Guard), &columns),
+            hash(&config(Profile::Machine, Formulas::Keep), &columns),
+        ];
+        assert_eq!(all[0], hash(&plain, &columns));
+        all.sort();
+        all.dedup();
+        assert_eq!(all.len(), 6);
     }
 
     #[test]
@@ -288,17 +282,49 @@ mod tests {
             (ColumnForm::Text, r#"["secret"]"#),
             (ColumnForm::Text, r#"{"secret": 1}"#),
             (ColumnForm::Integer, r#""secret""#),
-            (ColumnForm::Integer, "1.5"),
-            (ColumnForm::Integer, r#""""#),
-            (ColumnForm::Integer, "true"),
-            (ColumnForm::Decimal, r#""1e5""#),
-            (ColumnForm::Decimal, r#"" 1""#),
-            (ColumnForm::Decimal, r#""1.""#),
-            (ColumnForm::Boolean, "1"),
-            (ColumnForm::Boolean, r#""yes""#),
+            (ColumnForm::Decimal, r#""secret""#),
+            (ColumnForm::Boolean, r#""secret""#),
+            (ColumnForm::Date, r#""secret""#),
+            (ColumnForm::Timestamp, r#""secret""#),
         ] {
-            let error = one(form, value).unwrap_err();
+            let layout = layout(Profile::Machine, &[payload("v", form)]);
+            let error = layout.line(&message(&format!(r#"{{"v": {value}}}"#))).unwrap_err();
             assert!(error.starts_with("column v: ") && !error.contains("secret"), "{error}");
+        }
+        let broken = layout(Profile::Machine, &[payload("v.w", ColumnForm::Text)]);
+        let error = broken.line(&message(r#"{"v": {"w": "secret}"#)).unwrap_err();
+        assert_eq!(error, "column v.w: the payload is not JSON");
+        let columns = vec![payload("v", ColumnForm::Text)];
+        let layout = Layout::with_columns(&config(Profile::Machine, Formulas::Refuse), columns);
+        let error = layout.line(&message(r#"{"v": "=secret"}"#)).unwrap_err();
+        assert_eq!(error, "column v: text that a spreadsheet would take for a formula");
+    }
+
+    #[test]
+    fn any_text_comes_back_whole_from_every_profile() {
+        const PIECES: [&str; 24] = [
+            "a", "ß", "€", "😀", "\"", "\"\"", ",", ";", "\t", "\r", "\n", "\r\n", " ", "\u{a0}",
+            "\u{feff}", "\\", ".", "'", "=", "-", "1", "0", "\u{85}", "\u{1f}",
+        ];
+        let mut dice = fastrand::Rng::with_seed(20_261_120);
+        for _ in 0..2000 {
+            let cells: Vec<String> = (0..dice.usize(1..6))
+                .map(|_| (0..dice.usize(0..8)).map(|_| PIECES[dice.usize(..24)]).collect())
+                .collect();
+            let columns: Vec<_> = cells.iter().map(|name| query(name, ColumnForm::Text)).collect();
+            for profile in PROFILES {
+                let layout =
+                    Layout::with_columns(&config(profile, Formulas::Keep), columns.clone());
+                let values: Vec<_> = cells.iter().map(|cell| Some(cell.as_str())).collect();
+                let file = [layout.header(), layout.row(&values).unwrap()].concat();
+                let separator = if profile == Profile::ExcelDe { b';' } else { b',' };
+                let mut reader = csv::ReaderBuilder::new();
+                let reader = reader.has_headers(false).delimiter(separator);
+                let rows = reader.from_reader(&*file).into_records();
+                let rows: Vec<Vec<String>> =
+                    rows.map(|row| row.unwrap().iter().map(str::to_owned).collect()).collect();
+                assert_eq!(rows, [cells.clone(), cells.clone()], "{profile:?}");
+            }
         }
     }
 }

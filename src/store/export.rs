@@ -60,8 +60,12 @@ pub struct Export {
     pub rows_max: Option<i64>,
     /// Rows gathered so far, of an export those of the file.
     pub row_count: i64,
+    /// Lowest and highest id of its messages, if it has any.
+    pub ids: Option<(i64, i64)>,
     /// Size and hash of a built file.
     pub content: Option<(i64, String)>,
+    /// Of a built file: hash of the columns and of how they are written.
+    pub layout: Option<String>,
 }
 
 impl Export {
@@ -85,7 +89,7 @@ pub struct Built<'a> {
     pub sha256: &'a str,
     /// Of an export: how many rows the query had.
     pub rows: Option<i64>,
-    /// Hash of the columns.
+    /// Hash of the columns and of how they are written.
     pub layout: &'a str,
 }
 
@@ -103,7 +107,9 @@ fn export(row: &Row) -> Export {
         due_before: row.get("due_before"),
         rows_max: row.get("rows_max"),
         row_count: row.get("row_count"),
+        ids: row.get::<_, Option<i64>>("first_id").zip(row.get("last_id")),
         content: row.get::<_, Option<i64>>("bytes").zip(row.get("sha256")),
+        layout: row.get("layout"),
     }
 }
 

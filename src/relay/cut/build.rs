@@ -8,14 +8,14 @@ use tracing::{error, info, warn};
 use super::{Cutter, Trouble};
 use crate::config::{CsvConfig, Empty, Rows};
 use crate::hex::{hex, unhex};
-use crate::sink::csv::{Content, CsvFile, Finished, Layout};
+use crate::sink::csv::{Content, CsvFile, Finished, Layout, Sidecar};
 use crate::store::export::{self, Built, Export};
 
 /// The rows of a file as they were written.
 pub(super) struct Written {
     pub file: CsvFile,
     pub rows: i64,
-    /// Hash of the columns.
+    /// Hash of the columns and of how they are written.
     pub layout: String,
 }
 
@@ -46,7 +46,7 @@ impl Cutter {
         if !export::build(&self.link, self.sink(), self.epoch, file.id, &built).await? {
             return Ok(false);
         }
-        self.give_name(finished, file, rows).await
+        self.give_name(csv, finished, file, (rows, &layout)).await
     }
 
     /// Gives a built file its name, where its bytes are still there; else it is written again.
@@ -60,7 +60,10 @@ impl Cutter {
             None => None,
         };
         match found {
-            Some(finished) => self.give_name(finished, file, file.row_count).await,
+            Some(finished) => {
+                let layout = file.layout.as_deref().unwrap_or_default();
+                self.give_name(csv, finished, file, (file.row_count, layout)).await
+            }
             None => {
                 warn!(
                     sink = self.sink(),
@@ -73,24 +76,40 @@ impl Cutter {
         }
     }
 
+    /// Makes a file visible, then what is told of it beside it: who sees that finds the file whole.
     async fn give_name(
         &self,
+        csv: &CsvConfig,
         finished: Finished,
         file: &Export,
-        rows: i64,
+        (rows, layout): (i64, &str),
     ) -> Result<bool, Trouble> {
-        let path = finished.path().display().to_string();
-        let bytes = finished.content().bytes;
-        let published = blocking(move || finished.publish()).await;
-        published.map_err(|reason| Trouble::File(file.id, reason))?;
+        let trouble = |reason: String| Trouble::File(file.id, reason);
+        let (path, content) = (finished.path().to_owned(), *finished.content());
+        blocking(move || finished.publish()).await.map_err(trouble)?;
+        if csv.sidecar {
+            let sidecar = Sidecar {
+                sink: self.sink(),
+                period: &file.period,
+                from: file.due_from,
+                to: file.due_before,
+                rows,
+                ids: file.ids,
+                layout,
+            };
+            let (path, text) = (path.clone(), sidecar.text(&path, &content));
+            let export = file.id;
+            let published = blocking(move || Sidecar::publish(&path, export, &text)).await;
+            published.map_err(trouble)?;
+        }
         export::publish(&self.link, file.id).await?;
         info!(
             sink = self.sink(),
             export = file.id,
             period = file.period,
             rows,
-            bytes,
-            file = path,
+            bytes = content.bytes,
+            file = %path.display(),
             "published"
         );
         Ok(true)

@@ -33,9 +33,10 @@ impl Cutter {
         file: &Export,
         page: &[Fetched],
     ) -> Result<bool, Trouble> {
+        let layout = Layout::of(csv);
         let (mut good, mut dead, mut expired) = (Vec::new(), Vec::new(), Vec::new());
         for row in page {
-            match line_of(csv, row) {
+            match line_of(&layout, row) {
                 _ if row.expired => expired.push(ExpiredSettlement {
                     message_id: row.message_id,
                     target: row.target.clone(),
@@ -85,7 +86,7 @@ impl Cutter {
     }
 }
 
-fn line_of(csv: &CsvConfig, row: &Fetched) -> Result<Vec<u8>, String> {
+fn line_of(layout: &Layout, row: &Fetched) -> Result<Vec<u8>, String> {
     let gone = "its message is gone: somebody deleted the row";
     let fetched = row.message.as_ref().ok_or(gone)?;
     let message = Message {
@@ -96,5 +97,5 @@ fn line_of(csv: &CsvConfig, row: &Fetched) -> Result<Vec<u8>, String> {
         headers: fetched.headers.clone(),
         created_at: fetched.created_at,
     };
-    Layout::of(csv).line(&message)
+    layout.line(&message)
 }

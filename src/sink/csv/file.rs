@@ -80,7 +80,11 @@ impl CsvFile {
     /// # Errors
     /// When the directory is missing or not writable.
     pub fn begin(config: &CsvConfig, period: &str, export_id: i64) -> io::Result<CsvFile> {
-        let hidden = hidden(config, export_id);
+        CsvFile::create(hidden(config, export_id), path(config, period))
+    }
+
+    /// Opens a file that is hidden under one name until it gets the other; both in one directory.
+    pub(super) fn create(hidden: PathBuf, path: PathBuf) -> io::Result<CsvFile> {
         // Removed rather than truncated: it may be a second name of a published file.
         match fs::remove_file(&hidden) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -88,8 +92,8 @@ impl CsvFile {
         }
         let file = File::options().write(true).create_new(true).open(&hidden)?;
         let hidden = Hidden { path: hidden, node: node(&file.metadata()?) };
-        let (path, hash) = (path(config, period), Sha256::new());
-        Ok(CsvFile { out: BufWriter::with_capacity(1 << 16, file), hidden, path, bytes: 0, hash })
+        let out = BufWriter::with_capacity(1 << 16, file);
+        Ok(CsvFile { out, hidden, path, bytes: 0, hash: Sha256::new() })
     }
 
     /// Adds bytes at the end.
@@ -185,7 +189,10 @@ fn hidden(config: &CsvConfig, export_id: i64) -> PathBuf {
     config.directory.join(format!(".outboxd-export-{export_id}.tmp"))
 }
 
-fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> PublishError + use<> {
+pub(super) fn failed(
+    action: &'static str,
+    path: &Path,
+) -> impl FnOnce(io::Error) -> PublishError + use<> {
     let path = path.to_owned();
     move |source| PublishError::Failed { action, path, source }
 }
