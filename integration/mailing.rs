@@ -3,7 +3,10 @@
 mod kills;
 
 use std::path::Path;
+use std::time::Duration;
 
+use outboxd::store::mailing::{self, Actor, MailingEnd};
+use outboxd::store::{Link, Target};
 use tokio_postgres::Client;
 
 use crate::harness::eventually;
@@ -305,22 +308,59 @@ async fn only_the_newest_goes_out_where_the_config_says_so_and_the_others_are_on
     assert_eq!(in_full(&peer).len(), 1);
 }
 
+/// The intent is a relay's word that it, and nobody else, is about to send: each of its guards by itself.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_paused_mails_nothing() {
+async fn an_intent_is_the_owners_alone_once_a_day_and_not_while_anything_is_paused() {
     let database = Database::migrated().await;
     let client = database.connect().await;
-    let (peer, folder) = (SmtpPeer::start().await, tempfile::tempdir().unwrap());
-    let zone = zone_at_noon(&client).await;
-    was_there_for(&client, 1).await;
-    let relay = Relay::start(config(&database.url(), &daily(&peer, folder.path(), &zone, "")));
-    until_count(&client, "the sinks are there", "SELECT count(*) FROM outbox.sink", 2).await;
-    client.batch_execute("SELECT outbox.pause_sink('post')").await.unwrap();
-    until_count(&client, "the file is made", FILES, 1).await;
-    if number(&client, "SELECT count(*) FROM outbox.mailing").await == 0 {
-        assert!(in_full(&peer).is_empty());
+    client
+        .batch_execute(
+            "INSERT INTO outbox.sink (name, kind, owner, epoch) VALUES ('orders', 'csv', 'a', 7),
+               ('post', 'smtp', 'a', 1);
+             INSERT INTO outbox.export (sink, period, state, due_before, closed_at, published_at, file, bytes, sha256)
+             SELECT 'orders', p, 'published', now(), now(), now(), p, 1, p FROM unnest('{d1,d2}'::text[]) p",
+        )
+        .await
+        .unwrap();
+    let link = Link::new(Target::new(&config(&database.url(), "").database));
+    let at = |epoch| Actor { sink: "orders", epoch, relay: "a" };
+    let day = Some("2026-11-20".parse().unwrap());
+    let begin = async |actor: &Actor<'_>, id| {
+        mailing::begin(&link, actor, id, day, "post", "hash").await.map_err(|e| e.to_string())
+    };
+    assert_eq!(mailing::plan(&link, &at(6), "d1", &[1]).await.unwrap(), None, "another epoch");
+    let first = mailing::plan(&link, &at(7), "d1", &[1]).await.unwrap().unwrap();
+    assert!(mailing::build(&link, &at(7), first, "hash").await.unwrap());
+    assert_eq!(begin(&at(6), first).await, Ok(false), "another epoch");
+    for (pause, resume) in [
+        ("SELECT outbox.pause_all()", "SELECT outbox.pause_all(false)"),
+        ("SELECT outbox.pause_sink('orders')", "SELECT outbox.pause_sink('orders', false)"),
+        ("SELECT outbox.pause_sink('post')", "SELECT outbox.pause_sink('post', false)"),
+    ] {
+        client.batch_execute(pause).await.unwrap();
+        assert_eq!(begin(&at(7), first).await, Ok(false), "{pause}");
+        assert!(mailing::look(&link, "orders", "post").await.unwrap().is_none(), "{pause}");
+        client.batch_execute(resume).await.unwrap();
     }
-    client.batch_execute("SELECT outbox.pause_sink('post', false)").await.unwrap();
-    until_state(&client, "sent").await;
-    relay.stop().await;
-    assert_eq!(in_full(&peer).len(), 1);
+    assert_eq!(begin(&at(7), first).await, Ok(true));
+    assert_eq!(begin(&at(7), first).await, Ok(false), "it has begun");
+    // What is said of a dialogue is said by the relay that holds it, but that it was sent by anybody.
+    assert!(!mailing::end(&link, &at(6), first, &MailingEnd::Held, "?", "").await.unwrap());
+    assert!(mailing::end(&link, &at(6), first, &MailingEnd::Sent, "250", "").await.unwrap());
+    let unsent = MailingEnd::Unsent { delay: Duration::ZERO, spent: true };
+    assert!(!mailing::end(&link, &at(7), first, &unsent, "?", "").await.unwrap(), "it was sent");
+
+    let second = mailing::plan(&link, &at(7), "d2", &[2]).await.unwrap().unwrap();
+    assert!(mailing::build(&link, &at(7), second, "hash").await.unwrap());
+    let twice = begin(&at(7), second).await.unwrap_err();
+    assert!(twice.contains("mailing_one_a_day"), "{twice}");
+    let again = mailing::plan(&link, &at(7), "d1", &[1]).await.unwrap_err().to_string();
+    assert!(again.contains("mailing_one_at_work") || again.contains("mailing_period"), "{again}");
+    client.batch_execute("SELECT outbox.discard_mailing('orders', 'd2')").await.unwrap();
+    let back = "UPDATE outbox.mailing SET state = 'planned', day = NULL WHERE period = 'd1'";
+    let back = client.batch_execute(back).await.unwrap_err();
+    assert!(
+        back.as_db_error().unwrap().message().contains("that is sent cannot become"),
+        "{back:?}"
+    );
 }
