@@ -347,10 +347,9 @@ async fn looking_reads_no_table_from_end_to_end() {
     let queries = Queries::new(&Schema::parse("outbox").unwrap());
     for (name, sql) in queries.all() {
         let arguments = match name {
-            "known_sinks" => "",
+            "known_sinks" | "status_schedules" => "",
             "status_sinks" => "('{s1,s2}', '{0}', 10001)",
             "status_unrouted" => "(10001)",
-            "status_schedules" => "",
             "status_mails" => "(100)",
             "list_stuck" => "('{dead,held}', '{s1,s2}', 50)",
             "list_pending" => "('{s1,s2}', '{0}', 50)",

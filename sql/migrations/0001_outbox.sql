@@ -317,7 +317,8 @@ CREATE TABLE outbox.calendar (
   settled_until timestamptz NOT NULL DEFAULT clock_timestamp(),
   -- What comes next, or has come and is not done yet.
   next_at       timestamptz,
-  -- How long after it is due something may still be open before that is told; NULL for ever.
+  -- How long after it is due something may still be open before that is told, an export's time to settle
+  -- included; NULL for ever.
   late_after    interval,
   CONSTRAINT calendar_pk PRIMARY KEY (kind, name)
 );

@@ -184,45 +184,49 @@ fn count_json(count: Count) -> Value {
     json!({ "count": count.number, "more": count.more })
 }
 
+fn sink_json(sink: &SinkStatus) -> Value {
+    json!({
+        "name": sink.name,
+        "kind": sink.kind,
+        "owner": sink.owner,
+        "paused": sink.paused,
+        "due": count_json(sink.due),
+        "later": count_json(sink.later),
+        "oldest_due_seconds": sink.oldest_due,
+        "in_flight": sink.flow.as_ref().map(|flow| flow.in_flight),
+        "delivered_minute": sink.flow.as_ref().map(|flow| flow.delivered_minute),
+        "failed_minute": sink.flow.as_ref().map(|flow| flow.failed_minute),
+        "dead": count_json(sink.dead),
+        "held": count_json(sink.held),
+        "parked": sink.parked,
+        "open": sink.open.as_ref().map(|(seconds, reason)| json!({
+            "seconds": seconds,
+            "reason": reason,
+        })),
+        "waits": sink.waits.as_ref().map(|(seconds, why)| json!({
+            "seconds": seconds,
+            "for": why,
+        })),
+        "next_cut_seconds": sink.next_cut,
+        "last_export": sink.export.as_ref().map(|export| json!({
+            "period": export.period,
+            "part": export.part,
+            "state": export.state,
+            "rows": export.rows,
+            "mail": export.mail,
+        })),
+        "file_cannot_be_written": sink.stuck.as_ref().map(|(period, reason)| json!({
+            "period": period,
+            "reason": reason,
+        })),
+    })
+}
+
 fn in_json(status: &Status, warnings: &[Warning]) -> Value {
     json!({
         "installation": status.installation,
         "routes_hash": status.routes_hash,
-        "sinks": status.sinks.iter().map(|sink| json!({
-            "name": sink.name,
-            "kind": sink.kind,
-            "owner": sink.owner,
-            "paused": sink.paused,
-            "due": count_json(sink.due),
-            "later": count_json(sink.later),
-            "oldest_due_seconds": sink.oldest_due,
-            "in_flight": sink.flow.as_ref().map(|flow| flow.in_flight),
-            "delivered_minute": sink.flow.as_ref().map(|flow| flow.delivered_minute),
-            "failed_minute": sink.flow.as_ref().map(|flow| flow.failed_minute),
-            "dead": count_json(sink.dead),
-            "held": count_json(sink.held),
-            "parked": sink.parked,
-            "open": sink.open.as_ref().map(|(seconds, reason)| json!({
-                "seconds": seconds,
-                "reason": reason,
-            })),
-            "waits": sink.waits.as_ref().map(|(seconds, why)| json!({
-                "seconds": seconds,
-                "for": why,
-            })),
-            "next_cut_seconds": sink.next_cut,
-            "last_export": sink.export.as_ref().map(|export| json!({
-                "period": export.period,
-                "part": export.part,
-                "state": export.state,
-                "rows": export.rows,
-                "mail": export.mail,
-            })),
-            "file_cannot_be_written": sink.stuck.as_ref().map(|(period, reason)| json!({
-                "period": period,
-                "reason": reason,
-            })),
-        })).collect::<Vec<_>>(),
+        "sinks": status.sinks.iter().map(sink_json).collect::<Vec<_>>(),
         "schedules": calendar::schedules_json(status),
         "mails": calendar::mails_json(status),
         "relays": status.relays.iter().map(|relay| json!({
