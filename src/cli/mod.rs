@@ -7,6 +7,7 @@ mod actor;
 mod bulk;
 mod check;
 mod discard;
+mod export;
 mod filter;
 mod init;
 mod list;
@@ -109,6 +110,8 @@ enum Command {
     Preview(preview::Preview),
     /// The routes in force, and messages that lack one
     Route(route::Route),
+    /// A file on demand, and what became of those that were cut
+    Export(Box<export::Export>),
 }
 
 /// How a command ended that could do its work.
@@ -205,6 +208,7 @@ async fn dispatch(arguments: Arguments) -> Answer {
         Command::Resume(command) => command.run(&config).await,
         Command::Preview(command) => command.run(config).await,
         Command::Route(command) => command.run(config).await,
+        Command::Export(command) => command.run(config).await,
     }
 }
 

@@ -4,11 +4,12 @@
 //! what fell due before the cut moves in bounded batches into the ledger, and the transaction that
 //! finds none left closes the export (`gather`). Then the file is written, its hash is put on record,
 //! and it is published whole (`build`). A crash anywhere resumes where the rows say. An export's rows
-//! come from a query; nothing gathers for it. `due` says when.
+//! come from a query (`query`); nothing gathers for it. `due` says when.
 
 mod build;
 mod due;
 mod gather;
+mod query;
 
 use std::sync::Arc;
 use std::time::Duration;

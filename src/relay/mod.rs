@@ -19,6 +19,7 @@ mod gate;
 mod hand;
 mod keep;
 mod lease;
+pub mod lines;
 mod mailing;
 mod minute;
 mod own;

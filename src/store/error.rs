@@ -80,6 +80,13 @@ impl StoreError {
         }
     }
 
+    /// Whether it is the word of the server on a query that the operator wrote, which no new connection
+    /// mends.
+    #[must_use]
+    pub fn is_of_query(&self) -> bool {
+        matches!(self.kind, Kind::Query(..)) && !self.is_connection()
+    }
+
     /// Whether a row may have found no ledger partition to stand in: the code says no more, and the
     /// text comes in the server's language.
     #[must_use]
@@ -141,7 +148,15 @@ impl fmt::Display for StoreError {
             }
             Kind::Query(error, line) => {
                 let db = error.as_db_error();
-                f.write_str(db.map_or("the query failed", DbError::message))?;
+                match db {
+                    Some(db) if quotes_data(db) => write!(
+                        f,
+                        "the query met a value that it cannot work with (SQLSTATE {}); \
+                         run it by hand with the bounds of this period to see which",
+                        db.code().code()
+                    )?,
+                    _ => f.write_str(db.map_or("the query failed", DbError::message))?,
+                }
                 if let Some(line) = line {
                     write!(f, " (line {line} of the query)")?;
                 }
@@ -175,6 +190,13 @@ fn line_of(error: &DbError, before: &str, sql: &str) -> Option<usize> {
     Some(lines.min(sql.trim_end().lines().count()))
 }
 
+/// Whether the server's words may hold a value of a row: it quotes what it cannot read as a number, say,
+/// and a function raises what its author likes.
+fn quotes_data(error: &DbError) -> bool {
+    let class = |class| error.code().code().starts_with(class);
+    class("P0") || ((class("22") || class("23")) && error.message().contains('"'))
+}
+
 /// What mends a query, or the rights of who runs it.
 fn query_remedy(error: &DbError) -> Option<String> {
     let code = error.code();
@@ -193,6 +215,8 @@ fn query_remedy(error: &DbError) -> Option<String> {
         "write the schema before the name, or look at the search_path of the relay's role"
     } else if *code == SqlState::UNDEFINED_PARAMETER {
         "there are $1 and $2, begin and end of the period"
+    } else if *code == SqlState::QUERY_CANCELED {
+        "make it faster, or raise its timeout"
     } else {
         return None;
     };

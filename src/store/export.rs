@@ -337,3 +337,44 @@ pub async fn note(link: &Link, export: i64, reason: &str) -> Result<(), StoreErr
     let params = [(&export as _, Type::INT8), (&reason as _, Type::TEXT)];
     link.execute("note a file's trouble", &link.queries().note_export, &params).await.map(drop)
 }
+
+/// A file that was made, whose late rows nobody has counted yet.
+#[derive(Clone, Debug)]
+pub struct Earlier {
+    /// Its row.
+    pub id: i64,
+    /// The period it is named after.
+    pub period: String,
+    /// Begin of its span.
+    pub from: Timestamp,
+    /// Its end.
+    pub before: Timestamp,
+    /// How many rows it has.
+    pub row_count: i64,
+}
+
+/// The export before one, if its late rows are still to be counted.
+///
+/// # Errors
+/// When the database cannot be asked.
+pub async fn before(link: &Link, sink: &str, export: i64) -> Result<Option<Earlier>, StoreError> {
+    let params = [(&sink as _, Type::TEXT), (&export as _, Type::INT8)];
+    let rows =
+        link.rows("look for the file before", &link.queries().export_before, &params).await?;
+    Ok(rows.first().map(|row| Earlier {
+        id: row.get("id"),
+        period: row.get("period"),
+        from: row.get("due_from"),
+        before: row.get("due_before"),
+        row_count: row.get("row_count"),
+    }))
+}
+
+/// Notes how many rows committed after their file was made.
+///
+/// # Errors
+/// When the database cannot be asked.
+pub async fn note_late(link: &Link, export: i64, rows: i64) -> Result<(), StoreError> {
+    let params = [(&export as _, Type::INT8), (&rows as _, Type::INT8)];
+    link.execute("note late rows", &link.queries().note_late, &params).await.map(drop)
+}

@@ -2,6 +2,7 @@
 //! bounded and by index, so that looking costs the database next to nothing however much is open.
 
 pub mod act;
+pub mod files;
 pub mod mail;
 pub mod page;
 pub mod pause;

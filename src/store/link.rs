@@ -309,7 +309,7 @@ impl Link {
     }
 }
 
-async fn limited<T>(
+pub(super) async fn limited<T>(
     doing: &'static str,
     limit: Duration,
     call: impl Future<Output = Result<T, StoreError>>,

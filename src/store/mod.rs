@@ -2,7 +2,7 @@
 //!
 //! Statements are short, self-contained and unnamed, so that they work through a transaction
 //! pooler. Each call has a time limit of its own ([`link::CALL_LIMIT`]); a connection whose call
-//! ran into it is thrown away.
+//! ran into it is thrown away. The one exception is [`snapshot`], for the queries of exports.
 
 pub mod calendar;
 mod error;
@@ -19,6 +19,7 @@ mod queries;
 pub mod query;
 pub mod restored;
 pub mod routes;
+pub mod snapshot;
 mod tls;
 pub mod watch;
 pub mod work;

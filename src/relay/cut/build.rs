@@ -28,7 +28,7 @@ impl Cutter {
         }
         let written = match &csv.rows {
             Rows::Messages => self.write_messages(csv, file).await?,
-            Rows::Query(_) => return Err(Trouble::File(file.id, "not there yet".to_owned())),
+            Rows::Query(query) => self.write_query(csv, query, file).await?,
         };
         let Some(Written { file: out, rows, layout }) = written else { return Ok(false) };
         if rows == 0 && csv.empty == Empty::Skip {
@@ -123,9 +123,8 @@ impl Cutter {
     ) -> Result<Option<Written>, Trouble> {
         let trouble = |reason: String| Trouble::File(file.id, reason);
         let layout = Layout::of(csv);
-        let mut out =
-            CsvFile::begin(csv, &file.name(), file.id).map_err(|e| trouble(e.to_string()))?;
-        out = append(out, layout.header()).await.map_err(trouble)?;
+        let mut out = begin(csv, file)?;
+        out = append(out, layout.header()).await.map_err(|e| disk(csv, file, &e))?;
         let (mut after, mut rows) = ((i64::MIN, String::new()), 0);
         loop {
             let page = export::page(&self.link, file.id, &after).await?;
@@ -139,7 +138,7 @@ impl Cutter {
                     .map_err(|e| trouble(format!("message {}: {e}", message.id)))?;
                 lines.extend_from_slice(&line);
             }
-            out = append(out, lines).await.map_err(trouble)?;
+            out = append(out, lines).await.map_err(|e| disk(csv, file, &e))?;
             if !self.lease.holds() || self.cut.is_cancelled() {
                 return Ok(None);
             }
@@ -155,6 +154,16 @@ impl Cutter {
         }
         Ok(Some(Written { file: out, rows, layout: layout.hash() }))
     }
+}
+
+/// Opens the hidden file.
+pub(super) fn begin(csv: &CsvConfig, file: &Export) -> Result<CsvFile, Trouble> {
+    CsvFile::begin(csv, &file.name(), file.id).map_err(|error| disk(csv, file, &chain(&error)))
+}
+
+/// What a disk said, which does not say where.
+pub(super) fn disk(csv: &CsvConfig, file: &Export, said: &str) -> Trouble {
+    Trouble::File(file.id, format!("cannot write in {}: {said}", csv.directory.display()))
 }
 
 /// Appends off the runtime's own threads: a disk can be slow.
