@@ -37,6 +37,7 @@ pub async fn violations(client: &Client) -> Vec<String> {
 
 /// For each check something that is found by it alone. Messages 1 to 4 are delivered, 1 and 3 with
 /// the key `k`; 5 is dead, 6 a duplicate of 2, 7 skipped, 8 unrouted, 9 exported, 10 due in an hour.
+/// Message 4 is the run of a schedule, the file of 9 went out by mail 1, and export 2 has rows of a query.
 const PLANTED: &[(&str, &str)] = &[
     ("message_on_record", "INSERT INTO outbox.message (type, payload) VALUES ('order.late', '{}')"),
     ("routing_trigger", "ALTER TABLE outbox.message DISABLE TRIGGER route_inserted"),
@@ -96,6 +97,45 @@ const PLANTED: &[(&str, &str)] = &[
         "INSERT INTO outbox.ledger (message_id, sink, target, round, attempts, outcome, export_id)
          VALUES (2, 'orders', '', 1, 1, 'exported', 99)",
     ),
+    ("export_spans", "UPDATE outbox.export SET due_from = due_before WHERE id = 1"),
+    (
+        "export_spans",
+        "INSERT INTO outbox.export (sink, period, state, due_from, due_before, closed_at)
+         SELECT 'orders', 'again', 'empty', due_before - interval '1 ms', due_before + interval '1 s', now()
+           FROM outbox.export WHERE id = 1",
+    ),
+    ("export_has_its_mail", "UPDATE outbox.export SET mailing = 1 WHERE sink = 'ledger'"),
+    ("export_has_its_mail", "UPDATE outbox.export SET mailing = 99 WHERE id = 1"),
+    (
+        "mail_a_day",
+        "ALTER TABLE outbox.mailing DROP CONSTRAINT mailing_one_a_day;
+         INSERT INTO outbox.mailing (sink, period, state, day, actor, epoch)
+         SELECT sink, 'again', state, day, actor, epoch FROM outbox.mailing;
+         INSERT INTO outbox.mailing_step (mailing, step, state, actor, hash)
+         SELECT m.id, s.step, s.state, s.actor, s.hash FROM outbox.mailing_step s, outbox.mailing m
+          WHERE m.period = 'again'",
+    ),
+    ("mail_steps", "UPDATE outbox.mailing SET state = 'held'"),
+    ("mail_steps", "DELETE FROM outbox.mailing_step WHERE step = 2"),
+    ("mail_steps", "DELETE FROM outbox.mailing_step WHERE step = 1"),
+    ("mail_steps", "UPDATE outbox.mailing_step SET state = 'planned' WHERE state = 'built'"),
+    ("mail_steps", "INSERT INTO outbox.mailing_step (mailing, step, state, actor) VALUES (9, 1, 'planned', 'r')"),
+    ("mail_steps", "DELETE FROM outbox.mailing_step"),
+    ("mail_intent", "UPDATE outbox.mailing_step SET state = 'unsent' WHERE state = 'sending'"),
+    ("mail_intent", "UPDATE outbox.mailing_step SET hash = NULL WHERE state = 'sending'"),
+    ("occurrence_shape", "UPDATE outbox.occurrence SET state = 'missed'"),
+    ("occurrence_shape", "UPDATE outbox.occurrence SET first_id = NULL, ran_at = now() - interval '2 h'"),
+    ("occurrence_shape", "UPDATE outbox.occurrence SET messages = 0"),
+    ("occurrence_shape", "UPDATE outbox.occurrence SET messages = 2, ran_at = now() - interval '2 h'"),
+    (
+        "occurrence_once",
+        "INSERT INTO outbox.occurrence (schedule, period, state, due_at, actor)
+         SELECT schedule, 'again', 'ran', due_at, actor FROM outbox.occurrence",
+    ),
+    (
+        "occurrence_has_messages",
+        "DELETE FROM outbox.message WHERE id = 4; DELETE FROM outbox.ledger WHERE message_id = 4",
+    ),
     (
         "accepted_again",
         "INSERT INTO outbox.ledger (message_id, sink, target, round, attempts, outcome)
@@ -110,6 +150,10 @@ const PLANTED: &[(&str, &str)] = &[
 /// These say the same twice: a second row of the same end is also a second acceptance.
 const RECORDED_TWICE: &str =
     "INSERT INTO outbox.ledger SELECT * FROM outbox.ledger WHERE message_id = 2";
+
+/// Something after the end is also a step that does not follow.
+const SENT_AGAIN: &str =
+    "INSERT INTO outbox.mailing_step (mailing, step, state, actor) VALUES (1, 5, 'sent', 'r')";
 
 /// An outbox with an example of everything in it, worked by a relay.
 async fn stage() -> (Database, Client) {
@@ -154,8 +198,23 @@ async fn stage() -> (Database, Client) {
     let dead = "SELECT count(*) FROM outbox.delivery WHERE state = 'dead'";
     until_count(&client, "one is dead", dead, 1).await;
     relay.stop().await;
+    client.batch_execute(CALENDAR).await.unwrap();
     (database, client)
 }
+
+/// What no relay of the stage does: message 4 becomes a run of a schedule; the file goes out by mail, with
+/// a first attempt that did not; and an export has rows of a query.
+const CALENDAR: &str = "
+    INSERT INTO outbox.occurrence (schedule, period, state, due_at, messages, first_id, last_id, actor)
+    VALUES ('reminders', '2026-11-20', 'ran', now(), 1, 4, 4, 'r');
+    INSERT INTO outbox.mailing (sink, period, actor, epoch) VALUES ('orders', '2026-11-20', 'r', 1);
+    UPDATE outbox.mailing SET state = 'built', hash = 'h';
+    UPDATE outbox.mailing SET state = 'sending', day = '2026-11-20';
+    UPDATE outbox.mailing SET state = 'sent';
+    UPDATE outbox.export SET mailing = 1;
+    INSERT INTO outbox.sink (name, kind) VALUES ('ledger', 'export');
+    INSERT INTO outbox.export (sink, period, state, due_from, due_before, row_count, file, bytes, sha256, closed_at)
+    VALUES ('ledger', '2026-11-20', 'built', now() - interval '1 day', now(), 7, 'f', 1, 'x', now())";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_audit_is_clean_where_nothing_is_wrong_and_an_operator_may_run_it() {
@@ -186,6 +245,9 @@ async fn each_violation_is_found_by_its_check_and_by_no_other() {
     let found = planted(&mut client, RECORDED_TWICE).await;
     assert_eq!(found.keys().collect::<Vec<_>>(), ["accepted_again", "recorded_once"]);
     fired.push("recorded_once".to_owned());
+    let found = planted(&mut client, SENT_AGAIN).await;
+    assert_eq!(found.keys().collect::<Vec<_>>(), ["mail_sent_once", "mail_steps"]);
+    fired.push("mail_sent_once".to_owned());
     let unplanted: Vec<&String> = names.iter().filter(|name| !fired.contains(name)).collect();
     assert_eq!(unplanted, Vec::<&String>::new(), "every check has its violation here");
 }

@@ -1,5 +1,6 @@
 //! The command line as an operator meets it: the real binary, its words and its exit codes.
 
+mod calendar;
 mod export;
 mod look;
 mod operate;

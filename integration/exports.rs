@@ -229,32 +229,3 @@ async fn a_late_commit_goes_into_the_next_file() {
     assert_eq!(number(&client, twice).await, 0);
     assert_eq!(number(&client, "SELECT count(*) FROM outbox.ledger").await, 2);
 }
-
-/// PostgreSQL's own reader takes the file back: numbers to the digit, text with everything in it, and
-/// NULL told from the empty text.
-#[tokio::test(flavor = "multi_thread")]
-async fn psql_copies_a_file_back_as_it_was() {
-    let database = Database::migrated().await;
-    let client = database.connect().await;
-    let folder = tempfile::tempdir().unwrap();
-    let relay = Relay::start(config(&database.url(), &orders(folder.path(), "max_rows = 4")));
-    until_routed(&client).await;
-    client
-        .batch_execute(
-            r#"INSERT INTO outbox.message (type, payload) VALUES
-               ('t', '{"total": 12345678901234567890.10, "note": "a \"quoted\", text\nof two lines"}'),
-               ('t', '{"total": -0.50, "note": ""}'), ('t', '{"total": null}'), ('t', '{"total": 1, "note": " ä "}');
-               CREATE TABLE back (id bigint, total numeric, note text)"#,
-        )
-        .await
-        .unwrap();
-    until_published(&client, 1).await;
-    relay.stop().await;
-    let path = folder.path().join(files(folder.path()).remove(0));
-    database.psql(&format!("\\copy back FROM '{}' WITH (FORMAT csv, HEADER)", path.display()));
-    let differs = "SELECT count(*) FROM back b FULL JOIN outbox.message m ON m.id = b.id
-                    WHERE b.total::text IS DISTINCT FROM m.payload->>'total'
-                       OR b.note IS DISTINCT FROM m.payload->>'note'";
-    assert_eq!(number(&client, differs).await, 0);
-    assert_eq!(number(&client, "SELECT count(*) FROM back").await, 4);
-}

@@ -1,14 +1,14 @@
 # What the tests and the demonstration need from the system, on Debian or Ubuntu with a Rust toolchain.
 #
 #   . integration/provision.sh
-#   provision postgres cc python smtp deny
+#   provision postgres cc python smtp office deny
 #
 # Sourced by bash. Installs what is missing and is quick when nothing is. Never creates, starts or
 # touches a PostgreSQL cluster or any other service: programs that come inside a service's package
 # are unpacked into a cache instead of installed. `provision` ends the shell with a line that names
 # the remedy where it cannot help itself.
 #
-# exports OUTBOXD_PYTHON      a python3 that has psycopg2
+# exports OUTBOXD_PYTHON      a python3 that has psycopg2, and after `office` pandas
 #         OUTBOXD_SMTP_SINK   postfix's smtp-sink, a mail server that takes everything
 #         OUTBOXD_SMTP_SOURCE postfix's smtp-source, a client that sends plenty
 
@@ -150,6 +150,23 @@ download_with_libraries() {
     [ -n "$packages" ] || return 1
     # shellcheck disable=SC2086 # names of packages, one word each
     (cd "$1" && logged apt-get -q -q -o APT::Sandbox::User=root download $packages)
+}
+
+# Two who read our CSV files: LibreOffice's spreadsheet without its windows, and pandas. About 105 MB to
+# fetch and 350 MB on disk.
+provision_office() {
+    provision_python
+    office_present && return
+    apt_lists
+    apt_install libreoffice-calc-nogui python3-pandas && office_present ||
+        provision_fails "no spreadsheet or no pandas for $OUTBOXD_PYTHON; install libreoffice-calc-nogui and python3-pandas"
+}
+
+# A LibreOffice can be here without its spreadsheet.
+office_present() {
+    local soffice
+    soffice=$(command -v soffice) && soffice=$(readlink -f "$soffice") &&
+        [ -e "${soffice%/*}/libsclo.so" ] && "$OUTBOXD_PYTHON" -c 'import pandas' 2>/dev/null
 }
 
 # Licences, banned crates, advisories.

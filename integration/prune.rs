@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use outboxd::config::Config;
-use outboxd::store::prune::{drop_ledger, forget, forget_dedupe, kinds, prune};
+use outboxd::store::prune::{drop_ledger, forget, forget_calendar, forget_dedupe, kinds, prune};
 use outboxd::store::routes::sweep;
 use outboxd::store::{Link, Target};
 use tokio_postgres::Client;
@@ -153,13 +153,13 @@ async fn what_a_file_holds_is_kept_until_the_file_is_published() {
         ))
         .await;
     assert_eq!(plane.round().await, 0);
-    assert_eq!(plane.left(), id.to_string());
+    // Its bytes may be on the disk of a relay that is gone: then it is written again.
     plane
-        .sql(
-            "UPDATE outbox.export SET state = 'published', published_at = now(), file = 'f', sha256 = 'x',
-                    bytes = 1",
-        )
+        .sql("UPDATE outbox.export SET state = 'built', file = 'f', sha256 = 'x', bytes = 1")
         .await;
+    assert_eq!(plane.round().await, 0);
+    assert_eq!(plane.left(), id.to_string());
+    plane.sql("UPDATE outbox.export SET state = 'published', published_at = now()").await;
     assert_eq!(plane.round().await, 1);
 }
 
@@ -416,6 +416,71 @@ async fn records_that_are_of_no_more_use_are_forgotten() {
     }
     let last = "SELECT hash::bigint FROM outbox.route_set ORDER BY generation DESC LIMIT 1";
     assert_eq!(number(&plane.client, last).await, 1_005);
+}
+
+/// Old runs, files and mails go; what the calendar goes on from, what the ledger speaks of and what is
+/// not done stay.
+#[tokio::test]
+async fn what_the_calendar_did_long_ago_is_forgotten() {
+    const KEPT: Duration = Duration::from_secs(400 * 24 * 3600);
+    let plane = Plane::with_days(1, "").await;
+    plane
+        .sql(
+            "INSERT INTO outbox.sink (name, kind) VALUES ('orders', 'csv'), ('ledger', 'export'), ('count', 'csv');
+             INSERT INTO outbox.calendar (kind, name, rule)
+             VALUES ('schedule', 'gone', ''), ('schedule', 'daily', ''), ('schedule', 'caught-up', '');
+             -- Days ago: 402 is past; of `gone` the last run is.
+             INSERT INTO outbox.occurrence (schedule, period, state, due_at, ran_at, actor)
+             SELECT v.schedule, v.due::text, 'ran', now() - v.due * interval '1 day',
+                    now() - v.ran * interval '1 day', 'r'
+               FROM (VALUES ('gone', 403, 403), ('gone', 402, 402), ('daily', 402, 402), ('daily', 398, 398),
+                            ('caught-up', 402, 3), ('caught-up', 2, 2)) v (schedule, due, ran);
+             INSERT INTO outbox.mailing (sink, period, actor, epoch)
+             SELECT v.sink, v.period, 'r', 1 FROM (VALUES ('orders', 'sent'), ('count', 'open')) v (sink, period);
+             UPDATE outbox.mailing SET state = 'built', hash = 'h';
+             UPDATE outbox.mailing SET state = 'sent', changed_at = now() - interval '402 days'
+              WHERE period = 'sent';
+             INSERT INTO outbox.export (sink, period, state, due_before, opened_at, closed_at, rows_max, mailing)
+             SELECT v.sink, v.period, 'empty', now() - v.days * interval '1 day',
+                    now() - v.days * interval '1 day', now(), v.rows_max, m.id
+               FROM (VALUES ('orders', 'past', 403, NULL), ('orders', 'ledger', 402, NULL),
+                            ('orders', 'sent', 402, NULL), ('orders', 'young', 398, NULL),
+                            ('orders', 'today', 0, NULL),
+                            ('ledger', 'past', 403, NULL), ('ledger', 'last', 402, NULL),
+                            ('count', 'past', 404, NULL), ('count', 'last-by-time', 403, NULL),
+                            ('count', 'open', 402, 10), ('count', 'by-count', 402, 10), ('count', 'last', 401, 10))
+                    v (sink, period, days, rows_max)
+               LEFT JOIN outbox.mailing m ON m.sink = v.sink AND m.period = v.period;
+             INSERT INTO outbox.ledger (message_id, sink, target, round, attempts, outcome, export_id)
+             SELECT 1, 'orders', '', 1, 1, 'exported', e.id FROM outbox.export e WHERE e.period = 'ledger'",
+        )
+        .await;
+    // Two runs, the three files `past`, `sent` with its mail, and `by-count` make eight.
+    let runs = "SELECT string_agg(schedule || ' ' || period, ', ' ORDER BY schedule, period)
+                  FROM outbox.occurrence";
+    let files =
+        "SELECT string_agg(sink || ' ' || period, ', ' ORDER BY sink, period) FROM outbox.export";
+    let mails = "SELECT string_agg(m.period || ' ' || s.step, ', ' ORDER BY s.step)
+                   FROM outbox.mailing m FULL JOIN outbox.mailing_step s ON s.mailing = m.id";
+    // Of the long kept none is old enough.
+    assert_eq!(forget_calendar(&plane.link, KEPT * 2).await.unwrap(), 0);
+    assert_eq!(forget_calendar(&plane.link, KEPT).await.unwrap(), 8);
+    assert_eq!(plane.database.psql(runs), "caught-up 2, caught-up 402, daily 398, gone 402");
+    assert_eq!(
+        plane.database.psql(files),
+        "count last, count last-by-time, count open, ledger last, orders ledger, orders today, orders young"
+    );
+    assert_eq!(plane.database.psql(mails), "open 1, open 2");
+    assert_eq!(forget_calendar(&plane.link, KEPT).await.unwrap(), 0);
+    // What held them is done.
+    plane
+        .sql(
+            "DELETE FROM outbox.ledger;
+             UPDATE outbox.mailing SET state = 'discarded', changed_at = now() - interval '401 days'",
+        )
+        .await;
+    assert_eq!(forget_calendar(&plane.link, KEPT).await.unwrap(), 3);
+    assert_eq!(number(&plane.client, "SELECT count(*) FROM outbox.mailing_step").await, 0);
 }
 
 /// The relay does it by itself, by its config.

@@ -1,5 +1,7 @@
 //! Alerts: what is in trouble is told, once, and never through the sink that is the trouble.
 
+mod calendar;
+
 use std::time::Duration;
 
 use outboxd::relay::watch::look;
@@ -420,6 +422,7 @@ async fn the_relays_role_may_look_and_tell() {
     assert_eq!(look(&link, "shop", NO_PAUSE, NO_PAUSE).await.unwrap(), 1);
     assert_eq!(plane.told().await, pairs(&[("shop: crm dead", "crm skipped, mail pending")]));
     let _ = outboxd::store::prune::forget(&link, MINUTE).await.unwrap();
+    let _ = outboxd::store::prune::forget_calendar(&link, MINUTE).await.unwrap();
     let none = outboxd::store::prune::forget_dedupe(&link, &Default::default(), 10).await;
     assert_eq!(none.unwrap(), None);
     assert_eq!(outboxd::store::prune::drop_ledger(&link, MINUTE).await.unwrap(), None);

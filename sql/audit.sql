@@ -7,8 +7,8 @@
 --
 -- One statement, so one snapshot: it may run while everything works. Read-only, and it takes no lock
 -- that anybody waits for. The price is one pass over outbox.message, outbox.delivery and outbox.ledger
--- and a hash or a sort of the ledger, about a second for each 300,000 messages kept; more work_mem
--- makes it quicker. For the time it runs it holds a snapshot, like any long query. The owner of the
+-- and a hash or a sort of the ledger, about a second for each 300,000 messages kept, and one over the
+-- runs, files and mails of the calendar; more work_mem makes it quicker. For the time it runs it holds a snapshot, like any long query. The owner of the
 -- schema or a member of outbox_operator may run it.
 WITH found (name, example) AS (
   SELECT 'message_on_record', 'message ' || m.id
@@ -148,14 +148,16 @@ WITH found (name, example) AS (
                   pg_get_serial_sequence('outbox.message', 'id')::regclass), 0)
 
   UNION ALL
-  -- A file's rows are the ledger rows that name it. Files from before the oldest partition are past.
+  -- A file's rows are the ledger rows that name it; an export's come from its query. Files from before
+  -- the oldest partition are past.
   SELECT 'export_has_its_rows', 'export ' || e.id
     FROM outbox.export e
     LEFT JOIN (SELECT l.export_id, count(*) AS n, min(l.message_id) AS low, max(l.message_id) AS high
                  FROM outbox.ledger l
                 WHERE l.export_id IS NOT NULL
                 GROUP BY l.export_id) r ON r.export_id = e.id
-   WHERE (coalesce(r.n, 0), r.low, r.high) IS DISTINCT FROM (e.row_count, e.first_id, e.last_id)
+   WHERE NOT EXISTS (SELECT FROM outbox.sink s WHERE s.name = e.sink AND s.kind = 'export')
+     AND (coalesce(r.n, 0), r.low, r.high) IS DISTINCT FROM (e.row_count, e.first_id, e.last_id)
      AND e.opened_at >= (SELECT min(to_date(right(i.inhrelid::regclass::text, 8), 'YYYYMMDD')::timestamp)
                                 AT TIME ZONE 'UTC'
                            FROM pg_catalog.pg_inherits i
@@ -165,6 +167,89 @@ WITH found (name, example) AS (
   SELECT 'exported_has_export', 'ledger of ' || l.message_id || '/' || l.sink
     FROM outbox.ledger l
    WHERE l.export_id IS NOT NULL AND NOT EXISTS (SELECT FROM outbox.export e WHERE e.id = l.export_id)
+
+  UNION ALL
+  -- What was cut by time begins where the cut before it ended, or later.
+  SELECT 'export_spans', 'export ' || x.id
+    FROM (SELECT e.id, e.due_from, e.due_before,
+                 max(e.due_before) OVER (PARTITION BY e.sink ORDER BY e.id
+                                         ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS cut_before
+            FROM outbox.export e) x
+   WHERE x.due_from >= x.due_before OR x.due_from < x.cut_before
+
+  UNION ALL
+  SELECT 'export_has_its_mail', 'export ' || e.id
+    FROM outbox.export e
+   WHERE e.mailing IS NOT NULL
+     AND (e.state <> 'published'
+          OR NOT EXISTS (SELECT FROM outbox.mailing m WHERE m.id = e.mailing AND m.sink = e.sink))
+
+  UNION ALL
+  -- The day of a mail's dialogue is kept as long as it may have arrived.
+  SELECT 'mail_a_day', 'mails of ' || m.sink || ' on ' || m.day
+    FROM outbox.mailing m
+   WHERE m.day IS NOT NULL
+   GROUP BY m.sink, m.day
+  HAVING count(*) > 1
+
+  UNION ALL
+  -- Each change of a mail left its step, one after the other, and the last is where it stands.
+  SELECT 'mail_steps', 'mail ' || coalesce(m.id, x.mailing)
+    FROM outbox.mailing m
+    FULL JOIN (SELECT w.mailing, count(*) AS n, max(w.step) AS last_step,
+                      (array_agg(w.state ORDER BY w.step DESC))[1] AS last_state, bool_and(w.follows) AS follow
+                 FROM (SELECT s.mailing, s.step, s.state,
+                              (coalesce(lag(s.state) OVER (PARTITION BY s.mailing ORDER BY s.step), 'none'), s.state) IN (
+                                ('none', 'planned'),
+                                ('planned', 'built'), ('planned', 'unsent'), ('planned', 'dead'),
+                                ('planned', 'sent'), ('planned', 'discarded'),
+                                ('built', 'planned'), ('built', 'sending'), ('built', 'unsent'), ('built', 'dead'),
+                                ('built', 'sent'), ('built', 'discarded'),
+                                ('sending', 'sent'), ('sending', 'unsent'), ('sending', 'held'), ('sending', 'dead'),
+                                ('unsent', 'planned'), ('unsent', 'built'), ('unsent', 'dead'),
+                                ('unsent', 'sent'), ('unsent', 'discarded'),
+                                ('held', 'sent'), ('held', 'unsent'), ('held', 'discarded'),
+                                ('dead', 'planned'), ('dead', 'sent'), ('dead', 'discarded'),
+                                ('discarded', 'sent')) AS follows
+                         FROM outbox.mailing_step s) w
+                GROUP BY w.mailing) x ON x.mailing = m.id
+   WHERE NOT coalesce(x.follow AND x.n = x.last_step AND x.last_state = m.state, false)
+
+  UNION ALL
+  -- The intent stood before the dialogue began, with the hash of what was to be sent.
+  SELECT 'mail_intent', 'mail ' || s.mailing
+    FROM outbox.mailing_step s
+   WHERE (s.state = 'sending' AND s.hash IS NULL)
+      OR (s.state IN ('sent', 'held')
+          AND NOT EXISTS (SELECT FROM outbox.mailing_step i
+                           WHERE i.mailing = s.mailing AND i.step < s.step AND i.state = 'sending'))
+
+  UNION ALL
+  -- Nothing comes after it was sent, however often it was tried before.
+  SELECT 'mail_sent_once', 'mail ' || s.mailing
+    FROM outbox.mailing_step s
+   WHERE s.state = 'sent'
+     AND EXISTS (SELECT FROM outbox.mailing_step n WHERE n.mailing = s.mailing AND n.step > s.step)
+
+  UNION ALL
+  SELECT 'occurrence_shape', 'run of ' || o.schedule || '/' || o.period || ' round ' || o.round
+    FROM outbox.occurrence o
+   WHERE o.passed < 0 OR o.messages < 0 OR (o.state = 'missed' AND o.messages > 0)
+      OR (o.messages > 0) IS DISTINCT FROM (o.first_id IS NOT NULL AND o.last_id IS NOT NULL)
+      OR o.last_id - o.first_id + 1 < o.messages
+
+  UNION ALL
+  SELECT 'occurrence_once', 'run of ' || o.schedule || '/' || min(o.period)
+    FROM outbox.occurrence o
+   GROUP BY o.schedule, o.due_at, o.round
+  HAVING count(*) > 1
+
+  UNION ALL
+  -- Nothing is pruned within the hour.
+  SELECT 'occurrence_has_messages', 'run of ' || o.schedule || '/' || o.period || ' round ' || o.round
+    FROM outbox.occurrence o
+   WHERE o.ran_at > clock_timestamp() - interval '1 hour'
+     AND o.messages > (SELECT count(*) FROM outbox.message m WHERE m.id BETWEEN o.first_id AND o.last_id)
 
   UNION ALL
   SELECT 'accepted_again', 'ledger of ' || l.message_id || '/' || l.sink || '/' || l.target || ' round ' || l.round
@@ -204,8 +289,17 @@ WITH found (name, example) AS (
     (18, 'sequence_is_ahead', true, 'no message id can be drawn again'),
     (19, 'export_has_its_rows', true, 'every file has as many ledger rows as it says'),
     (20, 'exported_has_export', true, 'every exported row belongs to a file'),
-    (21, 'accepted_again', false, 'accepted twice by its receiver; never under at-most-once'),
-    (22, 'key_in_order', false, 'closed after a later one of its key')
+    (21, 'export_spans', true, 'no two files cut by time hold the same span'),
+    (22, 'export_has_its_mail', true, 'what a published file went out with is a mail of its sink'),
+    (23, 'mail_a_day', true, 'no two mails of a sink went out on the same day, where one a day is allowed'),
+    (24, 'mail_steps', true, 'every change of a mail is on record, in order, up to where it stands'),
+    (25, 'mail_intent', true, 'that a mail is being sent was on record before any of it was sent'),
+    (26, 'mail_sent_once', true, 'nothing happened to a mail after it was sent'),
+    (27, 'occurrence_shape', true, 'what every run of a schedule says of itself fits together'),
+    (28, 'occurrence_once', true, 'no instant of a schedule ran under two names'),
+    (29, 'occurrence_has_messages', true, 'the messages of every recent run are there'),
+    (30, 'accepted_again', false, 'accepted twice by its receiver; never under at-most-once'),
+    (31, 'key_in_order', false, 'closed after a later one of its key')
 )
 SELECT c.name, count(f.name) AS found, min(f.example) AS example,
        CASE WHEN count(f.name) = 0 THEN 'ok'

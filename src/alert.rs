@@ -8,11 +8,14 @@
 //! Told is what is new: a trouble, more dead or held deliveries, and the end of what was told. The
 //! store keeps what was told and how long ago, and lets one relay tell.
 
-use std::fmt::Write as _;
+mod words;
+
 use std::time::Duration;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
+
+pub use self::words::mail_remedy;
 
 /// The type of messages that tell of troubles.
 pub const TYPE: &str = "outboxd.alert";
@@ -40,6 +43,14 @@ pub enum Cause {
     Late,
     /// The whole installation is paused.
     Paused,
+    /// Periods of a schedule were passed over.
+    Missed,
+    /// What the calendar had due is not done in time: a run, its messages, a file, or its mail.
+    Overdue,
+    /// A sink's file cannot be written.
+    File,
+    /// Mails of a sink's files wait for an operator, as dead and held deliveries do.
+    Mail,
 }
 
 /// A trouble as the store knows it.
@@ -47,19 +58,20 @@ pub enum Cause {
 pub struct Alert {
     /// What is wrong.
     pub cause: Cause,
-    /// With what: a sink, or a type where it is unrouted; empty for the outbox as a whole.
+    /// With what: a sink; a type where it is unrouted; of what the calendar does a schedule or a sink;
+    /// empty for the outbox as a whole.
     pub subject: String,
     /// Since when.
     pub since: Timestamp,
     /// The same, as how long ago.
     pub age: Duration,
-    /// How many deliveries or messages; above [`COUNTED_MAX`] not counted further.
+    /// How many deliveries, messages, periods or mails; above [`COUNTED_MAX`] not counted further.
     pub count: i64,
-    /// How many of them, and up to which message, are worth telling again.
+    /// How many of them, and up to which, are worth telling again.
     pub news: (i64, i64),
-    /// One of the deliveries, by its name.
+    /// One of the deliveries, by its name; of a file, a mail or a run `NAME/PERIOD`.
     pub example: Option<String>,
-    /// In the sink's words.
+    /// In the sink's words. Of a mail its state stands before them.
     pub reason: Option<String>,
     /// Whether it is over.
     pub gone: bool,
@@ -88,7 +100,7 @@ pub struct Digest {
 
 impl Cause {
     /// All of them.
-    pub const ALL: [Cause; 8] = [
+    pub const ALL: [Cause; 12] = [
         Cause::Dead,
         Cause::Held,
         Cause::Open,
@@ -97,6 +109,10 @@ impl Cause {
         Cause::Unseen,
         Cause::Late,
         Cause::Paused,
+        Cause::Missed,
+        Cause::Overdue,
+        Cause::File,
+        Cause::Mail,
     ];
 
     /// Its word, in the database and in payloads.
@@ -111,6 +127,10 @@ impl Cause {
             Cause::Unseen => "unseen",
             Cause::Late => "late",
             Cause::Paused => "paused",
+            Cause::Missed => "missed",
+            Cause::Overdue => "overdue",
+            Cause::File => "file",
+            Cause::Mail => "mail",
         }
     }
 
@@ -120,18 +140,27 @@ impl Cause {
         Cause::ALL.into_iter().find(|cause| cause.word() == word)
     }
 
-    /// Whether the subject is a sink.
+    /// Whether the subject is a sink. Of an overdue one that is not said: a schedule may be called like
+    /// the sink that is to tell of it, and files are no way to tell of anything in time.
     fn is_of_sink(self) -> bool {
         match self {
-            Cause::Dead | Cause::Held | Cause::Open | Cause::Orphaned | Cause::Late => true,
-            Cause::Unrouted | Cause::Unseen | Cause::Paused => false,
+            Cause::Dead
+            | Cause::Held
+            | Cause::Open
+            | Cause::Orphaned
+            | Cause::Late
+            | Cause::File
+            | Cause::Mail => true,
+            Cause::Unrouted | Cause::Unseen | Cause::Paused | Cause::Missed | Cause::Overdue => {
+                false
+            }
         }
     }
 
-    /// Whether it may pass by itself within moments, as when relays restart one after another: then it
-    /// is told only once it has lasted.
+    /// Whether it may pass by itself within moments, as when relays restart one after another, or catch
+    /// up after all of them were down: then it is told only once it has lasted.
     fn passes(self) -> bool {
-        matches!(self, Cause::Orphaned | Cause::Unrouted)
+        matches!(self, Cause::Orphaned | Cause::Unrouted | Cause::Overdue)
     }
 }
 
@@ -149,112 +178,6 @@ impl Alert {
     #[must_use]
     pub fn sink(&self) -> Option<&str> {
         (self.cause.is_of_sink() && !self.gone).then_some(self.subject.as_str())
-    }
-
-    /// How many, in words.
-    #[must_use]
-    pub fn amount(&self) -> String {
-        if self.count > COUNTED_MAX {
-            format!("more than {COUNTED_MAX}")
-        } else {
-            self.count.to_string()
-        }
-    }
-
-    /// What is wrong, in one line.
-    #[must_use]
-    pub fn words(&self) -> String {
-        let (name, amount) = (&self.subject, self.amount());
-        let some = |one: &str, many: &str| {
-            if self.count == 1 { format!("1 {one}") } else { format!("{amount} {many}") }
-        };
-        match self.cause {
-            Cause::Dead => {
-                let some = some("delivery is dead", "deliveries are dead");
-                format!("sink {name}: {some}, given up until somebody looks")
-            }
-            Cause::Held => {
-                let some = some("delivery is held", "deliveries are held");
-                format!("sink {name}: {some}, in doubt whether they arrived")
-            }
-            Cause::Open => format!("sink {name} cannot be reached; its messages wait"),
-            Cause::Orphaned => format!("sink {name} is in no live relay's config; nobody works it"),
-            Cause::Unrouted => format!(
-                "type {name}: no route takes it, {} waiting",
-                some("message is", "messages are")
-            ),
-            Cause::Unseen => {
-                format!("{} written past the routing trigger", some("message was", "messages were"))
-            }
-            Cause::Late => {
-                let some = some("delivery is", "deliveries are");
-                format!("sink {name}: {some} past the retry horizon and still open")
-            }
-            Cause::Paused => "the installation is paused; nothing is delivered".to_owned(),
-        }
-    }
-
-    /// What to do about it.
-    #[must_use]
-    pub fn remedy(&self) -> String {
-        let name = &self.subject;
-        match self.cause {
-            Cause::Dead => format!(
-                "look: outboxd list --sink {name} --state dead; again: outboxd retry --sink {name}"
-            ),
-            Cause::Held => format!(
-                "look: outboxd list --sink {name} --state held; then tell what became of each: outboxd resolve"
-            ),
-            Cause::Open => format!(
-                "look at what it connects to; messages go out once it answers: outboxd list --sink {name}"
-            ),
-            Cause::Orphaned => {
-                format!("put it back into the config, or look: outboxd list --sink {name}")
-            }
-            Cause::Unrouted => "add a route, or one with sink = [] for nowhere".to_owned(),
-            Cause::Unseen => "run: outboxd route unseen".to_owned(),
-            Cause::Late => format!("look what they wait for: outboxd list --sink {name}"),
-            Cause::Paused => {
-                // The reason is what it was paused for.
-                let restored = self.reason.as_deref().is_some_and(|why| why != "operator");
-                format!("go on: outboxd resume {}", if restored { "--restored" } else { "--all" })
-            }
-        }
-    }
-
-    fn paragraph(&self) -> String {
-        let since = self.since.strftime("%Y-%m-%d %H:%M:%SZ");
-        if self.gone {
-            return format!("Over: {} (since {since})\n", self.topic());
-        }
-        let mut text = format!("{}\nsince {since}", self.words());
-        if let Some(example) = &self.example {
-            let _ = write!(text, ", for example {example}");
-        }
-        if let Some(reason) = &self.reason {
-            let _ = write!(text, "\nreason: {reason}");
-        }
-        text + "\n" + &self.remedy() + "\n"
-    }
-
-    /// What it is about, short.
-    fn topic(&self) -> String {
-        if self.subject.is_empty() {
-            return self.cause.word().to_owned();
-        }
-        format!("{} {}", self.subject, self.cause.word())
-    }
-
-    fn json(&self) -> Value {
-        json!({
-            "subject": self.subject,
-            "recovered": self.gone,
-            "count": self.count.min(COUNTED_MAX),
-            "more": self.count > COUNTED_MAX,
-            "since": self.since.to_string(),
-            "example": self.example,
-            "reason": self.reason,
-        })
     }
 }
 
@@ -407,9 +330,16 @@ mod tests {
         assert_eq!(told(&dead(&["a", "x"]), &["a"]), owned(&[(&["x"], &[])]));
         assert_eq!(told(&dead(&["a"]), &[]), []);
         assert_eq!(told(&dead(&["a"]), &[""]), []);
-        // A type may be called like a sink.
-        let unrouted = Alert { age: PATIENCE, ..alert(Cause::Unrouted, "mail") };
-        assert_eq!(told(&[unrouted], &["mail"]), owned(&[(&["mail"], &[])]));
+        // A type or a schedule may be called like a sink.
+        for cause in [Cause::Unrouted, Cause::Missed, Cause::Overdue] {
+            let one = Alert { age: PATIENCE, ..alert(cause, "mail") };
+            assert_eq!(told(&[one], &["mail"]), owned(&[(&["mail"], &[])]));
+        }
+        // Of a file and its mail the sink is that of the file, not the one that mails it.
+        for cause in [Cause::File, Cause::Mail] {
+            assert_eq!(told(&[alert(cause, "orders")], &["mail"]), owned(&[(&["orders"], &[])]));
+            assert_eq!(told(&[alert(cause, "orders")], &["orders"]), []);
+        }
         // What is over is told through the sink again.
         let over = Alert { gone: true, told: Some((1, 7)), ..alert(Cause::Dead, "a") };
         assert_eq!(told(&[over], &["a"]), owned(&[(&["a"], &[])]));
@@ -430,6 +360,7 @@ mod tests {
         assert!(!news(|_| {}, Cause::Unrouted), "a restart may bring the route");
         assert!(news(|a| a.age = Duration::from_secs(60), Cause::Unrouted));
         assert!(!news(|_| {}, Cause::Orphaned));
+        assert!(!news(|_| {}, Cause::Overdue), "a relay that was down catches up");
         assert!(!news(|a| a.gone = true, Cause::Dead), "never told");
         assert!(news(|a| (a.gone, a.told) = (true, Some((1, 7))), Cause::Dead));
     }
@@ -456,11 +387,9 @@ mod tests {
     }
 
     #[test]
-    fn every_cause_has_a_word_and_words() {
+    fn every_cause_has_a_word() {
         for cause in Cause::ALL {
             assert_eq!(Cause::of(cause.word()), Some(cause));
-            let one = alert(cause, "crm");
-            assert!(!one.words().is_empty() && one.remedy().contains(' '), "{cause:?}");
         }
         assert_eq!(Cause::of("fine"), None);
     }

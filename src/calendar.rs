@@ -73,7 +73,8 @@ impl Calendar {
         if patterns.is_empty() {
             return Err("there is no time".to_owned());
         }
-        let clock: Vec<String> = times.iter().map(|t| t.strftime("%H:%M").to_string()).collect();
+        let form = |t: &Time| if t.second() == 0 { "%H:%M" } else { "%H:%M:%S" };
+        let clock: Vec<String> = times.iter().map(|t| t.strftime(form(t)).to_string()).collect();
         let words = match days.as_str() {
             "*" => format!("at {}", clock.join(", ")),
             _ => format!("at {} on {}", clock.join(", "), weekdays(&days)),

@@ -208,6 +208,33 @@ mod tests {
     }
 
     #[test]
+    fn what_a_template_asks_for_and_will_never_see_is_known_before() {
+        let unknown = |source: &str| Template::parse(source).unwrap().unknown(&FILES_VIEW);
+        assert_eq!(unknown("{{ paylod.id }} {{ sink }}").as_deref(), Some("paylod"));
+        assert_eq!(unknown("{% if b or a %}{% endif %}").as_deref(), Some("a"));
+        for fine in [
+            "{{ period }} {{ files[0].sha256 }} {{ rows }} {{ from }} {{ to }} {{ sink }}",
+            "{% set n = files | length %}{% for f in files %}{{ loop.index }}/{{ n }}{% endfor %}",
+            "{% macro m(x) %}{{ x }}{% endmacro %}{{ m(rows) }}{{ range(3) | join }}",
+            "plain",
+        ] {
+            assert_eq!(unknown(fine), None, "{fine}");
+        }
+    }
+
+    #[test]
+    fn named_values_are_a_view() {
+        let values = serde_json::json!({ "rows": 3, "files": [{ "name": "a.csv" }] });
+        let serde_json::Value::Object(values) = values else { unreachable!() };
+        let view = View::of_values(values.into_iter().collect());
+        let source = "{{ rows + 1 }} {{ files[0].name }} {{ files[1] }}";
+        let error = Template::parse(source).unwrap().render(&view).unwrap_err();
+        assert!(error.contains("files[1]"), "{error}");
+        let text = Template::parse("{{ rows + 1 }} {{ files[0].name }}").unwrap().render(&view);
+        assert_eq!(text.unwrap(), "4 a.csv");
+    }
+
+    #[test]
     fn endless_and_huge_templates_stop() {
         let endless =
             "{% for a in range(9999) %}{% for b in range(9999) %}x{% endfor %}{% endfor %}";

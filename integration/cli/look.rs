@@ -315,6 +315,13 @@ async fn looking_reads_no_table_from_end_to_end() {
            FROM generate_series(1, {rows}) n;
          INSERT INTO outbox.message (type, payload) OVERRIDING SYSTEM VALUE
          SELECT 'debug.x', '{{}}' FROM generate_series(1, {rows} / 20);
+         INSERT INTO outbox.calendar (kind, name, rule) SELECT 'schedule', 's' || n, '' FROM generate_series(1, 20) n;
+         INSERT INTO outbox.occurrence (schedule, period, state, due_at, first_id, last_id, late_at, actor)
+         SELECT 's' || n % 20, n, 'ran', clock_timestamp() - n * interval '1 min', n, n, clock_timestamp(), 'r'
+           FROM generate_series(1, {rows}) n;
+         INSERT INTO outbox.export (sink, period, state, due_before, closed_at)
+         SELECT 's' || n % 20, n, 'empty', clock_timestamp() - n * interval '1 min', now()
+           FROM generate_series(1, {rows}) n;
          VACUUM ANALYZE"
     ));
     shop.json(&["status", "--json"]);
@@ -340,9 +347,10 @@ async fn looking_reads_no_table_from_end_to_end() {
     let queries = Queries::new(&Schema::parse("outbox").unwrap());
     for (name, sql) in queries.all() {
         let arguments = match name {
-            "known_sinks" => "",
+            "known_sinks" | "status_schedules" => "",
             "status_sinks" => "('{s1,s2}', '{0}', 10001)",
             "status_unrouted" => "(10001)",
+            "status_mails" => "(100)",
             "list_stuck" => "('{dead,held}', '{s1,s2}', 50)",
             "list_pending" => "('{s1,s2}', '{0}', 50)",
             "deliveries" | "actions" | "message" => "(7)",
@@ -359,7 +367,8 @@ async fn looking_reads_no_table_from_end_to_end() {
         client.batch_execute(&format!("PREPARE {name} AS {sql}")).await.unwrap();
         let plan = client.query(&format!("EXPLAIN EXECUTE {name} {arguments}"), &[]).await.unwrap();
         let plan: String = plan.iter().map(|row| row.get::<_, String>(0) + "\n").collect();
-        for table in ["delivery", "message", "action", "ledger"] {
+        for table in ["delivery", "message", "action", "ledger", "occurrence", "export", "mailing"]
+        {
             assert!(!plan.contains(&format!("Seq Scan on {table}")), "{name}:\n{plan}");
         }
     }

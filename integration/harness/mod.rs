@@ -3,6 +3,7 @@
 pub mod http;
 pub mod plane;
 pub mod postgres;
+pub mod program;
 pub mod proxy;
 pub mod relay;
 pub mod smtp;

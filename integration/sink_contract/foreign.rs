@@ -1,13 +1,10 @@
-//! What others make of our mails and files: Postfix's `smtp-sink`, Python's `email` and `csv`, and
-//! the `csv` crate. `OUTBOXD_SMTP_SINK` names the first where it is not on the path; a program that is
-//! missing fails the tests that need it.
+//! What others make of our mails: Postfix's `smtp-sink` and Python's `email`.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use outboxd::config::{Column, ColumnForm, CsvConfig, Cut, ValuePath, Way};
-use outboxd::sink::csv::{CsvFile, Layout};
+use outboxd::config::Way;
 use outboxd::sink::{Prepared, Sink};
 use tokio::process::{Child, Command};
 
@@ -15,21 +12,7 @@ use super::{
     LONG, assert_delivered, assert_in_doubt, assert_permanent, attempt, build, mail, message,
     prepare, smtp_to, soon,
 };
-
-/// A program named by an environment variable or on the path.
-fn program(variable: &str, name: &str) -> PathBuf {
-    let named = std::env::var_os(variable).map(PathBuf::from);
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let on_path = || std::env::split_paths(&path).map(|p| p.join(name)).find(|p| p.is_file());
-    named
-        .or_else(on_path)
-        .or_else(|| Some(Path::new("/usr/sbin").join(name)).filter(|p| p.is_file()))
-        .unwrap_or_else(|| {
-            panic!(
-                "there is no {name} on the path and {variable} is not set; run integration/run.sh"
-            )
-        })
-}
+use crate::harness::program::{program, python};
 
 /// Starts smtp-sink with further arguments; gives it, its port and its dump.
 async fn smtp_sink(program: &Path, arguments: &[&str]) -> (Child, u16, tempfile::TempDir) {
@@ -127,16 +110,8 @@ async fn smtp_sink_gets_each_mail_once_over_several_connections() {
     assert_eq!(dumped(&dump), letters.iter().map(sent).collect::<Vec<_>>());
 }
 
-/// Runs a Python program on a file; gives the JSON it prints.
-async fn python(program: &Path, source: &str, file: &Path) -> serde_json::Value {
-    let output = Command::new(program).args(["-c", source]).arg(file).output().await.unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    serde_json::from_slice(&output.stdout).unwrap()
-}
-
 #[tokio::test]
 async fn python_reads_the_mail_as_it_was_meant() {
-    let python3 = program("OUTBOXD_PYTHON", "python3");
     let sink = build(LONG, Way::Smtp(smtp_to(25)));
     let to = "Jörg Müller <joerg@exämple.org>, \"Doe, Jane\" <jane@shop.example>";
     for text in ["plain", "Grüße, 3 € = teuer\n.\n  eingerückt \n", &"ä".repeat(3000)] {
@@ -157,7 +132,7 @@ print(json.dumps({
     'defects': [str(d) for d in mail.defects], 'type': mail.get_content_type(),
     'text': mail.get_content(),
 }))";
-        let read = python(&python3, source, file.path()).await;
+        let read = python(source, file.path()).await;
         let expected = serde_json::json!({
             "names": ["Jörg Müller", "Doe, Jane"],
             "addresses": ["joerg@xn--exmple-cua.org", "jane@shop.example"],
@@ -171,78 +146,4 @@ print(json.dumps({
         let read = read["text"].as_str().unwrap().replace("\r\n", "\n");
         assert_eq!(read.trim_end_matches('\n'), text.trim_end_matches('\n'));
     }
-}
-
-const CELLS: [&str; 12] = [
-    "plain",
-    "a,b",
-    "say \"hi\"",
-    "two\nlines",
-    "cr\rhere",
-    " edges ",
-    "",
-    "ä€😀",
-    "\\.",
-    "semi;colon",
-    "tab\tin",
-    "'",
-];
-
-/// A file with the cells above, a number beside each.
-fn csv_file(directory: &Path) -> PathBuf {
-    let payload = |path: &str| ValuePath::Payload(vec![path.to_owned()]);
-    let column = |name: &str, value, form| Column { name: name.to_owned(), value, form };
-    let columns = vec![
-        column("id", ValuePath::Id, ColumnForm::Integer),
-        column("cell, text", payload("cell"), ColumnForm::Text),
-        column("total", payload("total"), ColumnForm::Decimal),
-        column("none", payload("none"), ColumnForm::Text),
-    ];
-    let cut = Cut { every: None, max_rows: None };
-    let config = CsvConfig::new(directory.to_owned(), ("orders-", ".csv"), columns, cut);
-    let mut file = CsvFile::begin(&config, "2026-11-20", 1).unwrap();
-    let layout = Layout::of(&config);
-    file.append(&layout.header()).unwrap();
-    for (cell, id) in CELLS.iter().zip(1..) {
-        let cell = serde_json::Value::from(*cell);
-        let payload = format!(r#"{{"cell": {cell}, "total": 12345678901234567890.10}}"#);
-        file.append(&layout.line(&message(id, &payload)).unwrap()).unwrap();
-    }
-    let finished = file.finish().unwrap();
-    let path = finished.path().to_owned();
-    finished.publish().unwrap();
-    path
-}
-
-fn expected_rows() -> Vec<Vec<String>> {
-    let header = ["id", "cell, text", "total", "none"].map(str::to_owned).to_vec();
-    let row = |(cell, id): (&&str, i32)| {
-        vec![
-            id.to_string(),
-            (*cell).to_owned(),
-            "12345678901234567890.10".to_owned(),
-            String::new(),
-        ]
-    };
-    std::iter::once(header).chain(CELLS.iter().zip(1..).map(row)).collect()
-}
-
-#[tokio::test]
-async fn python_reads_the_file_as_it_was_meant() {
-    let python3 = program("OUTBOXD_PYTHON", "python3");
-    let directory = tempfile::tempdir().unwrap();
-    let source = "
-import csv, json, sys
-print(json.dumps(list(csv.reader(open(sys.argv[1], newline='', encoding='utf-8'), strict=True))))";
-    let read = python(&python3, source, &csv_file(directory.path())).await;
-    assert_eq!(read, serde_json::json!(expected_rows()));
-}
-
-#[test]
-fn the_csv_crate_reads_the_file_as_it_was_meant() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = csv_file(directory.path());
-    let mut reader = csv::ReaderBuilder::new().has_headers(false).from_path(path).unwrap();
-    let read = reader.records().map(|r| r.unwrap().iter().map(str::to_owned).collect());
-    assert_eq!(read.collect::<Vec<Vec<String>>>(), expected_rows());
 }

@@ -276,8 +276,8 @@ CREATE TABLE outbox.alert (
   cause        text        NOT NULL CONSTRAINT alert_cause_known CHECK (
                  cause IN ('dead', 'held', 'open', 'orphaned', 'unrouted', 'unseen', 'late', 'paused',
                            'missed', 'overdue', 'file', 'mail')),
-  -- A sink; of unrouted a type; of missed and overdue a schedule or an export; empty where the whole
-  -- outbox is meant.
+  -- A sink; of unrouted a type; of missed a schedule; of overdue a schedule or the sink whose files are
+  -- late; empty where the whole outbox is meant.
   subject      text        NOT NULL,
   since        timestamptz NOT NULL,
   last_seen_at timestamptz NOT NULL DEFAULT clock_timestamp(),
@@ -317,7 +317,8 @@ CREATE TABLE outbox.calendar (
   settled_until timestamptz NOT NULL DEFAULT clock_timestamp(),
   -- What comes next, or has come and is not done yet.
   next_at       timestamptz,
-  -- How long after it is due something may still be open before that is told; NULL for ever.
+  -- How long after it is due something may still be open before that is told, an export's time to settle
+  -- included; NULL for ever.
   late_after    interval,
   CONSTRAINT calendar_pk PRIMARY KEY (kind, name)
 );
@@ -346,6 +347,10 @@ CREATE TABLE outbox.occurrence (
 );
 COMMENT ON TABLE outbox.occurrence IS
   'One row for each run of a schedule, entered with its messages: unique on its local period.';
+CREATE INDEX occurrence_due ON outbox.occurrence (schedule, due_at);
+-- These two are for the relays' look for trouble, every few seconds.
+CREATE INDEX occurrence_missed ON outbox.occurrence (schedule, ran_at) WHERE state = 'missed' OR passed > 0;
+CREATE INDEX occurrence_late ON outbox.occurrence (schedule, late_at) WHERE first_id IS NOT NULL;
 
 CREATE TABLE outbox.export (
   id           bigint      NOT NULL GENERATED ALWAYS AS IDENTITY CONSTRAINT export_pk PRIMARY KEY,
@@ -970,6 +975,63 @@ BEGIN
 END
 $$;
 
+-- Forgets what the calendar did longer ago than "keep", a bounded number at a time: runs of schedules,
+-- files, and mails with their steps. The last run of a schedule and the last file of a sink stay, and the
+-- last that was cut by time: the calendar goes on from them. A file stays as long as the ledger speaks of
+-- it or its mail is not done, and a mail as long as one of its files. Answers how many rows.
+CREATE FUNCTION outbox.forget_calendar(keep interval) RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_hashjoin = off SET jit = off
+AS $$
+DECLARE
+  past  timestamptz := clock_timestamp() - keep;
+  total bigint := 0;
+  few   bigint;
+BEGIN
+  IF NOT pg_try_advisory_xact_lock('outbox.message'::regclass::oid::bigint) THEN
+    RETURN 0;
+  END IF;
+  DELETE FROM outbox.occurrence o
+   USING outbox.calendar c
+   CROSS JOIN LATERAL (
+          SELECT x.period, x.round, x.ran_at FROM outbox.occurrence x
+           WHERE x.schedule = c.name AND x.due_at < past
+             AND x.due_at < (SELECT max(m.due_at) FROM outbox.occurrence m WHERE m.schedule = c.name)
+           ORDER BY x.due_at LIMIT 2000) old
+   WHERE c.kind = 'schedule' AND old.ran_at < past
+     AND o.schedule = c.name AND o.period = old.period AND o.round = old.round;
+  GET DIAGNOSTICS few = ROW_COUNT; total := total + few;
+  DELETE FROM outbox.export e
+   USING outbox.sink s
+   CROSS JOIN LATERAL (
+          SELECT max(m.due_before) AS last_before,
+                 (SELECT t.id FROM outbox.export t WHERE t.sink = s.name AND t.rows_max IS NULL
+                   ORDER BY t.due_before DESC LIMIT 1) AS last_by_time
+            FROM outbox.export m WHERE m.sink = s.name) kept
+   CROSS JOIN LATERAL (
+          SELECT x.id, x.opened_at, x.mailing FROM outbox.export x
+           WHERE x.sink = s.name AND x.due_before < past AND x.due_before < kept.last_before
+           ORDER BY x.due_before LIMIT 2000) old
+   WHERE s.kind IN ('csv', 'export') AND old.opened_at < past
+     AND e.id = old.id AND e.id IS DISTINCT FROM kept.last_by_time AND e.state IN ('published', 'empty')
+     AND NOT EXISTS (SELECT FROM outbox.ledger l WHERE l.export_id = old.id)
+     AND NOT EXISTS (SELECT FROM outbox.mailing m
+                      WHERE m.id = old.mailing AND m.state NOT IN ('sent', 'discarded'));
+  GET DIAGNOSTICS few = ROW_COUNT; total := total + few;
+  WITH gone AS (
+    DELETE FROM outbox.mailing m
+     USING (SELECT o.id FROM outbox.mailing o ORDER BY o.id LIMIT 2000) old
+     WHERE m.id = old.id AND m.changed_at < past AND m.state IN ('sent', 'discarded')
+       AND NOT EXISTS (SELECT FROM outbox.export e WHERE e.mailing = m.id)
+    RETURNING m.id
+  ), steps AS (
+    DELETE FROM outbox.mailing_step s USING gone g WHERE s.mailing = g.id
+  )
+  SELECT count(*) INTO few FROM gone;
+  RETURN total + few;
+END
+$$;
+
 -- ---------------------------------------------------------------------------------------------
 -- Restored or cloned.
 
@@ -1565,6 +1627,14 @@ CREATE VIEW outbox.parked AS
 COMMENT ON VIEW outbox.parked IS
   'Keys with deliveries that wait behind a head which cannot be delivered now: the head of each.';
 
+CREATE VIEW outbox.files AS
+  SELECT e.sink, e.period, e.part, e.state, e.row_count, e.late_rows, e.file, e.bytes, e.sha256,
+         e.due_from, e.due_before, e.opened_at, e.published_at, e.late_at, e.reason,
+         m.period AS mail, m.state AS mail_state, m.reason AS mail_reason, m.changed_at AS mail_changed_at
+    FROM outbox.export e
+    LEFT JOIN outbox.mailing m ON m.id = e.mailing;
+COMMENT ON VIEW outbox.files IS 'One row a file, with what became of the mail that carries it.';
+
 -- ---------------------------------------------------------------------------------------------
 -- Rights: a producer may write its columns, a relay may work, an operator may look.
 
@@ -1589,6 +1659,7 @@ REVOKE ALL ON FUNCTION outbox.tell(text, timestamptz, interval, jsonb, jsonb) FR
 REVOKE ALL ON FUNCTION outbox.prune(bigint, integer, interval, jsonb) FROM PUBLIC;
 REVOKE ALL ON FUNCTION outbox.drop_ledger(interval) FROM PUBLIC;
 REVOKE ALL ON FUNCTION outbox.forget(interval) FROM PUBLIC;
+REVOKE ALL ON FUNCTION outbox.forget_calendar(interval) FROM PUBLIC;
 REVOKE ALL ON FUNCTION outbox.send(text, jsonb, text, timestamptz, timestamptz, text, jsonb) FROM PUBLIC;
 REVOKE ALL ON FUNCTION outbox.wake(text[]), outbox.open_of(bigint, text, text),
   outbox.chosen(bigint[], text[], text[], integer[]),
@@ -1638,8 +1709,9 @@ BEGIN
     GRANT USAGE ON SCHEMA outbox TO outbox_operator;
     GRANT SELECT ON outbox.open, outbox.history, outbox.sink, outbox.flow, outbox.relay,
       outbox.route, outbox.route_set, outbox.delivery, outbox.ledger, outbox.unseen, outbox.export,
-      outbox.occurrence, outbox.calendar, outbox.mailing, outbox.mailing_step, outbox.action, outbox.migration, outbox.installation, outbox.alert,
-      outbox.late, outbox.parked, outbox.paused_route TO outbox_operator;
+      outbox.files, outbox.occurrence, outbox.calendar, outbox.mailing, outbox.mailing_step,
+      outbox.action, outbox.migration, outbox.installation, outbox.alert, outbox.late, outbox.parked,
+      outbox.paused_route TO outbox_operator;
     GRANT EXECUTE ON FUNCTION outbox.matching(text), outbox.routes_of(text) TO outbox_operator;
     GRANT SELECT (id, type, key, due_at, expires_at, created_at) ON outbox.message TO outbox_operator;
     -- For the audit: no id may be drawn twice.
@@ -1656,7 +1728,7 @@ BEGIN
     GRANT SELECT, INSERT, UPDATE, DELETE ON outbox.sink, outbox.flow, outbox.relay,
       outbox.route, outbox.unseen, outbox.export, outbox.occurrence, outbox.calendar, outbox.mailing, outbox.dedupe,
       outbox.spent, outbox.late, outbox.alert TO outbox_relay;
-    GRANT SELECT ON outbox.mailing_step TO outbox_relay;
+    GRANT SELECT ON outbox.mailing_step, outbox.files TO outbox_relay;
     GRANT SELECT, INSERT ON outbox.ledger, outbox.route_set, outbox.action TO outbox_relay;
     GRANT EXECUTE ON FUNCTION outbox.is_restored(), outbox.pause_restored(text),
       outbox.highest_id(), outbox.resume_restored(text, bigint),
@@ -1665,7 +1737,7 @@ BEGIN
       outbox.route_existing(bigint[]), outbox.ring(integer[]),
       outbox.tell(text, timestamptz, interval, jsonb, jsonb),
       outbox.prune(bigint, integer, interval, jsonb), outbox.drop_ledger(interval),
-      outbox.forget(interval),
+      outbox.forget(interval), outbox.forget_calendar(interval),
       outbox.send(text, jsonb, text, timestamptz, timestamptz, text, jsonb) TO outbox_relay;
   END IF;
 

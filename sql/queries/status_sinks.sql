@@ -18,7 +18,9 @@ SELECT n.name, s.kind, s.owner, coalesce(s.paused, false) AS paused,
        extract(epoch FROM statement_timestamp() - f.open_since)::bigint AS open_for, f.open_reason,
        extract(epoch FROM nullif(greatest(f.waits_until, statement_timestamp()), statement_timestamp())
                           - statement_timestamp())::bigint AS waits, f.waits_for,
-       e.period, e.part, e.state AS export_state, e.row_count
+       extract(epoch FROM c.next_at - statement_timestamp())::bigint AS next_cut,
+       e.period, e.part, e.state AS export_state, e.row_count, e.mail,
+       w.period AS stuck_period, w.reason AS stuck_reason
   FROM unnest($1::text[]) AS n (name)
  CROSS JOIN LATERAL (
          SELECT count(*) AS due,
@@ -31,8 +33,12 @@ SELECT n.name, s.kind, s.owner, coalesce(s.paused, false) AS paused,
   LEFT JOIN outbox.sink s ON s.name = n.name
   LEFT JOIN outbox.flow f
     ON f.sink = n.name AND f.updated_at > statement_timestamp() - interval '90 s'
-  LEFT JOIN LATERAL (SELECT x.period, x.part, x.state, x.row_count
+  LEFT JOIN outbox.calendar c ON c.kind = 'cut' AND c.name = n.name
+  LEFT JOIN LATERAL (SELECT x.period, x.part, x.state, x.row_count, m.state AS mail
                        FROM outbox.export x
+                       LEFT JOIN outbox.mailing m ON m.id = x.mailing
                       WHERE x.sink = n.name
                       ORDER BY x.period DESC, x.part DESC LIMIT 1) e ON true
+  LEFT JOIN outbox.export w
+    ON w.sink = n.name AND w.state NOT IN ('published', 'empty') AND w.reason IS NOT NULL
  ORDER BY n.name

@@ -2,11 +2,12 @@
 -- bounded and goes through an index: counts stop at the limit, sinks come from their table and not from
 -- the deliveries, and what has no index of its own (late, unseen) was found by the sweep. Alerts that
 -- cannot be delivered raise an alert of their sink, but are no news after it: else two sinks that both
--- refuse would tell of each other for ever.
+-- refuse would tell of each other for ever. Of each schedule the runs of the last days are looked at, up to
+-- a number: what is older and still open is late, dead or held by itself.
 -- Two relays may do this at once: rows are entered in order, and both enter the same.
 -- $1 limit of each count, $2 the type of alerts
 WITH live AS MATERIALIZED (
-  SELECT r.sinks FROM outbox.relay r
+  SELECT r.sinks, r.schedules FROM outbox.relay r
    WHERE r.heartbeat_at > statement_timestamp() - r.lease
      AND r.heartbeat_at < statement_timestamp() + r.lease
 ), sink AS MATERIALIZED (
@@ -21,6 +22,73 @@ WITH live AS MATERIALIZED (
               AND d.state = 'pending'
               AND greatest(m.created_at, m.due_at) + f.horizon < statement_timestamp())
   RETURNING l.sink, l.message_id, l.target
+), missed AS (
+  -- Periods that were passed over in the last days. Those that an operator ran since are missed no more:
+  -- of a period with a row of its own another round, of the others before it their rows.
+  SELECT o.schedule, o.ran_at, o.due_at,
+         CASE WHEN o.own > 0 THEN o.schedule || '/' || o.period END AS example,
+         o.own + greatest(0, o.passed - (
+           SELECT count(DISTINCT f.period) FROM outbox.occurrence f
+            WHERE f.schedule = o.schedule AND f.due_at < o.due_at AND f.ran_at > o.ran_at AND f.state = 'ran'
+              AND f.due_at > coalesce((
+                    SELECT p.due_at FROM outbox.occurrence p
+                     WHERE p.schedule = o.schedule AND p.due_at < o.due_at AND p.ran_at < o.ran_at
+                     ORDER BY p.due_at DESC LIMIT 1), '-infinity'))) AS periods
+    FROM outbox.calendar c
+   CROSS JOIN LATERAL (
+           SELECT m.*, CASE WHEN m.state = 'missed' AND NOT EXISTS (
+                              SELECT FROM outbox.occurrence r
+                               WHERE r.schedule = m.schedule AND r.period = m.period
+                                 AND r.round > m.round AND r.state = 'ran') THEN 1 ELSE 0 END AS own
+             FROM outbox.occurrence m
+            WHERE m.schedule = c.name AND (m.state = 'missed' OR m.passed > 0)
+              AND m.ran_at > statement_timestamp() - interval '7 days'
+            ORDER BY m.ran_at DESC LIMIT $1) o
+   WHERE c.kind = 'schedule'
+), overdue AS (
+  -- What came due by a rule that a live relay knows, and nobody ran or cut it.
+  SELECT c.name, CASE c.kind WHEN 'cut' THEN c.name END AS sink, NULL AS example,
+         to_char(c.next_at AT TIME ZONE 'UTC', '"nobody took up what was due at "YYYY-MM-DD HH24:MI:SS"Z"') AS reason
+    FROM outbox.calendar c
+   WHERE c.next_at + c.late_after < statement_timestamp()
+     AND EXISTS (SELECT FROM live v
+                  WHERE c.name = ANY (CASE c.kind WHEN 'schedule' THEN v.schedules ELSE v.sinks END))
+     AND (c.kind = 'schedule'
+          OR NOT EXISTS (SELECT FROM outbox.export e
+                          WHERE e.sink = c.name AND e.state NOT IN ('published', 'empty')))
+  UNION ALL
+  -- Runs of the last days with messages that are still open, but for those that an operator lets wait.
+  SELECT o.schedule, NULL, o.schedule || '/' || o.period, 'messages of ' || o.period || ' are still open'
+    FROM outbox.calendar c
+   CROSS JOIN LATERAL (
+           SELECT r.schedule, r.period, r.first_id, r.last_id
+             FROM outbox.occurrence r
+            WHERE r.schedule = c.name AND r.first_id IS NOT NULL
+              AND r.late_at < statement_timestamp() AND r.late_at > statement_timestamp() - interval '7 days'
+            ORDER BY r.late_at DESC LIMIT least($1, 500)) o
+   WHERE c.kind = 'schedule'
+     AND EXISTS (
+           -- Whatever is open within its span of ids: others wrote between them.
+           SELECT FROM (SELECT w.message_id, w.sink, w.reason FROM outbox.delivery w
+                         WHERE w.message_id BETWEEN o.first_id AND o.last_id
+                         ORDER BY w.message_id LIMIT $1) d
+             JOIN outbox.message m ON m.id = d.message_id
+            WHERE m.headers @> jsonb_build_object('outboxd-schedule', o.schedule, 'outboxd-period', o.period)
+              AND NOT starts_with(coalesce(d.reason, ''), 'route paused')
+              AND NOT EXISTS (SELECT FROM outbox.sink s WHERE s.name = d.sink AND s.paused))
+  UNION ALL
+  SELECT e.sink, e.sink, e.sink || '/' || e.period, 'the file of ' || e.period || ' is ' || e.state
+    FROM outbox.export e
+   WHERE e.state NOT IN ('published', 'empty') AND e.late_at < statement_timestamp()
+  UNION ALL
+  SELECT m.sink, m.sink, m.sink || '/' || m.period, 'the mail of ' || m.period || ' is ' || m.state
+    FROM (SELECT a.id, a.sink, a.period, a.state FROM outbox.mailing a
+           WHERE a.state IN ('planned', 'built', 'sending', 'unsent')
+          UNION ALL
+          (SELECT a.id, a.sink, a.period, a.state FROM outbox.mailing a
+            WHERE a.state IN ('held', 'dead') LIMIT $1)) m
+   WHERE EXISTS (SELECT FROM outbox.export e
+                  WHERE e.mailing = m.id AND e.late_at < statement_timestamp())
 ), trouble AS MATERIALIZED (
   SELECT w.cause, n.name AS subject, statement_timestamp() AS since, x.count, x.news, x.newest,
          x.example, x.reason
@@ -47,7 +115,11 @@ WITH live AS MATERIALIZED (
     FROM sink n
    WHERE EXISTS (SELECT FROM live) AND NOT EXISTS (SELECT FROM live v WHERE n.name = ANY (v.sinks))
      AND (EXISTS (SELECT FROM outbox.route r WHERE r.sink = n.name)
-          OR EXISTS (SELECT FROM outbox.delivery d WHERE d.sink = n.name))
+          OR EXISTS (SELECT FROM outbox.delivery d WHERE d.sink = n.name)
+          OR EXISTS (SELECT FROM outbox.export e
+                      WHERE e.sink = n.name AND e.state NOT IN ('published', 'empty'))
+          OR EXISTS (SELECT FROM outbox.mailing m
+                      WHERE m.sink = n.name AND m.state IN ('planned', 'built', 'sending', 'unsent')))
   UNION ALL
   SELECT 'unrouted', m.type, min(m.created_at), count(*), 0, 0, min(m.id)::text, NULL
     FROM (SELECT d.message_id FROM outbox.delivery d
@@ -68,6 +140,35 @@ WITH live AS MATERIALIZED (
   UNION ALL
   SELECT 'paused', '', statement_timestamp(), 1, 0, 0, NULL, i.paused_for
     FROM outbox.installation i WHERE i.paused
+  UNION ALL
+  SELECT 'missed', m.schedule, min(m.ran_at), sum(m.periods)::bigint, sum(m.periods)::bigint,
+         extract(epoch FROM max(m.due_at) FILTER (WHERE m.periods > 0))::bigint,
+         (array_agg(m.example ORDER BY m.due_at DESC) FILTER (WHERE m.example IS NOT NULL))[1], NULL
+    FROM missed m
+   GROUP BY m.schedule
+  HAVING sum(m.periods) > 0
+  UNION ALL
+  -- What is paused shows as that.
+  SELECT 'overdue', o.name, statement_timestamp(), count(*), 0, 0, min(o.example), min(o.reason)
+    FROM overdue o
+   WHERE NOT EXISTS (SELECT FROM outbox.installation i WHERE i.paused)
+     AND NOT EXISTS (SELECT FROM outbox.sink s WHERE s.name = o.sink AND s.paused)
+   GROUP BY o.name
+  UNION ALL
+  SELECT 'file', e.sink, e.opened_at, 1, 0, 0, e.sink || '/' || e.period, e.reason
+    FROM outbox.export e
+   WHERE e.state NOT IN ('published', 'empty') AND e.reason IS NOT NULL
+  UNION ALL
+  SELECT 'mail', n.name, x.since, x.count, x.count, x.newest, x.example, x.reason
+    FROM sink n
+   CROSS JOIN LATERAL (
+           SELECT count(*) AS count, min(m.changed_at) AS since, max(m.id) AS newest,
+                  (array_agg(n.name || '/' || m.period ORDER BY m.id DESC))[1] AS example,
+                  (array_agg(concat_ws(': ', m.state, m.reason) ORDER BY m.id DESC))[1] AS reason
+             FROM (SELECT s.id, s.period, s.state, s.reason, s.changed_at
+                     FROM outbox.mailing s
+                    WHERE s.sink = n.name AND s.state IN ('held', 'dead') LIMIT $1) m) x
+   WHERE x.count > 0
 ), entered AS (
   INSERT INTO outbox.alert AS a (cause, subject, since, count, news, newest, example, reason)
   SELECT t.cause, t.subject, t.since, t.count, t.news, t.newest, t.example, t.reason

@@ -1,6 +1,7 @@
 //! `outboxd status`: one screen, and what needs an operator.
 
 mod alerts;
+mod calendar;
 mod warning;
 
 use std::fmt::Write as _;
@@ -114,21 +115,6 @@ fn sink_table(status: &Status) -> String {
     table.text()
 }
 
-/// What is due in a csv sink waits for its cut.
-fn csv_lines(status: &Status) -> String {
-    let mut out = String::new();
-    for sink in status.sinks.iter().filter(|sink| sink.kind.as_deref() == Some("csv")) {
-        let last = sink.export.as_ref().map_or("no export yet".to_owned(), |export| {
-            let part =
-                if export.part > 1 { format!(" part {}", export.part) } else { String::new() };
-            let (period, state, rows) = (&export.period, &export.state, export.rows);
-            format!("last export {period}{part}: {state}, {rows} rows")
-        });
-        let _ = writeln!(out, "{}: {} wait for the next cut; {last}", sink.name, sink.due);
-    }
-    out
-}
-
 /// What an owner says of a sink that is not just flowing.
 fn flow_lines(status: &Status) -> String {
     let mut out = String::new();
@@ -175,9 +161,13 @@ fn in_text(status: &Status, warnings: &[Warning]) -> String {
     out.push_str(&if status.sinks.is_empty() {
         "no sink\n".to_owned()
     } else {
-        sink_table(status) + &csv_lines(status) + &flow_lines(status)
+        sink_table(status) + &calendar::files(status) + &flow_lines(status)
     });
     out.push('\n');
+    if !status.schedules.is_empty() {
+        out.push_str(&calendar::schedule_table(status));
+        out.push('\n');
+    }
     out.push_str(&relay_table(status));
     let _ = writeln!(out, "\nunrouted {}, unseen {}", unrouted(status), status.unseen);
     let _ = writeln!(out, "{}", alerts::line(status));
@@ -194,39 +184,51 @@ fn count_json(count: Count) -> Value {
     json!({ "count": count.number, "more": count.more })
 }
 
+fn sink_json(sink: &SinkStatus) -> Value {
+    json!({
+        "name": sink.name,
+        "kind": sink.kind,
+        "owner": sink.owner,
+        "paused": sink.paused,
+        "due": count_json(sink.due),
+        "later": count_json(sink.later),
+        "oldest_due_seconds": sink.oldest_due,
+        "in_flight": sink.flow.as_ref().map(|flow| flow.in_flight),
+        "delivered_minute": sink.flow.as_ref().map(|flow| flow.delivered_minute),
+        "failed_minute": sink.flow.as_ref().map(|flow| flow.failed_minute),
+        "dead": count_json(sink.dead),
+        "held": count_json(sink.held),
+        "parked": sink.parked,
+        "open": sink.open.as_ref().map(|(seconds, reason)| json!({
+            "seconds": seconds,
+            "reason": reason,
+        })),
+        "waits": sink.waits.as_ref().map(|(seconds, why)| json!({
+            "seconds": seconds,
+            "for": why,
+        })),
+        "next_cut_seconds": sink.next_cut,
+        "last_export": sink.export.as_ref().map(|export| json!({
+            "period": export.period,
+            "part": export.part,
+            "state": export.state,
+            "rows": export.rows,
+            "mail": export.mail,
+        })),
+        "file_cannot_be_written": sink.stuck.as_ref().map(|(period, reason)| json!({
+            "period": period,
+            "reason": reason,
+        })),
+    })
+}
+
 fn in_json(status: &Status, warnings: &[Warning]) -> Value {
     json!({
         "installation": status.installation,
         "routes_hash": status.routes_hash,
-        "sinks": status.sinks.iter().map(|sink| json!({
-            "name": sink.name,
-            "kind": sink.kind,
-            "owner": sink.owner,
-            "paused": sink.paused,
-            "due": count_json(sink.due),
-            "later": count_json(sink.later),
-            "oldest_due_seconds": sink.oldest_due,
-            "in_flight": sink.flow.as_ref().map(|flow| flow.in_flight),
-            "delivered_minute": sink.flow.as_ref().map(|flow| flow.delivered_minute),
-            "failed_minute": sink.flow.as_ref().map(|flow| flow.failed_minute),
-            "dead": count_json(sink.dead),
-            "held": count_json(sink.held),
-            "parked": sink.parked,
-            "open": sink.open.as_ref().map(|(seconds, reason)| json!({
-                "seconds": seconds,
-                "reason": reason,
-            })),
-            "waits": sink.waits.as_ref().map(|(seconds, why)| json!({
-                "seconds": seconds,
-                "for": why,
-            })),
-            "last_export": sink.export.as_ref().map(|export| json!({
-                "period": export.period,
-                "part": export.part,
-                "state": export.state,
-                "rows": export.rows,
-            })),
-        })).collect::<Vec<_>>(),
+        "sinks": status.sinks.iter().map(sink_json).collect::<Vec<_>>(),
+        "schedules": calendar::schedules_json(status),
+        "mails": calendar::mails_json(status),
         "relays": status.relays.iter().map(|relay| json!({
             "id": relay.id,
             "host": relay.host,

@@ -162,3 +162,153 @@ fn days(text: &str) -> Option<Vec<usize>> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::testing::{parse, refuses_each};
+
+    const GOOD: &str = "type = \"a\"\nevery = \"1h\"\n";
+
+    fn every(text: &str) -> Calendar {
+        let config = parse(&format!("[schedules.a]\ntype = \"a\"\nevery = {text}\n"));
+        config.unwrap().schedules.into_values().next().unwrap().every
+    }
+
+    #[test]
+    fn spans_times_and_patterns_become_calendars() {
+        for (text, words) in [
+            ("\"15m\"", "every 15m"),
+            ("{ at = \"01:00\", time_zone = \"UTC\" }", "at 01:00 UTC"),
+            (
+                "{ at = [\"12:00\", \"08:00:30\"], time_zone = \"Europe/Vienna\" }",
+                "at 08:00:30, 12:00 Europe/Vienna",
+            ),
+            (
+                "{ cron = \"0 8 * * mon-fri\", time_zone = \"europe/vienna\" }",
+                "cron 0 8 * * mon-fri Europe/Vienna",
+            ),
+        ] {
+            assert_eq!(every(text).words(), words, "{text}");
+        }
+    }
+
+    #[test]
+    fn days_are_words_and_ranges_of_them() {
+        for (days, words) in [
+            ("\"mon-fri\"", " on mon, tue, wed, thu, fri"),
+            ("\"wed,mon\"", " on mon, wed"),
+            ("[\"mon\", \"wed\", \"mon - tue\"]", " on mon, tue, wed"),
+            ("\"sat-mon\"", " on sat, sun, mon"),
+            ("\"mon-mon\"", " on mon"),
+            ("\"mon-sun\"", ""),
+            ("\"wed-tue\"", ""),
+        ] {
+            let text = format!("{{ at = \"08:00\", days = {days}, time_zone = \"UTC\" }}");
+            let mut words: Vec<&str> = words.trim_start_matches(" on ").split(", ").collect();
+            words.sort_by_key(|day| WEEKDAYS.iter().position(|known| known == day));
+            let on =
+                if words == [""] { String::new() } else { format!(" on {}", words.join(", ")) };
+            assert_eq!(every(&text).words(), format!("at 08:00{on} UTC"), "{days}");
+        }
+    }
+
+    #[test]
+    fn faults_of_when() {
+        let divide = "use e.g. \"1m\", \"15m\", \"1h\" or \"24h\"";
+        let changes = [
+            ("7", format!(": is neither a span nor a table; write \"15m\", or {FORMS}")),
+            (
+                "\"7m\"",
+                format!(": \"7m\" does not divide a day; spans count from midnight: {divide}"),
+            ),
+            ("\"2d\"", ": \"2d\" is out of range; 1s to 1d".to_owned()),
+            ("{ time_zone = \"UTC\" }", format!(".at: is missing; {FORMS}")),
+            (
+                "{ at = \"08:00\" }",
+                ".time_zone: is missing; write time_zone = \"Europe/Vienna\"; there is no default, \
+                 for the clock of a server is rarely the one that is meant"
+                    .to_owned(),
+            ),
+            (
+                "{ at = \"08:00\", cron = \"0 8 * * *\", time_zone = \"UTC\" }",
+                ".cron: at is there too; keep one of the two".to_owned(),
+            ),
+            (
+                "{ at = \"08:00\", zone = \"UTC\", time_zone = \"UTC\" }",
+                ".zone: is unknown; known here: at, cron, days, time_zone".to_owned(),
+            ),
+        ];
+        check(&changes);
+    }
+
+    #[test]
+    fn faults_of_times_days_and_zones() {
+        let time = "is no time of day; write hours and minutes, \"00:00\" to \"23:59\"";
+        let days = "names no days; write \"mon-fri\", \"mon,wed\" or [\"mon\", \"wed\"]";
+        let pattern =
+            "write minute, hour, day, month and day of the week, e.g. \"0 8 * * mon-fri\"";
+        let mut changes = vec![
+            (at("[]", ""), ".at: has 0 times; 1 to 100".to_owned()),
+            (at("8", ""), ".at: is an integer; write a string or a list of strings".to_owned()),
+            (at("[\"08:00\", \"x\"]", ""), format!(".at[1]: \"x\" {time}")),
+            (
+                at("\"08:00\"", "days = []"),
+                ".days: has no days; leave it out for every day".to_owned(),
+            ),
+            (at("\"08:00\"", "days = [\"mon\", \"\"]"), format!(".days[1]: \"\" {days}")),
+            (
+                zone("at = \"08:00\"", "Europe/Viena"),
+                ".time_zone: there is no time zone \"Europe/Viena\"; did you mean \"Europe/Vienna\"?"
+                    .to_owned(),
+            ),
+            (
+                zone("at = \"08:00\"", "Mars"),
+                ".time_zone: there is no time zone \"Mars\"; use a name such as Europe/Vienna or UTC"
+                    .to_owned(),
+            ),
+            (
+                zone("cron = \"0 0 30 2 *\"", "UTC"),
+                format!(".cron: \"0 0 30 2 *\": it never comes; {pattern}"),
+            ),
+            (
+                zone("cron = \"0 8 * * *\", days = \"mon\"", "UTC"),
+                ".days: belongs to at; write the days into the last field of cron".to_owned(),
+            ),
+        ];
+        for text in ["8:00", "24:00", "08:60", "08", "08:00:00:00", "+8:00", "08:00 ", ""] {
+            changes.push((at(&format!("\"{text}\""), ""), format!(".at: \"{text}\" {time}")));
+        }
+        for text in ["Mon", "monday", "mon-", "mon;tue", "1-5"] {
+            let written = at("\"08:00\"", &format!("days = \"{text}\""));
+            changes.push((written, format!(".days: \"{text}\" {days}")));
+        }
+        let changes: Vec<(&str, String)> =
+            changes.iter().map(|(text, fault)| (text.as_str(), fault.clone())).collect();
+        check(&changes);
+        let error = parse(&format!(
+            "[schedules.a]\ntype = \"a\"\nevery = {}",
+            zone("cron = \"0 25 * * *\"", "UTC")
+        ));
+        let said = error.unwrap_err().to_string();
+        assert!(said.starts_with("outboxd.toml:3: schedules.a.every.cron: \"0 25 * * *\": "));
+        assert!(said.ends_with(pattern), "{said}");
+    }
+
+    fn at(times: &str, more: &str) -> String {
+        let more = if more.is_empty() { String::new() } else { format!(", {more}") };
+        zone(&format!("at = {times}{more}"), "UTC")
+    }
+
+    fn zone(rest: &str, zone: &str) -> String {
+        format!("{{ {rest}, time_zone = \"{zone}\" }}")
+    }
+
+    /// The faults begin behind the key `every`.
+    fn check(changes: &[(&str, String)]) {
+        for (text, fault) in changes {
+            let (written, told) = (format!("every = {text}"), format!("3: every{fault}"));
+            refuses_each("[schedules.a]\n", "schedules.a", GOOD, &[(&written, &told)]);
+        }
+    }
+}

@@ -36,7 +36,7 @@ pub(super) fn read(section: &mut Section, name: &str, kinds: &Kinds) -> Option<C
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::testing::parse;
+    use crate::config::testing::{parse, refuses, refuses_each};
     use crate::config::{ColumnForm, Empty, MailCatchUp, ValuePath, Way};
 
     const MAIL: &str = "[sinks.mail]\nkind = \"smtp\"\nurl = \"smtps://m.example\"\n\
@@ -78,5 +78,87 @@ mod tests {
         let mail = other.mail.unwrap();
         assert_eq!((mail.sink.as_str(), mail.to.len(), mail.text.is_some()), ("mail", 1, true));
         assert_eq!((mail.catch_up, mail.max_bytes), (MailCatchUp::Each, 5 * 1024 * 1024));
+    }
+    #[test]
+    fn faults_of_exports() {
+        let span =
+            "path = \"out/l-{{ period }}.csv\"\nquery = \"SELECT 1 AS id\"\nevery = \"1h\"\n";
+        refuses_each(
+            "[exports.ledger]\n",
+            "exports.ledger",
+            span,
+            &[
+                (
+                    "query",
+                    "1: query: is missing; \
+                     write query_file = \"sql/NAME.sql\" or query = \"SELECT …\"",
+                ),
+                ("path", "1: path: is missing; write path = \"exports/orders-{{ period }}.csv\""),
+                (
+                    "every",
+                    "1: every: is missing; \
+                     write { at = \"01:00\", time_zone = \"Europe/Vienna\" } or \"1h\"",
+                ),
+                ("kind = \"csv\"", "5: kind: does nothing for an export; remove it"),
+                (
+                    "max_rows = 5",
+                    "5: max_rows: does nothing for an export: its files are cut by the calendar; \
+                     remove it",
+                ),
+                ("concurrency = 1", "5: concurrency: does nothing for an export; remove it"),
+                ("timeout = \"7h\"", "5: timeout: \"7h\" is out of range; 1s to 6h"),
+                ("settle_after = \"25h\"", "5: settle_after: \"25h\" is out of range; 0s to 1d"),
+                ("columns = []", "5: columns: has 0 columns; 1 to 1000"),
+                (
+                    "columns = [{ name = \"a\", value = \"payload.a\" }]",
+                    "5: columns[0].value: \"payload.a\" is no column of a query; \
+                     write a column's name; without value it is that of the header",
+                ),
+                (
+                    "profile = \"tsv\"",
+                    "5: profile: \"tsv\" is unknown; \
+                  use \"machine\", \"excel\", \"excel-de\"",
+                ),
+                ("formulas = true", "5: formulas: is a boolean; write a string"),
+                ("empty = \"file\"", "5: empty: \"file\" is unknown; use \"header\", \"skip\""),
+                ("sidecar = \"yes\"", "5: sidecar: is a string; write true or false"),
+                ("late_after = \"0s\"", "5: late_after: \"0s\" is out of range; 1s to 30d"),
+            ],
+        );
+    }
+
+    #[test]
+    fn exports_and_sinks_share_names_and_files() {
+        let csv = "[sinks.ledger]\nkind = \"csv\"\npath = \"./out/l-{{period}}.csv\"\n\
+                   columns = [{ name = \"id\", value = \"id\" }]\nevery = \"1h\"\n";
+        refuses(
+            &format!("{csv}[exports.ledger]\n{EXPORT}"),
+            &[
+                "outboxd.toml:6: exports.ledger: sinks.ledger has that name; \
+                 give one of the two another",
+                "outboxd.toml:7: exports.ledger.path: sinks.ledger writes the same files; \
+                 give each csv sink and export a path of its own",
+            ],
+        );
+        refuses(
+            &format!("[exports.ledger]\n{EXPORT}[exports.other]\n{EXPORT}"),
+            &["outboxd.toml:6: exports.other.path: exports.ledger writes the same files; \
+               give each csv sink and export a path of its own"],
+        );
+        refuses(
+            &format!("[exports.ledger]\n{EXPORT}[[routes]]\ntype = \"a\"\nsink = \"ledger\"\n"),
+            &["outboxd.toml:7: routes[0].sink: \"ledger\" is an export, whose rows come from its \
+               query; name a sink; of kind \"csv\" for files of messages"],
+        );
+        for name in ["help", "list", "run"] {
+            let told = format!(
+                "outboxd.toml:1: exports.{name}: is a word of the command outboxd export; \
+                 give it another name"
+            );
+            refuses(&format!("[exports.{name}]\n{EXPORT}"), &[&told]);
+            let (told, csv) = (told.replace("exports.", "sinks."), csv.replace("ledger", name));
+            refuses(&csv, &[&told]);
+        }
+        refuses("[exports]\na = 3\n", &["outboxd.toml:2: exports.a: is an integer; write a table"]);
     }
 }

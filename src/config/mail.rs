@@ -132,6 +132,11 @@ mod tests {
             ("subject = \"a\\nb\"", "18: subject: has more than one line; a subject is one line"),
             ("subject = \"{% if %}\"", &format!("18: subject: {}", jinja("end of block"))),
             ("text = \"{{\"", &format!("18: text: {}", jinja("end of input, expected expression"))),
+            (
+                "subject = \"{{ paylod.id }}\"",
+                "18: subject: sees no paylod; \
+                 it sees id, type, key, created_at, headers, payload",
+            ),
             ("to = [\"{{ }}\"]", &format!("18: to[0]: {}", jinja("end of variable block"))),
             (
                 "text\ntext_template = \"none.txt\"",

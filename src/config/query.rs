@@ -133,3 +133,86 @@ fn end_of_escaped(sql: &str) -> Option<usize> {
     });
     end.map(|(at, _)| at + 1)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::testing::{parse_in, refuses_each};
+
+    #[test]
+    fn a_semicolon_ends_a_statement_unless_it_is_quoted() {
+        for sql in [
+            "SELECT 1",
+            "SELECT ';', 'it''s;' || E'\\';' || e'\\\\'",
+            "SELECT \"a;b\" FROM t -- ;",
+            "SELECT 1 /* ; /* ; */ ; */ + 2",
+            "SELECT $$;$$, $a$ ; $$ ; $b$ $a$, $1, a$b FROM x$y",
+            "SELECT name'x' FROM t WHERE é = 'ü;'",
+            "SELECT 1 - -1 / 2 * 3",
+        ] {
+            for behind in ["", ";", " ; ", ";-- the end", ";\n/* ; */\n"] {
+                let text = format!("{sql}{}{behind}", if sql.contains("--") { "\n" } else { "" });
+                let statement = one_statement(&text).unwrap_or_else(|e| panic!("{text}: {e}"));
+                assert!(text.starts_with(&statement) && statement.starts_with(sql), "{text}");
+                let taken = text[statement.len()..].starts_with(';');
+                assert_eq!(taken, behind.trim_start().starts_with(';'), "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_single_statement_is_refused() {
+        let more = |line| format!("has more after a semicolon, on line {line} of the query");
+        for (sql, problem) in [
+            ("", "holds no statement".to_owned()),
+            (" \n-- x\n/* y */", "holds no statement".to_owned()),
+            (";", "holds no statement".to_owned()),
+            ("SELECT 1;\nSELECT 2", more(2)),
+            ("SELECT 1;;", more(1)),
+            ("SELECT E'\\'; DELETE FROM t --", "has a quote that is not closed".to_owned()),
+            ("SELECT 'a\\'; DELETE FROM t --'", more(1)),
+            ("SELECT $a$;$b$", "has a quote that is not closed".to_owned()),
+            ("SELECT $1$; SELECT $1$", more(1)),
+            ("SELECT \"a", "has a quote that is not closed".to_owned()),
+            ("SELECT /* /* */ 1", "has a comment that is not closed".to_owned()),
+            ("SELECT 1 /*", "has a comment that is not closed".to_owned()),
+        ] {
+            assert_eq!(one_statement(sql), Err(problem), "{sql}");
+        }
+    }
+
+    #[test]
+    fn a_query_may_stand_in_a_file() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("a.sql"), "SELECT $1, '${NOT_EXPANDED}';\n").unwrap();
+        let head = "[schedules.a]\ntype = \"a\"\nevery = \"1h\"\n";
+        let text = format!("{head}query_file = \"a.sql\"\n");
+        let config = parse_in(directory.path(), &text).unwrap();
+        let query = config.schedules.into_values().next().unwrap().query.unwrap();
+        assert_eq!(query.sql, "SELECT $1, '${NOT_EXPANDED}'");
+    }
+
+    #[test]
+    fn faults_of_queries() {
+        let good = "type = \"a\"\nevery = \"1h\"\n";
+        let remedy = "write one SELECT; $1 and $2 are begin and end of the period";
+        refuses_each(
+            "[schedules.a]\n",
+            "schedules.a",
+            good,
+            &[
+                ("query = \"\"", &format!("4: query: holds no statement; {remedy}")),
+                ("query = 1", "4: query: is an integer; write a string"),
+                (
+                    "query = \"SELECT 1\"\nquery_file = \"a.sql\"",
+                    "5: query_file: query is there too; keep one of the two",
+                ),
+                (
+                    "query_file = \"none.sql\"",
+                    "4: query_file: \"none.sql\" does not exist; \
+                     paths start at the config file's directory",
+                ),
+            ],
+        );
+    }
+}

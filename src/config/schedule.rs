@@ -93,7 +93,7 @@ fn jitter(item: &Item, every: Option<&Calendar>) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::testing::parse;
+    use crate::config::testing::{parse, refuses, refuses_each};
 
     const HEAD: &str = "type = \"reminder.due\"\n\
                         every = { at = \"08:00\", days = \"mon-fri\", time_zone = \"Europe/Vienna\" }\n";
@@ -120,5 +120,81 @@ mod tests {
         assert_eq!((other.catch_up, other.max_lateness), (CatchUp::All, Some(6 * HOUR)));
         let midnight = "2026-11-19T23:00:00Z".parse().unwrap();
         assert_eq!((other.late_after, other.valid_from), (2 * HOUR, Some(midnight)));
+    }
+    #[test]
+    fn a_day_to_begin_on_is_one_of_the_schedules_clock() {
+        let midnight = "2026-11-19T23:00:00Z";
+        for (written, instant) in [
+            ("2026-11-20", midnight),
+            ("\"2026-11-20\"", midnight),
+            ("2026-11-20T08:00:00+01:00", "2026-11-20T07:00:00Z"),
+            ("\"2026-11-20 08:00Z\"", "2026-11-20T08:00:00Z"),
+        ] {
+            let read = one(&format!("{HEAD}valid_from = {written}\n")).valid_from;
+            assert_eq!(read, Some(instant.parse().unwrap()), "{written}");
+        }
+    }
+
+    #[test]
+    fn faults_of_schedules() {
+        let when = "write 2026-11-20 or 2026-11-20T08:00:00+01:00";
+        refuses_each(
+            "[schedules.a]\n",
+            "schedules.a",
+            "type = \"reminder.due\"\nevery = \"1h\"\n",
+            &[
+                ("type", "1: type: is missing; write type = \"reminder.due\""),
+                (
+                    "type = \"reminder.*\"",
+                    "3: type: is a pattern; a message has one type, e.g. reminder.due",
+                ),
+                (
+                    "type = \"a b\"",
+                    "3: type: a type holds no white space and no control characters",
+                ),
+                (
+                    "every",
+                    "1: every: is missing; \
+                     write { at = \"08:00\", time_zone = \"Europe/Vienna\" } or \"1h\"",
+                ),
+                (
+                    "timeout = \"1m\"",
+                    "4: timeout: is that of a query, and there is none; remove it",
+                ),
+                (
+                    "query = \"SELECT 1\"\ntimeout = \"2h\"",
+                    "5: timeout: \"2h\" is out of range; 1s to 1h",
+                ),
+                ("jitter = \"2h\"", "4: jitter: \"2h\" is out of range; 0s to 1h"),
+                ("jitter = \"1h\"", "4: jitter: \"1h\" reaches into the next period; below 1h"),
+                (
+                    "catch_up = \"each\"",
+                    "4: catch_up: \"each\" is unknown; use \"skip\", \"latest\", \"all\"",
+                ),
+                ("max_lateness = \"0s\"", "4: max_lateness: \"0s\" is out of range; 1s to 365d"),
+                ("late_after = \"31d\"", "4: late_after: \"31d\" is out of range; 1s to 30d"),
+                ("valid_from = 3", "4: valid_from: is an integer; write a date, e.g. 2026-11-20"),
+                (
+                    "valid_from = 2026-11-20T08:00:00",
+                    &format!(
+                        "4: valid_from: \"2026-11-20T08:00:00\" is neither a day nor an instant; {when}"
+                    ),
+                ),
+                (
+                    "valid_from = \"soon\"",
+                    &format!("4: valid_from: \"soon\" is neither a day nor an instant; {when}"),
+                ),
+                ("evry = \"1h\"", "4: evry: is unknown; did you mean every?"),
+            ],
+        );
+        refuses(
+            "[schedules]\na = 3\n",
+            &["outboxd.toml:2: schedules.a: is an integer; write a table"],
+        );
+        refuses(
+            "[schedules.A]\ntype = \"a\"\nevery = \"1h\"\n",
+            &["outboxd.toml:1: schedules.A: is no name; \
+               use a lower-case letter, then up to 39 of a-z, 0-9 and -"],
+        );
     }
 }

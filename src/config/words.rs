@@ -185,6 +185,20 @@ mod tests {
     }
 
     #[test]
+    fn sizes_are_whole_numbers_of_kilobytes_or_megabytes() {
+        for (text, bytes) in [("512KB", 512 * 1024), ("20MB", 20 * 1024 * 1024), ("0MB", 0)] {
+            assert_eq!(size(text), Some(bytes), "{text}");
+        }
+        for bytes in [64 * 1024, 1024 * 1024, 1025 * 1024] {
+            assert_eq!(size(&size_in_words(bytes)), Some(bytes));
+        }
+        let too_large = format!("{}MB", usize::MAX);
+        for text in ["", "20", "MB", "20 MB", "20mb", "1.5MB", "-1MB", "1GB", "1MBs", &too_large] {
+            assert_eq!(size(text), None, "{text}");
+        }
+    }
+
+    #[test]
     fn rates_are_whole_numbers_in_a_span() {
         for (text, count, seconds) in [
             ("14/s", 14, 1),

@@ -26,7 +26,7 @@ use crate::delivery::clean_text;
 use crate::store::calendar::{self, RuleKind};
 use crate::store::export::{self, ExportState, NewCut, Waiting};
 use crate::store::{Link, StoreError};
-use due::{due, made_until, next_tick};
+use due::{due, late_after, made_until, next_tick};
 
 /// Shortest and longest time between two looks at the clock.
 const LOOK_MIN: Duration = Duration::from_millis(100);
@@ -152,7 +152,7 @@ impl Cutter {
         if noted.is_none()
             && let Some(every) = &csv.cut.every
         {
-            let (rule, late_after) = (every.words(), csv.late_after);
+            let (rule, late_after) = (every.words(), late_after(csv));
             calendar::enter(&self.link, RuleKind::Cut, self.sink(), &rule, late_after).await?;
         }
         let limit = csv.cut.max_rows.map_or(1, |max| i64::try_from(max.get()).unwrap_or(i64::MAX));

@@ -23,6 +23,8 @@ const DEDUPE_STEP: i64 = 5_000;
 const DEDUPE_STEPS: usize = 10;
 /// What operators did is kept for at least this long.
 const ACTIONS_KEPT: Duration = Duration::from_secs(90 * 24 * 3600);
+/// And runs of schedules, files and their mails: a year can be looked back on as a whole.
+const CALENDAR_KEPT: Duration = Duration::from_secs(400 * 24 * 3600);
 
 /// Prunes until dropped.
 pub async fn prune(link: Arc<Link>, retention: Retention) {
@@ -94,6 +96,7 @@ impl Pruner {
             tokio::time::sleep(PAUSE).await;
         }
         store::forget(&self.link, longest.max(ACTIONS_KEPT)).await?;
+        store::forget_calendar(&self.link, longest.max(CALENDAR_KEPT)).await?;
         Ok(())
     }
 }

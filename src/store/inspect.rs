@@ -36,6 +36,9 @@ const TABLE_RIGHTS: &[(&str, &[&str])] = &[
     ("spent", &["SELECT", "INSERT", "UPDATE"]),
     ("unseen", &["SELECT", "INSERT", "DELETE"]),
     ("export", &["SELECT", "INSERT", "UPDATE"]),
+    ("calendar", &["SELECT", "INSERT", "UPDATE"]),
+    ("occurrence", &["SELECT", "INSERT"]),
+    ("mailing", &["SELECT", "INSERT", "UPDATE"]),
     ("ledger", &["SELECT", "INSERT"]),
     ("action", &["SELECT", "INSERT"]),
     ("late", &["SELECT", "INSERT", "DELETE"]),
@@ -53,6 +56,7 @@ const FUNCTION_RIGHTS: &[&str] = &[
     "prune",
     "drop_ledger",
     "forget",
+    "forget_calendar",
 ];
 
 /// Whom we are talking to.

@@ -80,6 +80,18 @@ pub async fn forget(link: &Link, keep: Duration) -> Result<i64, StoreError> {
     Ok(row.get("forgotten"))
 }
 
+/// Forgets runs of schedules, files and mails older than `keep`, of which nothing else speaks; answers
+/// how many rows. The last of each schedule and sink stay.
+///
+/// # Errors
+/// When the database cannot be asked.
+pub async fn forget_calendar(link: &Link, keep: Duration) -> Result<i64, StoreError> {
+    let keep = milliseconds(keep);
+    let params = [(&keep as _, Type::INT8)];
+    let row = link.row("forget old files", &link.queries().forget_calendar, &params).await?;
+    Ok(row.get("forgotten"))
+}
+
 /// One step round the dedupe keys, deleting those that expired: where it ended, none at the end.
 ///
 /// # Errors

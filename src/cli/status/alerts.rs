@@ -27,14 +27,17 @@ pub(super) fn line(status: &Status) -> String {
 pub(super) fn warnings(status: &Status) -> Vec<Warning> {
     let warning = |alert: &Alert| {
         let needs_operator = match alert.cause {
-            Cause::Late => true,
-            Cause::Open => false,
+            Cause::Late | Cause::Overdue => true,
+            // It is what the schedule's catch_up wants, and passes.
+            Cause::Open | Cause::Missed => false,
             Cause::Dead
             | Cause::Held
             | Cause::Orphaned
             | Cause::Unrouted
             | Cause::Unseen
-            | Cause::Paused => return None,
+            | Cause::Paused
+            | Cause::File
+            | Cause::Mail => return None,
         };
         let reason = alert.reason.as_ref().map_or(String::new(), |reason| format!(": {reason}"));
         let words = format!("{}{reason}; {}", alert.words(), alert.remedy());
@@ -125,11 +128,18 @@ mod tests {
     #[test]
     fn what_no_other_line_tells_is_a_warning() {
         let status = Status {
-            alerts: vec![alert(Cause::Late, "crm", None), alert(Cause::Open, "mail", None)],
+            alerts: vec![
+                alert(Cause::Late, "crm", None),
+                alert(Cause::Open, "mail", None),
+                alert(Cause::Missed, "reminders", None),
+                alert(Cause::Overdue, "orders", None),
+                alert(Cause::File, "orders", None),
+                alert(Cause::Mail, "orders", None),
+            ],
             told: vec!["a".to_owned(), "b".to_owned()],
             ..Status::default()
         };
         let told: Vec<bool> = warnings(&status).iter().map(|w| w.needs_operator).collect();
-        assert_eq!(told, [true, false]);
+        assert_eq!(told, [true, false, false, true]);
     }
 }

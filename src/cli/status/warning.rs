@@ -2,7 +2,8 @@
 
 use std::fmt::Write as _;
 
-use crate::store::inspect::status::{Count, RelayStatus, SinkStatus, Status};
+use crate::alert::mail_remedy;
+use crate::store::inspect::status::{Count, MAILS_MAX, RelayStatus, SinkStatus, Status};
 
 /// Types and names shown before the rest is only counted.
 const SHOWN_MAX: usize = 5;
@@ -19,8 +20,18 @@ fn live(status: &Status) -> impl Iterator<Item = &RelayStatus> {
     status.relays.iter().filter(|relay| relay.alive)
 }
 
+/// Deliveries or a file that is not done.
 fn has_work(sink: &SinkStatus) -> bool {
+    let done = |state: &str| matches!(state, "published" | "empty");
     ![sink.due, sink.later, sink.dead, sink.held].iter().all(|count| count.is_zero())
+        || sink.export.as_ref().is_some_and(|export| !done(&export.state))
+}
+
+/// Whether something came due by the calendar and nobody did it yet.
+fn is_due(status: &Status) -> bool {
+    let cuts = status.sinks.iter().map(|sink| sink.next_cut);
+    let mut next = status.schedules.iter().map(|schedule| schedule.next).chain(cuts);
+    next.any(|left| left.is_some_and(|left| left < 0))
 }
 
 /// Of the first messages only, so never more than the limit says.
@@ -46,7 +57,14 @@ pub(super) fn warnings(status: &Status) -> Vec<Warning> {
                  look: outboxd list --sink {name} --state held; then: outboxd resolve"
             ));
         }
+        if let Some((period, reason)) = &sink.stuck {
+            needed.push(format!(
+                "{name}: the file of {period} cannot be written: {reason}; its rows are safe; \
+                 look: outboxd export list {name}"
+            ));
+        }
     }
+    needed.extend(mails(status));
     let waiting = unrouted(status);
     if !waiting.is_zero() {
         let types = shown(status.unrouted.iter().map(|(t, messages)| format!("{t} ({messages})")));
@@ -61,7 +79,7 @@ pub(super) fn warnings(status: &Status) -> Vec<Warning> {
     }
     let work: Vec<&SinkStatus> = status.sinks.iter().filter(|sink| has_work(sink)).collect();
     if live(status).next().is_none() {
-        if !work.is_empty() || !waiting.is_zero() {
+        if !work.is_empty() || !waiting.is_zero() || is_due(status) {
             needed.push("no relay runs, and there is work; run: outboxd run".to_owned());
         }
     } else {
@@ -80,6 +98,24 @@ pub(super) fn warnings(status: &Status) -> Vec<Warning> {
     all.extend(route_warning(status).map(warning(false)));
     all.extend(paused(status));
     all
+}
+
+/// Mails of files that wait for an operator: each with its command, of many the first.
+fn mails(status: &Status) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for mail in status.mails.iter().take(SHOWN_MAX) {
+        let (sink, period, reason) = (&mail.sink, &mail.period, &mail.reason);
+        let state = if mail.is_held { "held, in doubt whether it arrived" } else { "dead" };
+        let todo = mail_remedy(mail.is_held, &mail.name());
+        lines.push(format!("{sink}: the mail of {period} is {state}: {reason}; {todo}"));
+    }
+    let rest = status.mails.len().saturating_sub(SHOWN_MAX);
+    if rest > 0 {
+        let more = if status.mails.len() == MAILS_MAX { "+" } else { "" };
+        lines
+            .push(format!("{rest}{more} more mails are held or dead; look: outboxd status --json"));
+    }
+    lines
 }
 
 /// What is paused: an operator wanted it so, and it is worth a look; what paused by itself needs one.
@@ -150,6 +186,7 @@ fn shown(names: impl ExactSizeIterator<Item = String>) -> String {
 mod tests {
     use super::*;
     use crate::store::inspect::pause::{PausedAll, PausedRoute, RouteName};
+    use crate::store::inspect::status::{ExportStatus, MailStatus, ScheduleStatus};
 
     fn sink(name: &str) -> SinkStatus {
         SinkStatus { name: name.to_owned(), ..SinkStatus::default() }
@@ -201,6 +238,69 @@ mod tests {
             "old: orphaned",
         ];
         assert_eq!(told(&status), expected.map(|words| (words.to_owned(), true)));
+    }
+
+    #[test]
+    fn files_and_mails_that_wait_for_an_operator_come_with_the_command() {
+        let mail = |day: usize, is_held| MailStatus {
+            sink: "orders".to_owned(),
+            period: format!("2026-11-0{day}"),
+            is_held,
+            reason: "why".to_owned(),
+        };
+        let stuck = Some(("2026-11-09".to_owned(), "no space left on device".to_owned()));
+        let mut status = Status {
+            sinks: vec![SinkStatus { stuck, ..sink("orders") }],
+            mails: (1..=7).map(|day| mail(day, day == 1)).collect(),
+            ..Status::default()
+        };
+        let words: Vec<String> = warnings(&status).into_iter().map(|w| w.words).collect();
+        assert_eq!(words.len(), 7, "{words:?}");
+        assert_eq!(
+            words[..3],
+            [
+                "orders: the file of 2026-11-09 cannot be written: no space left on device; \
+                 its rows are safe; look: outboxd export list orders",
+                "orders: the mail of 2026-11-01 is held, in doubt whether it arrived: why; \
+                 ask who gets it whether it arrived, then: \
+                 outboxd resolve orders/2026-11-01 --delivered, or --not-delivered",
+                "orders: the mail of 2026-11-02 is dead: why; again: outboxd retry orders/2026-11-02",
+            ]
+        );
+        assert_eq!(words[6], "2 more mails are held or dead; look: outboxd status --json");
+        assert!(warnings(&status).iter().all(|w| w.needs_operator));
+        status.mails = vec![mail(1, true); MAILS_MAX];
+        assert!(warnings(&status)[6].words.starts_with("95+ more mails"));
+    }
+
+    #[test]
+    fn what_came_due_by_the_calendar_is_work_that_needs_a_relay() {
+        let next = |next| ScheduleStatus { next, ..ScheduleStatus::default() };
+        let mut status = Status { schedules: vec![next(Some(5)), next(None)], ..Status::default() };
+        assert_eq!(told(&status), []);
+        let none = [("no relay runs".to_owned(), true)];
+        status.schedules.push(next(Some(-1)));
+        assert_eq!(told(&status), none);
+        status.schedules.clear();
+        status.sinks = vec![SinkStatus { next_cut: Some(-1), ..sink("ledger") }];
+        assert_eq!(told(&status), none);
+        // A file that is not done is work too, and its sink somebody's.
+        let export = |state: &str| ExportStatus {
+            period: "p".to_owned(),
+            part: 1,
+            state: state.to_owned(),
+            rows: 0,
+            mail: None,
+        };
+        status.sinks = vec![SinkStatus { export: Some(export("built")), ..sink("ledger") }];
+        assert_eq!(told(&status), none);
+        status.relays = vec![relay("a", "1", &[])];
+        status.routes_hash = Some("1".to_owned());
+        assert_eq!(told(&status), [("ledger: orphaned".to_owned(), true)]);
+        for done in ["published", "empty"] {
+            status.sinks[0].export = Some(export(done));
+            assert_eq!(told(&status), []);
+        }
     }
 
     #[test]

@@ -41,7 +41,7 @@ pub(super) fn due(csv: &CsvConfig, waiting: &Waiting) -> Option<Due> {
                 from,
                 before: tick.at,
                 rows_max: None,
-                late_at: after(ready_at, csv.late_after),
+                late_at: after(tick.at, late_after(csv)),
             });
         }
     }
@@ -79,6 +79,11 @@ pub(super) fn made_until(csv: &CsvConfig, waiting: &Waiting) -> Timestamp {
 
 fn is_query(csv: &CsvConfig) -> bool {
     matches!(csv.rows, Rows::Query(_))
+}
+
+/// How long after its tick a file is late: rows that settle late are waited for first.
+pub(super) fn late_after(csv: &CsvConfig) -> Duration {
+    settle_after(&csv.rows).saturating_add(csv.late_after)
 }
 
 fn settle_after(rows: &Rows) -> Duration {
@@ -223,5 +228,7 @@ mod tests {
         assert!(made_until(&csv, &settling) < at("09:00:00"));
         let due = due(&csv, &waiting("09:10:00", None, 0, last)).unwrap();
         assert_eq!((due.before, due.late_at), (at("09:00:00"), at("10:10:00")));
+        // Of one that is not cut at all the calendar knows the same.
+        assert_eq!(after(due.before, late_after(&csv)), due.late_at);
     }
 }

@@ -126,7 +126,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         let command = command.to_string();
         if let Some(transcript) = &self.transcript {
             // What follows the verb can be an address.
-            transcript.note(command.split([' ', '\r']).next().unwrap_or_default());
+            let verb = command.split([' ', '\r']).next().unwrap_or_default();
+            transcript.note(&format!("> {verb}"));
         }
         self.send(command.as_bytes()).await?;
         self.reply().await
@@ -154,8 +155,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         let reply = self.whole_reply().await;
         if let Some(transcript) = &self.transcript {
             match &reply {
-                Ok(reply) => transcript.note(&format!("  {reply}")),
-                Err(fault) => transcript.note(&format!("  ({fault})")),
+                Ok(reply) => transcript.note(&format!("< {reply}")),
+                Err(fault) => transcript.note(&format!("< nothing: {fault}")),
             }
         }
         reply

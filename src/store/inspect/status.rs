@@ -30,6 +30,10 @@ pub struct Status {
     pub installation: String,
     /// Every sink there is a row or an open delivery of.
     pub sinks: Vec<SinkStatus>,
+    /// The schedules of live relays, of all relays where none lives.
+    pub schedules: Vec<ScheduleStatus>,
+    /// Mails of files that are held or dead, the oldest first; no more than [`MAILS_MAX`].
+    pub mails: Vec<MailStatus>,
     /// The living first.
     pub relays: Vec<RelayStatus>,
     /// Types without a route, and how many messages wait for one; exact up to the limit.
@@ -77,21 +81,78 @@ pub struct SinkStatus {
     pub open: Option<(i64, String)>,
     /// Seconds until it takes anything again, and what it waits for.
     pub waits: Option<(i64, String)>,
-    /// Of a csv sink: the last file.
+    /// Of a sink whose files are cut by the calendar: seconds until the next cut, negative where it is
+    /// over; none where it is not known.
+    pub next_cut: Option<i64>,
+    /// Of a csv sink or an export: the last file.
     pub export: Option<ExportStatus>,
+    /// The period of a file that cannot be written, and why.
+    pub stuck: Option<(String, String)>,
 }
 
-/// The last file of a csv sink.
+/// The last file of a csv sink or an export.
 #[derive(Clone, Debug)]
 pub struct ExportStatus {
     /// Its period.
     pub period: String,
     /// Counted from 1 within the period.
     pub part: i32,
-    /// open, closed or published.
+    /// open, closed, built, published or empty.
     pub state: String,
     /// Rows in its set.
     pub rows: i64,
+    /// The state of the mail it goes out with; none before one is planned.
+    pub mail: Option<String>,
+}
+
+/// One schedule.
+#[derive(Clone, Debug, Default)]
+pub struct ScheduleStatus {
+    /// Its name.
+    pub name: String,
+    /// When it runs, in words.
+    pub rule: String,
+    /// Seconds until the next run, negative where it is overdue; none where nothing comes.
+    pub next: Option<i64>,
+    /// The last period that ran or was passed over.
+    pub last: Option<RunStatus>,
+}
+
+/// The last run of a schedule.
+#[derive(Clone, Debug)]
+pub struct RunStatus {
+    /// Its period.
+    pub period: String,
+    /// ran or missed.
+    pub state: String,
+    /// How many messages it wrote.
+    pub messages: i64,
+    /// Seconds since.
+    pub age: i64,
+}
+
+/// A mail of files that waits for an operator.
+#[derive(Clone, Debug)]
+pub struct MailStatus {
+    /// Whose files it carries.
+    pub sink: String,
+    /// Of the last of them.
+    pub period: String,
+    /// Whether it is in doubt that it arrived; else it was given up.
+    pub is_held: bool,
+    /// Why.
+    pub reason: String,
+}
+
+/// Mails that are read at most.
+pub const MAILS_MAX: usize = 100;
+
+impl MailStatus {
+    /// As commands take it.
+    #[must_use]
+    pub fn name(&self) -> String {
+        format!("{}/{}", self.sink, self.period)
+    }
 }
 
 /// One relay.
@@ -158,11 +219,18 @@ pub async fn status(link: &Link) -> Result<Status, StoreError> {
         link.rows_by_index("count unrouted messages", &queries.status_unrouted, &limit).await?;
     let unseen =
         link.rows_by_index("count unseen messages", &queries.status_unseen, &limit).await?;
+    let schedules =
+        link.rows_by_index("look at the schedules", &queries.status_schedules, &[]).await?;
+    let mails_max = i64::try_from(MAILS_MAX).unwrap_or(i64::MAX);
+    let mails_max = [(&mails_max as _, Type::INT8)];
+    let mails = link.rows_by_index("look at the mails", &queries.status_mails, &mails_max).await?;
     let routes = link.rows("look at the routes", &queries.status_routes, &[]).await?;
     let messages = |row: &Row| u64::try_from(row.get::<_, i64>("messages")).unwrap_or(0);
     Ok(Status {
         installation,
         sinks,
+        schedules: schedules.iter().map(schedule).collect(),
+        mails: mails.iter().map(mail).collect(),
         relays: relays.iter().map(relay).collect(),
         unrouted: unrouted.iter().map(|row| (row.get("type"), messages(row))).collect(),
         unseen: unseen.first().map_or(Count::default(), |row| Count::new(row.get("messages"))),
@@ -215,12 +283,40 @@ fn sink(row: &Row) -> SinkStatus {
         parked: row.get::<_, Option<i32>>("parked").unwrap_or(0),
         open: told("open_for", "open_reason"),
         waits: told("waits", "waits_for"),
+        next_cut: row.get("next_cut"),
         export: row.get::<_, Option<String>>("period").map(|period| ExportStatus {
             period,
             part: row.get("part"),
             state: row.get("export_state"),
             rows: row.get("row_count"),
+            mail: row.get("mail"),
         }),
+        stuck: row
+            .get::<_, Option<String>>("stuck_reason")
+            .map(|reason| (row.get("stuck_period"), reason)),
+    }
+}
+
+fn schedule(row: &Row) -> ScheduleStatus {
+    ScheduleStatus {
+        name: row.get("name"),
+        rule: row.get("rule"),
+        next: row.get("next_in"),
+        last: row.get::<_, Option<String>>("period").map(|period| RunStatus {
+            period,
+            state: row.get("state"),
+            messages: row.get("messages"),
+            age: row.get("age"),
+        }),
+    }
+}
+
+fn mail(row: &Row) -> MailStatus {
+    MailStatus {
+        sink: row.get("sink"),
+        period: row.get("period"),
+        is_held: row.get::<_, &str>("state") == "held",
+        reason: row.get::<_, Option<String>>("reason").unwrap_or_default(),
     }
 }
 
