@@ -8,7 +8,7 @@ use super::{files, text_of};
 use crate::harness::eventually;
 use crate::harness::plane::{LONG, number, until_count};
 use crate::harness::postgres::Database;
-use crate::harness::relay::{Relay, config};
+use crate::harness::relay::{Process, Relay, config, toml};
 
 /// A table of orders with one row a minute between two instants.
 const ORDERS: &str =
@@ -315,22 +315,26 @@ async fn a_relay_that_ends_at_once_leaves_no_query_behind() {
     assert!(files(folder.path()).is_empty(), "{:?}", files(folder.path()));
 }
 
-/// A paused export makes no file, and goes on where it was.
+/// A paused export makes no file and does not try, and goes on where it was.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_paused_export_waits() {
     let folder = tempfile::tempdir().unwrap();
     let (database, client, text) = one_due(folder.path(), "SELECT 1 AS one", "").await;
-    client
-        .batch_execute(
-            "INSERT INTO outbox.sink (name, kind, paused) VALUES ('ledger', 'export', true)",
-        )
-        .await
-        .unwrap();
-    let relay = Relay::start(config(&database.url(), &text));
+    let paused = "INSERT INTO outbox.sink (name, kind, paused) VALUES ('ledger', 'export', true)";
+    client.batch_execute(paused).await.unwrap();
+    let relay = Process::start(&toml(&database.url(), "lease = \"2s\"", &text));
     let noted = "SELECT count(*) FROM outbox.calendar WHERE next_at IS NOT NULL";
     until_count(&client, "the cut was looked at", noted, 1).await;
+    // It looks once a second, and is alive.
+    let beats = "SELECT extract(epoch FROM max(seen_at))::bigint FROM outbox.relay";
+    let begun = number(&client, beats).await;
+    eventually("it goes on", LONG, async || match number(&client, beats).await - begun {
+        passed if passed >= 3 => Ok(()),
+        passed => Err(format!("{passed} s")),
+    })
+    .await;
+    assert!(!relay.log().contains("no file opened"), "{}", relay.log());
     assert_eq!(number(&client, "SELECT count(*) FROM outbox.export").await, 0);
     client.batch_execute("UPDATE outbox.sink SET paused = false").await.unwrap();
     until_state(&client, "published").await;
-    relay.stop().await;
 }

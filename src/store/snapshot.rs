@@ -150,6 +150,12 @@ impl Snapshot {
         Ok(Answer { sql: asked.sql, rows: rows.fuse() })
     }
 
+    /// Ends the transaction. A server that is left in one writes into its log that somebody hung up.
+    pub async fn end(self) {
+        // Nothing was changed, so nothing is lost where that fails.
+        let _ = self.execute("COMMIT").await;
+    }
+
     async fn ask(&self, list: &str, asked: &Asked<'_>) -> Result<Pin<Box<RowStream>>, QueryError> {
         // On lines of its own: the query may end in a comment.
         let before = format!("SELECT {list} FROM (\n");

@@ -118,7 +118,8 @@ impl Pull {
                 let layout = Layout::with_columns(&csv, columns);
                 let snapshot = Snapshot::begin(&target, query.timeout).await?;
                 let answer = snapshot.rows(&asked, &sources).await?;
-                write(out, &layout, Lines::new(answer, |values| layout.row(values))).await
+                write(out, &layout, Lines::new(answer, |values| layout.row(values))).await?;
+                snapshot.end().await;
             }
             Rows::Messages => {
                 let [from, to] = bounds(&from, &to);
@@ -137,9 +138,11 @@ impl Pull {
                     })
                 };
                 let answer = snapshot.rows(&asked, &message_columns()).await?;
-                write(out, &layout, Lines::new(answer, line)).await
+                write(out, &layout, Lines::new(answer, line)).await?;
+                snapshot.end().await;
             }
         }
+        Ok(Verdict::Ok)
     }
 
     /// The sink's own config.
@@ -225,7 +228,7 @@ impl Out {
     }
 }
 
-async fn write(mut out: Out, layout: &Layout<'_>, mut lines: Lines<'_>) -> Answer {
+async fn write(mut out: Out, layout: &Layout<'_>, mut lines: Lines<'_>) -> Result<(), Failure> {
     out.write(&layout.header())?;
     while let Some(page) = lines.page().await? {
         out.write(&page)?;
@@ -234,7 +237,7 @@ async fn write(mut out: Out, layout: &Layout<'_>, mut lines: Lines<'_>) -> Answe
     let rows = lines.rows();
     let word = if rows == 1 { "row" } else { "rows" };
     say_aside(&format!("{rows} {word}, {bytes} bytes, sha256 {sha256}"));
-    Ok(Verdict::Ok)
+    Ok(())
 }
 
 impl From<QueryError> for Failure {

@@ -63,6 +63,8 @@ impl Cutter {
             }
         }
         let rows = i64::try_from(lines.rows()).unwrap_or(i64::MAX);
+        drop(lines);
+        snapshot.end().await;
         Ok(Some(Written { file: out, rows, layout: layout.hash() }))
     }
 
