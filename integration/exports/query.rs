@@ -326,7 +326,7 @@ async fn a_paused_export_waits() {
     let noted = "SELECT count(*) FROM outbox.calendar WHERE next_at IS NOT NULL";
     until_count(&client, "the cut was looked at", noted, 1).await;
     // It looks once a second, and is alive.
-    let beats = "SELECT extract(epoch FROM max(seen_at))::bigint FROM outbox.relay";
+    let beats = "SELECT extract(epoch FROM max(heartbeat_at))::bigint FROM outbox.relay";
     let begun = number(&client, beats).await;
     eventually("it goes on", LONG, async || match number(&client, beats).await - begun {
         passed if passed >= 3 => Ok(()),

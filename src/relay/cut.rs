@@ -158,6 +158,9 @@ impl Cutter {
         let limit = csv.cut.max_rows.map_or(1, |max| i64::try_from(max.get()).unwrap_or(i64::MAX));
         let waiting = export::waiting(&self.link, self.sink(), limit).await?;
         self.note_next(csv, &waiting, noted).await?;
+        if waiting.paused {
+            return Ok(false);
+        }
         let Some(due) = due(csv, &waiting) else {
             self.made_until.send_replace(Some(made_until(csv, &waiting)));
             return Ok(false);
