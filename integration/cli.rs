@@ -1,6 +1,7 @@
 //! The command line as an operator meets it: the real binary, its words and its exit codes.
 
 mod calendar;
+mod check;
 mod look;
 mod operate;
 mod replay;

@@ -31,8 +31,10 @@ pub async fn describe(link: &Link, sql: &str) -> Result<Vec<QueryColumn>, StoreE
     let bound = Timestamp::UNIX_EPOCH;
     let params = [(&bound as _, Type::TIMESTAMPTZ), (&bound as _, Type::TIMESTAMPTZ)];
     let wrapped = format!("{BEFORE}{sql}{BEHIND}");
-    let row =
-        link.row(doing, &wrapped, &params).await.map_err(|error| error.of_query(BEFORE, sql))?;
+    let row = link
+        .row(doing, &wrapped, &params)
+        .await
+        .map_err(|error| error.of_query(BEFORE, sql, link.target().role()))?;
     let columns = row.columns().iter();
     Ok(columns
         .map(|c| QueryColumn { name: c.name().to_owned(), kind: c.type_().clone() })
