@@ -84,7 +84,7 @@ impl StoreError {
     /// mends.
     #[must_use]
     pub fn is_of_query(&self) -> bool {
-        matches!(self.kind, Kind::Query(..)) && !self.is_connection()
+        matches!(self.kind, Kind::Query { .. }) && !self.is_connection()
     }
 
     /// Whether a row may have found no ledger partition to stand in: the code says no more, and the
