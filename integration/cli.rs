@@ -2,6 +2,7 @@
 
 mod calendar;
 mod check;
+mod export;
 mod look;
 mod operate;
 mod replay;

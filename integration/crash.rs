@@ -123,7 +123,7 @@ async fn sigterm_drains_and_a_second_signal_ends_at_once() {
     assert_eq!(number(&client, "SELECT count(*) FROM outbox.delivery").await, 1, "not lost");
 }
 
-/// kill -9 again and again while files are cut: all files together hold each message once.
+/// kill -9 again and again of two relays while files are cut: all files together hold each message once.
 #[tokio::test(flavor = "multi_thread")]
 async fn kill_9_while_files_are_cut_leaves_each_message_in_one_file() {
     let database = Database::migrated().await;
@@ -136,10 +136,10 @@ async fn kill_9_while_files_are_cut_leaves_each_message_in_one_file() {
         folder.path().display()
     );
     let config = toml(&database.url(), "lease = \"1s\"", &rest);
-    let mut relay = Process::start(&config);
+    let mut relays = [Process::start(&config), Process::start(&config)];
     until_routed(&client).await;
     let mut seed = 42_u64;
-    for _ in 0..12 {
+    for kill in 0..12 {
         client
             .batch_execute(
                 "INSERT INTO outbox.message (type, payload) SELECT 't', '{}' FROM generate_series(1, 1000)",
@@ -149,14 +149,15 @@ async fn kill_9_while_files_are_cut_leaves_each_message_in_one_file() {
         // Wherever it happens to be: the pause only varies the place.
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         tokio::time::sleep(Duration::from_millis(100 + (seed >> 33) % 900)).await;
-        relay.kill();
-        relay = Process::start(&config);
+        std::mem::replace(&mut relays[kill % 2], Process::start(&config)).kill();
     }
     until_closed(&client).await;
     let unpublished = "SELECT count(*) FROM outbox.export WHERE state <> 'published'";
     until_count(&client, "all files stand", unpublished, 0).await;
-    relay.signal("TERM");
-    relay.ended().await;
+    for relay in &mut relays {
+        relay.signal("TERM");
+        relay.ended().await;
+    }
     let mut ids = Vec::new();
     for entry in std::fs::read_dir(folder.path()).unwrap() {
         let path = entry.unwrap().path();

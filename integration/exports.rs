@@ -1,5 +1,8 @@
 //! CSV: deliveries gather, and at the cut they become one file, whatever crashes.
 
+mod faults;
+mod query;
+
 use std::path::Path;
 
 use crate::harness::eventually;
@@ -25,6 +28,10 @@ fn files(folder: &Path) -> Vec<String> {
         .collect();
     names.sort();
     names
+}
+
+fn text_of(path: &Path) -> String {
+    String::from_utf8(std::fs::read(path).unwrap()).unwrap()
 }
 
 async fn until_published(client: &tokio_postgres::Client, count: i64) {

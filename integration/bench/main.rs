@@ -1,10 +1,11 @@
 //! The benchmark: `cargo bench --bench outboxd -- [webhooks|mails|latency|wal|routing]…`, these five
-//! without a word; by name only, because they take long, `isolation`, `snapshot`, `backlog`, `plane`,
-//! see `plane.rs`, and `exports`. Figures are ratios inside one run: each is measured beside its
-//! baseline, on a private PostgreSQL, against servers in this process. Machines are noisy; seconds alone
-//! say little.
+//! without a word; by name only, because they take long, `isolation`, `snapshot`, `backlog` and `plane`,
+//! see `plane.rs`, `exports` and `exports_query`, see the files of these names. Figures are ratios inside
+//! one run: each is measured beside its baseline, on a private PostgreSQL, against servers in this process.
+//! Machines are noisy; seconds alone say little.
 
 mod exports;
+mod exports_query;
 #[path = "../harness/mod.rs"]
 #[allow(dead_code, reason = "the benchmark needs a part of the harness")]
 mod harness;
@@ -66,6 +67,9 @@ async fn main() {
     }
     if named("backlog") {
         plane::backlog().await;
+    }
+    if named("exports_query") {
+        exports_query::exports_query().await;
     }
     if named("plane") {
         plane::plane().await;

@@ -100,22 +100,25 @@ pub struct Process {
 impl Process {
     /// Starts it with this config.
     pub fn start(toml: &str) -> Process {
+        Process::start_with(toml, |_| {})
+    }
+
+    /// The same, after a last word on how: as another user, or with less to spare.
+    pub fn start_with(toml: &str, prepare: impl FnOnce(&mut std::process::Command)) -> Process {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let config = folder.path().join("outboxd.toml");
-        std::fs::write(&config, toml).expect("write the config");
+        std::fs::write(folder.path().join("outboxd.toml"), toml).expect("write the config");
         let log = std::fs::File::create(folder.path().join("log")).expect("create the log");
-        // Cargo says it to tests only; the demonstration, which shares this file, finds it itself.
-        let Some(binary) = option_env!("CARGO_BIN_EXE_outboxd") else {
-            panic!("cargo builds the binary for tests and benchmarks only");
-        };
-        let child = std::process::Command::new(binary)
-            .args(["--config", config.to_str().expect("UTF-8"), "run"])
-            .stdin(std::process::Stdio::null())
-            .stdout(std::process::Stdio::null())
-            .stderr(log)
-            .spawn()
-            .expect("start outboxd");
-        Process { child, folder }
+        let mut command = command_in(folder.path(), &["run"]);
+        command.stdout(std::process::Stdio::null()).stderr(log);
+        prepare(&mut command);
+        Process { child: command.spawn().expect("start outboxd"), folder }
+    }
+
+    /// What the command line says with the same config: exit code and stdout.
+    pub fn says(&self, arguments: &[&str]) -> (i32, String) {
+        let output = command_in(self.folder.path(), arguments).output().expect("run outboxd");
+        let code = output.status.code().expect("not killed");
+        (code, String::from_utf8(output.stdout).expect("UTF-8"))
     }
 
     /// What it has logged.
@@ -149,6 +152,17 @@ impl Process {
         })
         .await
     }
+}
+
+fn command_in(folder: &Path, arguments: &[&str]) -> std::process::Command {
+    // Cargo says it to tests only; the demonstration, which shares this file, finds it itself.
+    let Some(binary) = option_env!("CARGO_BIN_EXE_outboxd") else {
+        panic!("cargo builds the binary for tests and benchmarks only");
+    };
+    let mut command = std::process::Command::new(binary);
+    command.arg("--config").arg(folder.join("outboxd.toml")).args(arguments);
+    command.stdin(std::process::Stdio::null());
+    command
 }
 
 impl Drop for Process {

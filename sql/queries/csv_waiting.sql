@@ -2,6 +2,8 @@
 -- counted to a limit. Nothing waits for a cut while the installation or the sink is paused.
 -- $1 sink, $2 limit
 SELECT statement_timestamp() AS now,
+       EXISTS (SELECT FROM outbox.installation i WHERE i.paused)
+         OR EXISTS (SELECT FROM outbox.sink s WHERE s.name = $1 AND s.paused) AS paused,
        (SELECT d.due_at FROM outbox.delivery d
          WHERE NOT EXISTS (SELECT FROM outbox.installation i WHERE i.paused)
            AND NOT EXISTS (SELECT FROM outbox.sink s WHERE s.name = $1 AND s.paused)

@@ -18,6 +18,8 @@ const PAGE_BYTES: i64 = 8 * 1024 * 1024;
 pub struct Waiting {
     /// The database's time.
     pub now: Timestamp,
+    /// Whether the sink, or everything, is paused: then nothing is cut.
+    pub paused: bool,
     /// When the oldest of them fell due; none if nothing waits.
     pub oldest: Option<Timestamp>,
     /// How many are due, counted to the limit asked for.
@@ -124,6 +126,7 @@ pub async fn waiting(link: &Link, sink: &str, limit: i64) -> Result<Waiting, Sto
     let row = rows.first().ok_or_else(|| StoreError::said("look", "no answer"))?;
     Ok(Waiting {
         now: row.get("now"),
+        paused: row.get("paused"),
         oldest: row.get("oldest"),
         count: row.get("waiting"),
         cut_before: row.get("cut_before"),

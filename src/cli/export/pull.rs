@@ -231,7 +231,9 @@ async fn write(mut out: Out, layout: &Layout<'_>, mut lines: Lines<'_>) -> Answe
         out.write(&page)?;
     }
     let (bytes, sha256) = out.finish()?;
-    say_aside(&format!("{} rows, {bytes} bytes, sha256 {sha256}", lines.rows()));
+    let rows = lines.rows();
+    let word = if rows == 1 { "row" } else { "rows" };
+    say_aside(&format!("{rows} {word}, {bytes} bytes, sha256 {sha256}"));
     Ok(Verdict::Ok)
 }
 

@@ -86,7 +86,9 @@ impl Cutter {
     ) -> Result<bool, Trouble> {
         let trouble = |reason: String| Trouble::File(file.id, reason);
         let (path, content) = (finished.path().to_owned(), *finished.content());
-        blocking(move || finished.publish()).await.map_err(trouble)?;
+        // Its hash is on record: what has no name yet stays, and needs no writing again.
+        let publish = move || finished.publish().inspect_err(|_| finished.leave());
+        blocking(publish).await.map_err(trouble)?;
         if csv.sidecar {
             let sidecar = Sidecar {
                 sink: self.sink(),

@@ -135,6 +135,7 @@ mod tests {
     fn waiting(now: &str, oldest: Option<&str>, count: i64, cut_before: Option<&str>) -> Waiting {
         Waiting {
             now: at(now),
+            paused: false,
             oldest: oldest.map(at),
             count,
             cut_before: cut_before.map(at),

@@ -141,6 +141,13 @@ impl Finished {
         Ok(holds(&path, &content)?.then_some(Finished { hidden: None, path, content }))
     }
 
+    /// Leaves what could not be published where it is, for [`Finished::again`].
+    pub fn leave(self) {
+        if let Some(hidden) = self.hidden {
+            std::mem::forget(hidden);
+        }
+    }
+
     /// Where the file will be.
     #[must_use]
     pub fn path(&self) -> &Path {
@@ -158,8 +165,8 @@ impl Finished {
     ///
     /// # Errors
     /// As [`PublishError`] tells apart.
-    pub fn publish(self) -> Result<(), PublishError> {
-        let Finished { hidden, path, content } = &self;
+    pub fn publish(&self) -> Result<(), PublishError> {
+        let Finished { hidden, path, content } = self;
         if let Some(hidden) = hidden {
             hidden.check().map_err(failed("publish", path))?;
             match give_name(&hidden.path, path) {
