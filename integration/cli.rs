@@ -4,6 +4,7 @@ mod calendar;
 mod look;
 mod operate;
 mod replay;
+mod schedule;
 mod schema;
 mod trouble;
 

@@ -100,6 +100,11 @@ pub struct Process {
 impl Process {
     /// Starts it with this config.
     pub fn start(toml: &str) -> Process {
+        Process::start_with(toml, &[])
+    }
+
+    /// The same with these variables in its environment.
+    pub fn start_with(toml: &str, variables: &[(&str, &str)]) -> Process {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let config = folder.path().join("outboxd.toml");
         std::fs::write(&config, toml).expect("write the config");
@@ -110,6 +115,7 @@ impl Process {
         };
         let child = std::process::Command::new(binary)
             .args(["--config", config.to_str().expect("UTF-8"), "run"])
+            .envs(variables.iter().copied())
             .stdin(std::process::Stdio::null())
             .stdout(std::process::Stdio::null())
             .stderr(log)
