@@ -46,10 +46,10 @@ fn judge(written: &[(String, i64)], expected: &[String]) -> Result<(), String> {
             count => return Err(format!("period {period}: {count:?} messages")),
         }
     }
-    match counts.len() == expected.len() {
-        true => Ok(()),
-        false => Err(format!("{counts:?} instead of {expected:?}")),
+    if counts.len() == expected.len() {
+        return Ok(());
     }
+    Err(format!("{counts:?} instead of {expected:?}"))
 }
 
 /// All periods of two seconds from the first that was written to the last.

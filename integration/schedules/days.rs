@@ -85,20 +85,14 @@ fn report(at: &str, more: &str) -> String {
     named("report", at, more)
 }
 
+/// The schedule of a name; "days" is written first in `more`.
 fn named(name: &str, at: &str, more: &str) -> String {
-    let every = format!("every = {{ at = \"{at}\", time_zone = \"Europe/Vienna\" }}");
-    let every = match more.split_once("days = ") {
-        Some((_, days)) => {
-            every.replace(" }", &format!(", days = {} }}", days.lines().next().unwrap()))
-        }
-        None => every,
+    let (days, more) = match more.strip_prefix("days = ") {
+        Some(rest) => rest.split_once('\n').expect("a line of its own"),
+        None => ("\"mon-sun\"", more),
     };
-    let more: String = more
-        .lines()
-        .filter(|line| !line.starts_with("days = "))
-        .map(|l| format!("{l}\n"))
-        .collect();
-    format!("[schedules.{name}]\ntype = \"report.due\"\n{every}\n{more}")
+    let every = format!("{{ at = \"{at}\", days = {days}, time_zone = \"Europe/Vienna\" }}");
+    format!("[schedules.{name}]\ntype = \"report.due\"\nevery = {every}\n{more}\n")
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -128,7 +122,7 @@ async fn a_time_that_is_moved_on_the_day_runs_that_day_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_weekly_schedule_that_becomes_daily_fires_no_day_of_before() {
     let days = Days::start().await;
-    let weekly = report("10:00", "catch_up = \"all\"\ndays = \"mon\"");
+    let weekly = report("10:00", "days = \"mon\"\ncatch_up = \"all\"");
     for now in ["2026-11-16 09:00:00+01", "2026-11-16 10:00:01+01", "2026-11-20 09:00:00+01"] {
         days.relay_at(now, &weekly).await;
     }

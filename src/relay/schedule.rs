@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
 use crate::config::ScheduleConfig;
-use crate::store::schedule::{self, Fired, Occasion, Passed, Period, Stand, Standing, Unfired};
+use crate::store::schedule::{self, Fired, Occasion, Passed, Period, Stand, Standing};
 use crate::store::{Link, StoreError, Target};
 use plan::{Due, Seen, Step, later, plan};
 
@@ -51,7 +51,7 @@ pub struct Scheduler {
     there_since: Option<Timestamp>,
     /// Runs under way, by task: which schedule.
     running: HashMap<Id, usize>,
-    runs: JoinSet<Result<Fired, Unfired>>,
+    runs: JoinSet<Result<Fired, StoreError>>,
 }
 
 /// A schedule and how it goes.
@@ -230,7 +230,7 @@ impl Scheduler {
     }
 
     /// Takes note of a run that ended.
-    fn ended(&mut self, ended: Result<(Id, Result<Fired, Unfired>), JoinError>) {
+    fn ended(&mut self, ended: Result<(Id, Result<Fired, StoreError>), JoinError>) {
         let (id, outcome) = match ended {
             Ok((id, outcome)) => (id, Some(outcome)),
             Err(error) => (error.id(), None),
@@ -252,15 +252,12 @@ impl Scheduler {
                 let elsewhere = fired == Fired::Elsewhere;
                 watched.not_before = elsewhere.then(|| Instant::now() + ELSEWHERE);
             }
-            Some(Err(Unfired::Store(error))) => {
-                warn!(schedule, period, %error, ?retry_in, "the period could not run and stays due");
-            }
-            Some(Err(Unfired::Query(reason))) => warn!(
+            Some(Err(error)) => warn!(
                 schedule,
                 period,
-                reason,
+                %error,
                 ?retry_in,
-                "the schedule's query failed: no message of this period was written, it stays due"
+                "the period could not run: none of its messages was written, it stays due"
             ),
             None => error!(schedule, period, ?retry_in, "a run broke off: a fault in outboxd"),
         }
@@ -280,7 +277,7 @@ async fn run(
     config: Arc<ScheduleConfig>,
     due: Due,
     seen: Seen,
-) -> Result<Fired, Unfired> {
+) -> Result<Fired, StoreError> {
     let period = Period {
         schedule: config.name.as_str(),
         name: &due.tick.name,

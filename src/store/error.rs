@@ -107,18 +107,6 @@ impl StoreError {
         self.code().is_some_and(|code| code.code().starts_with("22"))
     }
 
-    /// What the server said, without what a row holds: of a value that does not fit, PostgreSQL quotes it
-    /// behind the last colon.
-    #[must_use]
-    pub(super) fn message_without_data(&self) -> String {
-        let Kind::Postgres(error) = &self.kind else { return self.to_string() };
-        let Some(db) = error.as_db_error() else { return self.to_string() };
-        let words = db.message();
-        let words =
-            if self.is_about_data() { words.split(": \"").next().unwrap_or(words) } else { words };
-        format!("{words} (SQLSTATE {})", db.code().code())
-    }
-
     /// Whether waiting cannot help: what is missing has to be made by somebody.
     #[must_use]
     pub fn is_final(&self) -> bool {
@@ -225,7 +213,7 @@ fn query_remedy(error: &DbError) -> Option<String> {
     }
     let remedy = if *code == SqlState::UNDEFINED_TABLE {
         "write the schema before the name, or look at the search_path of the relay's role"
-    } else if *code == SqlState::UNDEFINED_PARAMETER {
+    } else if *code == SqlState::UNDEFINED_PARAMETER || *code == SqlState::PROTOCOL_VIOLATION {
         "there are $1 and $2, begin and end of the period"
     } else if *code == SqlState::QUERY_CANCELED {
         "make it faster, or raise its timeout"

@@ -11,7 +11,8 @@ use tokio_postgres::types::Type;
 
 use super::error::StoreError;
 use super::link::Link;
-pub use fire::{Fired, Occasion, Period, Unfired, fire};
+pub use answer::faults;
+pub use fire::{Fired, Occasion, Period, fire};
 
 /// Where schedules stand.
 #[derive(Clone, Debug)]

@@ -1,11 +1,10 @@
 //! What the query of a schedule answers, made into messages.
 
-use tokio_postgres::types::Type;
+use tokio_postgres::types::{Kind, Type};
 
-use super::fire::{DOING, Unfired};
 use crate::config::Schema;
-use crate::store::error::StoreError;
 use crate::store::queries::in_schema;
+use crate::store::query::QueryColumn;
 
 /// In its place in `write_answer` stands a schedule's query.
 const STAND_IN: &str = "SELECT m.payload, m.key, m.due_at, m.expires_at, m.dedupe_key, m.headers \
@@ -25,44 +24,14 @@ pub(super) fn stand_in(schema: &Schema) -> String {
     in_schema(STAND_IN, schema)
 }
 
-/// A statement that answers one row of nothing but NULL with the columns of a query, of which no row is
-/// made.
-pub(super) fn describing(sql: &str) -> String {
-    format!(
-        "SELECT q.* FROM (SELECT 1) AS one LEFT JOIN (SELECT * FROM (\n{sql}\n) q LIMIT 0) AS q ON true"
-    )
-}
-
 /// A query with all columns of a message, those it lacks as NULL; or what is wrong with its columns.
-pub(super) fn answer(sql: &str, columns: &[(&str, &Type)]) -> Result<String, String> {
-    let known = || COLUMNS.map(|(name, ..)| name).join(", ");
-    let mut wrong = Vec::new();
-    for (at, (name, kind)) in columns.iter().enumerate() {
-        match COLUMNS.iter().find(|(known, ..)| known == name) {
-            None => wrong.push(format!(
-                "column \"{name}\" is none of a message, which has {}; take it out, or put it \
-                 into the payload with jsonb_build_object",
-                known()
-            )),
-            Some(_) if columns[..at].iter().any(|(other, _)| other == name) => {
-                wrong.push(format!("column {name} comes twice; leave one out"));
-            }
-            Some((_, cast, kinds)) if !kinds.is_empty() && !kinds.contains(kind) => wrong
-                .push(format!("column {name} is {kind} and must be {cast}; write {name}::{cast}")),
-            Some(_) => {}
-        }
-    }
-    if !columns.iter().any(|(name, _)| *name == "payload") {
-        wrong.push(
-            "there is no column payload; write e.g. jsonb_build_object('order_id', id) AS payload"
-                .to_owned(),
-        );
-    }
+pub(super) fn answer(sql: &str, columns: &[QueryColumn]) -> Result<String, String> {
+    let wrong = faults(columns);
     if !wrong.is_empty() {
         return Err(wrong.join("; "));
     }
     let column = |(name, cast, _): &(&str, &str, _)| {
-        let has = columns.iter().any(|(other, _)| other == name);
+        let has = columns.iter().any(|column| column.name == *name);
         let value = if has { format!("q.{name}") } else { "NULL".to_owned() };
         format!("{value}::{cast} AS {name}")
     };
@@ -71,28 +40,41 @@ pub(super) fn answer(sql: &str, columns: &[(&str, &Type)]) -> Result<String, Str
     Ok(format!("SELECT {} FROM (\n{sql}\n) q", columns.join(", ")))
 }
 
-/// What the server says about the query or its answer. A wire that broke is no fault of the query.
-pub(super) fn refused(error: tokio_postgres::Error) -> Unfired {
-    let error = StoreError::postgres(DOING, error);
-    let Some(code) = error.code().map(|code| code.code().to_owned()) else { return error.into() };
-    // A parameter too many is a "protocol violation".
-    if error.is_connection() && code != "08P01" {
-        return error.into();
+/// Why no message can be made of such columns, each with its remedy.
+#[must_use]
+pub fn faults(columns: &[QueryColumn]) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for (at, QueryColumn { name, kind }) in columns.iter().enumerate() {
+        let twice = columns[..at].iter().any(|earlier| earlier.name == *name);
+        match COLUMNS.iter().find(|(known, ..)| known == name) {
+            None => wrong.push(format!(
+                "its query answers {name}, which no message has; leave it out, or put it into the \
+                 payload"
+            )),
+            Some(_) if twice => {
+                wrong
+                    .push(format!("its query answers {name} twice; give one another name with AS"));
+            }
+            Some((_, cast, kinds)) if !kinds.is_empty() && !kinds.contains(base(kind)) => {
+                wrong.push(format!("its query's {name} is {kind}; write {name}::{cast}"));
+            }
+            Some(_) => {}
+        }
     }
-    Unfired::Query(format!("{}; {}", error.message_without_data(), remedy(&code)))
+    if !columns.iter().any(|column| column.name == "payload") {
+        wrong.push(
+            "its query answers no payload; write e.g. jsonb_build_object('id', id) AS payload"
+                .to_owned(),
+        );
+    }
+    wrong
 }
 
-/// What to do about an error of this class.
-fn remedy(code: &str) -> &'static str {
-    match code {
-        "57014" => "it took longer than its timeout: make it faster, or raise timeout",
-        "08P01" => "$1 and $2, begin and end of the period, are all the parameters there are",
-        "42501" => "run as the owner: GRANT SELECT ON the table it reads TO the relay's role",
-        _ if code.starts_with("42") => "correct the query; try it with psql as the relay's role",
-        _ if code.starts_with("23") || code.starts_with("22") => {
-            "one of its rows cannot be a message; look at its rows with psql as the relay's role"
-        }
-        _ => "try it with psql as the relay's role",
+/// What stands below a domain.
+fn base(kind: &Type) -> &Type {
+    match kind.kind() {
+        Kind::Domain(inner) => base(inner),
+        _ => kind,
     }
 }
 
@@ -106,9 +88,17 @@ mod tests {
         assert_eq!(sql.matches(STAND_IN).count(), 1);
     }
 
+    fn columns(columns: &[(&str, Type)]) -> Vec<QueryColumn> {
+        let column = |(name, kind): &(&str, Type)| QueryColumn {
+            name: (*name).to_owned(),
+            kind: kind.clone(),
+        };
+        columns.iter().map(column).collect()
+    }
+
     #[test]
     fn columns_that_a_query_lacks_are_null() {
-        let columns = [("key", &Type::INT8), ("payload", &Type::JSON)];
+        let columns = columns(&[("key", Type::INT8), ("payload", Type::JSON)]);
         assert_eq!(
             answer("SELECT 1 -- all", &columns).unwrap(),
             "SELECT q.payload::jsonb AS payload, q.key::text AS key, NULL::timestamptz AS due_at, \
@@ -119,22 +109,23 @@ mod tests {
 
     #[test]
     fn columns_that_no_message_has_are_named() {
-        let columns = [
-            ("payload", &Type::TEXT),
-            ("e_mail", &Type::TEXT),
-            ("due_at", &Type::TIMESTAMP),
-            ("key", &Type::TEXT),
-            ("key", &Type::TEXT),
-        ];
-        let wrong = answer("", &columns).unwrap_err();
-        for part in [
-            "payload is text and must be jsonb; write payload::jsonb",
-            "column \"e_mail\" is none of a message",
-            "due_at is timestamp and must be timestamptz",
-            "key comes twice",
-        ] {
+        let found = columns(&[
+            ("payload", Type::TEXT),
+            ("e_mail", Type::TEXT),
+            ("due_at", Type::TIMESTAMP),
+            ("key", Type::TEXT),
+            ("key", Type::TEXT),
+        ]);
+        let wrong = faults(&found);
+        for (wrong, part) in wrong.iter().zip([
+            "payload is text; write payload::jsonb",
+            "answers e_mail, which no message has",
+            "due_at is timestamp; write due_at::timestamptz",
+            "answers key twice",
+        ]) {
             assert!(wrong.contains(part), "{wrong}");
         }
-        assert!(answer("", &[("key", &Type::TEXT)]).unwrap_err().contains("no column payload"));
+        assert_eq!(wrong.len(), 4);
+        assert!(faults(&columns(&[("key", Type::TEXT)]))[0].contains("no payload"));
     }
 }

@@ -1,6 +1,5 @@
 //! The one transaction that a period's messages are written in.
 
-use std::fmt;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -8,14 +7,15 @@ use serde_json::{Value, json};
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, IsolationLevel, Row, Transaction};
 
-use super::answer::{answer, describing, refused, stand_in};
+use super::answer::{answer, stand_in};
 use super::stands;
 use crate::config::ScheduleQuery;
 use crate::store::error::StoreError;
 use crate::store::link::{CALL_LIMIT, Param, Target};
+use crate::store::query::{self, describing};
 
 /// What it is called in errors.
-pub(super) const DOING: &str = "run a period";
+const DOING: &str = "run a period";
 
 /// A period that is to run.
 #[derive(Clone, Debug)]
@@ -75,30 +75,6 @@ pub enum Fired {
     Paused,
 }
 
-/// Why a period did not run. Nothing of it stands.
-#[derive(Debug)]
-pub enum Unfired {
-    /// The database.
-    Store(StoreError),
-    /// What the schedule's query says or answers; in words, remedy included.
-    Query(String),
-}
-
-impl fmt::Display for Unfired {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Unfired::Store(error) => error.fmt(f),
-            Unfired::Query(words) => f.write_str(words),
-        }
-    }
-}
-
-impl From<StoreError> for Unfired {
-    fn from(error: StoreError) -> Unfired {
-        Unfired::Store(error)
-    }
-}
-
 /// Runs a period: enters it, writes its messages and settles the schedule, all in one transaction or
 /// nothing. Of several that try at once, whoever comes first does it, and the others do not wait.
 ///
@@ -111,7 +87,7 @@ pub async fn fire(
     period: &Period<'_>,
     occasion: Occasion,
     query: Option<&ScheduleQuery>,
-) -> Result<Fired, Unfired> {
+) -> Result<Fired, StoreError> {
     let statement = query.map_or(CALL_LIMIT, |query| query.timeout);
     // The server ends what takes too long; this is for one that falls silent.
     let limit = statement + CALL_LIMIT;
@@ -119,7 +95,7 @@ pub async fn fire(
     let run = Run { target, period, occasion, query };
     match tokio::time::timeout(limit, run.transaction(&mut client, statement)).await {
         Ok(fired) => fired,
-        Err(_) => Err(StoreError::silent(DOING, limit).into()),
+        Err(_) => Err(StoreError::silent(DOING, limit)),
     }
 }
 
@@ -135,7 +111,7 @@ impl Run<'_> {
         &self,
         client: &mut Client,
         statement: Duration,
-    ) -> Result<Fired, Unfired> {
+    ) -> Result<Fired, StoreError> {
         let begin = client.build_transaction().isolation_level(IsolationLevel::ReadCommitted);
         let transaction = begin.start().await.map_err(fail)?;
         // A relay that died or froze keeps nobody waiting for longer than a few seconds, and what ran
@@ -158,7 +134,7 @@ impl Run<'_> {
         Ok(fired)
     }
 
-    async fn steps(&self, transaction: &Transaction<'_>) -> Result<Fired, Unfired> {
+    async fn steps(&self, transaction: &Transaction<'_>) -> Result<Fired, StoreError> {
         let (queries, schedule) = (&self.target.queries, &self.period.schedule);
         let params = [(schedule as _, Type::TEXT)];
         let row = transaction.query_typed_one(&queries.hold_schedule, &params).await;
@@ -207,7 +183,7 @@ impl Run<'_> {
     }
 
     /// The round that was entered; none if there is nothing to run.
-    async fn enter(&self, transaction: &Transaction<'_>) -> Result<Option<i32>, Unfired> {
+    async fn enter(&self, transaction: &Transaction<'_>) -> Result<Option<i32>, StoreError> {
         let (passed, by_hand, again) = match self.occasion {
             Occasion::Due { passed, .. } => (passed, false, false),
             Occasion::ByHand { again } => (0, true, again),
@@ -228,7 +204,7 @@ impl Run<'_> {
         Ok(row.map(|row| row.get("round")))
     }
 
-    async fn write(&self, transaction: &Transaction<'_>) -> Result<Row, Unfired> {
+    async fn write(&self, transaction: &Transaction<'_>) -> Result<Row, StoreError> {
         let period = self.period;
         let headers = json!({
             "outboxd-schedule": period.schedule,
@@ -247,21 +223,23 @@ impl Run<'_> {
         };
         let bounds: [Param<'_>; 2] =
             [(&period.from, Type::TIMESTAMPTZ), (&period.due_at, Type::TIMESTAMPTZ)];
-        let described = transaction.query_typed_one(&describing(&query.sql), &bounds).await;
-        let described = described.map_err(refused)?;
-        let columns: Vec<(&str, &Type)> =
-            described.columns().iter().map(|column| (column.name(), column.type_())).collect();
-        let answer = answer(&query.sql, &columns).map_err(Unfired::Query)?;
+        let asked = transaction.query_typed_one(&describing(&query.sql), &bounds).await;
+        let refused = |before: &str, error| fail(error).of_query(before, &query.sql);
+        let columns = query::columns(&asked.map_err(|error| refused(query::BEFORE, error))?);
+        let answer = answer(&query.sql, &columns)
+            .map_err(|wrong| StoreError::said("read the schedule's query", wrong))?;
         let sql =
             self.target.queries.write_answer.replace(&stand_in(self.target.schema()), &answer);
         let [from, to] = bounds;
         let params: [Param<'_>; 4] =
             [from, to, (&period.message_type, Type::TEXT), (&headers, Type::TEXT)];
-        transaction.query_typed_one(&sql, &params).await.map_err(refused)
+        let before = sql.split(&query.sql).next().unwrap_or_default();
+        let written = transaction.query_typed_one(&sql, &params).await;
+        written.map_err(|error| refused(before, error))
     }
 
     /// By hand a period may run before its time, or long after: that settles nothing.
-    async fn settle(&self, transaction: &Transaction<'_>) -> Result<(), Unfired> {
+    async fn settle(&self, transaction: &Transaction<'_>) -> Result<(), StoreError> {
         let Occasion::Due { next_at, .. } = self.occasion else { return Ok(()) };
         let params: [Param<'_>; 3] = [
             (&self.period.schedule, Type::TEXT),
@@ -284,6 +262,6 @@ fn payload(period: &Period<'_>) -> Value {
     })
 }
 
-fn fail(error: tokio_postgres::Error) -> Unfired {
-    StoreError::postgres(DOING, error).into()
+fn fail(error: tokio_postgres::Error) -> StoreError {
+    StoreError::postgres(DOING, error)
 }
