@@ -6,6 +6,7 @@ mod export;
 mod look;
 mod operate;
 mod replay;
+mod schedule;
 mod schema;
 mod trouble;
 

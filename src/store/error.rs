@@ -213,7 +213,7 @@ fn query_remedy(error: &DbError, role: &str) -> Option<String> {
     }
     let remedy = if *code == SqlState::UNDEFINED_TABLE {
         "write the schema before the name, or look at the search_path of the relay's role"
-    } else if *code == SqlState::UNDEFINED_PARAMETER {
+    } else if *code == SqlState::UNDEFINED_PARAMETER || *code == SqlState::PROTOCOL_VIOLATION {
         "there are $1 and $2, begin and end of the period"
     } else if *code == SqlState::QUERY_CANCELED {
         "make it faster, or raise its timeout"
