@@ -10,6 +10,7 @@ use crate::config::{
 };
 use crate::store::Link;
 use crate::store::query::{QueryColumn, describe};
+use crate::store::schedule::faults;
 
 /// Ticks that are told of.
 const NEXT_SHOWN: usize = 3;
@@ -98,38 +99,9 @@ fn instant(calendar: &Calendar, tick: &Tick) -> String {
     local.strftime(form).to_string()
 }
 
-/// What a column of a message may be.
-fn holds(name: &str) -> Option<&'static [Type]> {
-    match name {
-        "payload" | "headers" => Some(&[Type::JSONB, Type::JSON]),
-        "due_at" | "expires_at" => Some(&[Type::TIMESTAMPTZ]),
-        "key" | "dedupe_key" => Some(&[]),
-        _ => None,
-    }
-}
-
 /// Whether messages can be made of a query's rows.
 fn of_messages(columns: &[QueryColumn]) -> Found {
-    let mut wrong = twice(columns);
-    for QueryColumn { name, kind } in columns {
-        match holds(name) {
-            None => wrong.push(format!(
-                "its query answers {name}, which no message has; leave it out, or put it into \
-                 the payload"
-            )),
-            Some(kinds) if !kinds.is_empty() && !kinds.contains(base(kind)) => {
-                let right = &kinds[0];
-                wrong.push(format!("its query's {name} is {kind}; write {name}::{right}"));
-            }
-            Some(_) => {}
-        }
-    }
-    if !columns.iter().any(|column| column.name == "payload") {
-        wrong.push(
-            "its query answers no payload; write e.g. jsonb_build_object('id', id) AS payload"
-                .to_owned(),
-        );
-    }
+    let wrong = faults(columns);
     if wrong.is_empty() { answers(columns) } else { Found::Wrong(wrong.join("; ")) }
 }
 
