@@ -1,10 +1,12 @@
 //! The command line as an operator meets it: the real binary, its words and its exit codes.
 
 mod calendar;
+mod check;
 mod export;
 mod look;
 mod operate;
 mod replay;
+mod schedule;
 mod schema;
 mod trouble;
 

@@ -229,3 +229,67 @@ async fn a_late_commit_goes_into_the_next_file() {
     assert_eq!(number(&client, twice).await, 0);
     assert_eq!(number(&client, "SELECT count(*) FROM outbox.ledger").await, 2);
 }
+
+/// A crash between the file and its sidecar, and one between the sidecar and the note in the database: the
+/// same sidecar comes again, beside the same file. It is never written over another one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sidecar_tells_what_is_in_the_file_whatever_crashes() {
+    let database = Database::migrated().await;
+    let client = database.connect().await;
+    let folder = tempfile::tempdir().unwrap();
+    let text = orders(folder.path(), "max_rows = 3\nsidecar = true");
+    let relay = Relay::start(config(&database.url(), &text));
+    until_routed(&client).await;
+    client
+        .batch_execute(
+            "INSERT INTO outbox.message (type, payload) SELECT 'order.created',
+             jsonb_build_object('total', g) FROM generate_series(1, 3) g",
+        )
+        .await
+        .unwrap();
+    until_published(&client, 1).await;
+    relay.stop().await;
+    let [file, sidecar] = &files(folder.path())[..] else { panic!("a file and its sidecar") };
+    assert_eq!(*sidecar, format!("{file}.json"));
+    let told = std::fs::read_to_string(folder.path().join(sidecar)).unwrap();
+    let read: serde_json::Value = serde_json::from_str(&told).unwrap();
+    let bytes = std::fs::read(folder.path().join(file)).unwrap();
+    let row = client
+        .query_one(
+            "SELECT jsonb_build_object('file', regexp_replace(file, '.*/', ''), 'sink', sink,
+               'period', period, 'from', due_from, 'rows', row_count, 'bytes', bytes, 'layout', layout,
+               'sha256', encode(sha256($1), 'hex'), 'first_id', first_id, 'last_id', last_id)::text,
+               due_before FROM outbox.export",
+            &[&bytes],
+        )
+        .await
+        .unwrap();
+    let mut expected: serde_json::Value = serde_json::from_str(row.get(0)).unwrap();
+    expected["to"] = row.get::<_, jiff::Timestamp>(1).to_string().into();
+    assert_eq!(read, expected);
+    let path = folder.path().join(sidecar);
+    let unpublish = "UPDATE outbox.export SET state = 'built', published_at = NULL";
+    for is_there in [false, true] {
+        if !is_there {
+            std::fs::remove_file(&path).unwrap();
+        }
+        client.batch_execute(unpublish).await.unwrap();
+        let relay = Relay::start(config(&database.url(), &text));
+        until_published(&client, 1).await;
+        relay.stop().await;
+        assert_eq!(files(folder.path()), [file.clone(), sidecar.clone()]);
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), told);
+    }
+    // Somebody's file stands where it belongs.
+    std::fs::write(&path, "theirs").unwrap();
+    client.batch_execute(unpublish).await.unwrap();
+    let relay = Relay::start(config(&database.url(), &text));
+    let waits = "SELECT count(*) FROM outbox.export
+                  WHERE state = 'built' AND reason LIKE '%.csv.json exists with other content%'";
+    until_count(&client, "the reason stands on the export", waits, 1).await;
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "theirs");
+    std::fs::remove_file(&path).unwrap();
+    until_published(&client, 1).await;
+    relay.stop().await;
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), told);
+}

@@ -24,6 +24,7 @@ mod producers;
 mod prune;
 mod readme;
 mod restored;
+mod schedules;
 mod sharing;
 mod sink_contract;
 mod store;

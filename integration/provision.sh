@@ -1,7 +1,7 @@
 # What the tests and the demonstration need from the system, on Debian or Ubuntu with a Rust toolchain.
 #
 #   . integration/provision.sh
-#   provision postgres cc python smtp office deny
+#   provision postgres cc python smtp faketime office deny
 #
 # Sourced by bash. Installs what is missing and is quick when nothing is. Never creates, starts or
 # touches a PostgreSQL cluster or any other service: programs that come inside a service's package
@@ -11,6 +11,7 @@
 # exports OUTBOXD_PYTHON      a python3 that has psycopg2, and after `office` pandas
 #         OUTBOXD_SMTP_SINK   postfix's smtp-sink, a mail server that takes everything
 #         OUTBOXD_SMTP_SOURCE postfix's smtp-source, a client that sends plenty
+#         OUTBOXD_FAKETIME    libfaketime.so.1, which gives a program a clock that is wrong
 
 outboxd_tools=${XDG_CACHE_HOME:-${HOME:-/tmp}/.cache}/outboxd-tools
 
@@ -167,6 +168,45 @@ office_present() {
     local soffice
     soffice=$(command -v soffice) && soffice=$(readlink -f "$soffice") &&
         [ -e "${soffice%/*}/libsclo.so" ] && "$OUTBOXD_PYTHON" -c 'import pandas' 2>/dev/null
+}
+
+# A library to preload. Unpacked and not installed, as nobody but one test wants it.
+provision_faketime() {
+    local root=$outboxd_tools/faketime library
+    library=$(faketime_in "$root")
+    if [ -z "$library" ]; then
+        unpack_faketime "$root"
+        library=$(faketime_in "$root")
+    fi
+    # Where it cannot be preloaded the clock is the machine's own, which the loader only warns of.
+    [ "$(LD_PRELOAD=$library FAKETIME='@2001-02-03 04:05:06' date +%Y 2>/dev/null)" = 2001 ] ||
+        provision_fails "libfaketime does not work here: $library; remove $root and try again"
+    export OUTBOXD_FAKETIME=$library
+}
+
+faketime_in() {
+    [ ! -d "$1" ] || find "$1" -name libfaketime.so.1 -print -quit
+}
+
+unpack_faketime() {
+    local root=$1 work name
+    provision_says "unpacking libfaketime into $root"
+    mkdir -p "$outboxd_tools"
+    work=$(mktemp -d "$outboxd_tools/unpacking.XXXXXX")
+    if ! download_faketime "$work" 2>/dev/null; then
+        apt_lists
+        download_faketime "$work" || provision_fails "could not download libfaketime; is the network there?"
+    fi
+    for name in "$work"/*.deb; do
+        dpkg -x "$name" "$work" || provision_fails "could not unpack ${name##*/}"
+        rm "$name"
+    done
+    rm -rf "$root"
+    mv "$work" "$root"
+}
+
+download_faketime() {
+    (cd "$1" && logged apt-get -q -q -o APT::Sandbox::User=root download libfaketime)
 }
 
 # Licences, banned crates, advisories.

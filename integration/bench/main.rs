@@ -1,9 +1,10 @@
 //! The benchmark: `cargo bench --bench outboxd -- [webhooks|mails|latency|wal|routing]…`, these five
-//! without a word; by name only, because they take long, `isolation`, `snapshot`, `backlog` and
-//! `plane`, see `plane.rs`, and `exports_query`, see `exports_query.rs`. Figures are ratios inside one run:
-//! each is measured beside its baseline, on a private PostgreSQL, against servers in this process. Machines
-//! are noisy; seconds alone say little.
+//! without a word; by name only, because they take long, `isolation`, `snapshot`, `backlog` and `plane`,
+//! see `plane.rs`, `exports` and `exports_query`, see the files of these names. Figures are ratios inside
+//! one run: each is measured beside its baseline, on a private PostgreSQL, against servers in this process.
+//! Machines are noisy; seconds alone say little.
 
+mod exports;
 mod exports_query;
 #[path = "../harness/mod.rs"]
 #[allow(dead_code, reason = "the benchmark needs a part of the harness")]
@@ -73,6 +74,9 @@ async fn main() {
     if named("plane") {
         plane::plane().await;
     }
+    if named("exports") {
+        exports::exports().await;
+    }
 }
 
 fn mail(peer: &SmtpPeer) -> String {
@@ -107,10 +111,6 @@ async fn bare_loop(config: &Config, sink: &str, count: usize) -> f64 {
     let built = Sink::build(settings).expect("build");
     let built = Arc::new(built.expect("a sink with attempts"));
     let route = config.routes.iter().find(|r| r.sink.as_ref() == Some(name)).expect("its route");
-    let payload = format!(
-        "{{\"note\": \"{}\", \"total\": 19.90, \"customer\": \"c-1\", \"order_id\": 1}}",
-        "x".repeat(110)
-    );
     let next = Arc::new(AtomicUsize::new(0));
     let begun = Instant::now();
     let mut loops = JoinSet::new();
@@ -118,7 +118,7 @@ async fn bare_loop(config: &Config, sink: &str, count: usize) -> f64 {
     for slot in 0..settings.concurrency.get() {
         let (built, next) = (Arc::clone(&built), Arc::clone(&next));
         let (installation, name) = (config.database.installation.clone(), name.clone());
-        let prepare = prepare_all(&built, route, &payload, &installation, &name, slot);
+        let prepare = prepare_all(&built, route, &installation, &name, slot);
         loops.spawn(async move {
             while next.fetch_add(1, Ordering::Relaxed) < count {
                 let outcome = built.deliver(&prepare, None, &Phase::default()).await;
@@ -135,21 +135,29 @@ async fn bare_loop(config: &Config, sink: &str, count: usize) -> f64 {
 fn prepare_all(
     sink: &Sink,
     route: &outboxd::config::Route,
-    payload: &str,
     installation: &outboxd::name::Name,
     name: &outboxd::name::Name,
     slot: usize,
 ) -> outboxd::sink::Prepared {
-    let message = Message {
-        id: i64::try_from(slot).expect("few slots"),
+    let message = bench_message(i64::try_from(slot).expect("few slots"));
+    let key = IdempotencyKey::new(installation, message.id, name, "");
+    sink.prepare(&message, &route.content, &key).expect("prepare")
+}
+
+/// A message as [`insert`] makes it.
+fn bench_message(id: i64) -> Message {
+    let payload = format!(
+        "{{\"note\": \"{}\", \"total\": 19.90, \"customer\": \"c-1\", \"order_id\": 1}}",
+        "x".repeat(110)
+    );
+    Message {
+        id,
         message_type: "order.created".to_owned(),
-        payload: payload.to_owned(),
+        payload,
         key: None,
         headers: std::collections::BTreeMap::new(),
         created_at: "2026-11-24T12:00:00Z".parse().expect("a time"),
-    };
-    let key = IdempotencyKey::new(installation, message.id, name, "");
-    sink.prepare(&message, &route.content, &key).expect("prepare")
+    }
 }
 
 /// Drains a backlog while eight producers go on inserting, beside the bare loop.

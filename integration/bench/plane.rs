@@ -13,13 +13,13 @@ use super::harness::postgres::Database;
 use super::harness::relay::{Process, Relay, crm, toml};
 use super::{config, insert, per_second};
 
-fn rows(usual: usize) -> usize {
+pub fn rows(usual: usize) -> usize {
     let said = std::env::var("OUTBOXD_BENCH_ROWS").ok();
     said.map_or(usual, |said| said.parse().expect("OUTBOXD_BENCH_ROWS is a number"))
 }
 
 /// A backlog in statements of 100,000 rows.
-async fn preload(client: &Client, count: usize) {
+pub async fn preload(client: &Client, count: usize) {
     let mut left = count;
     while left > 0 {
         let now = left.min(100_000);
@@ -29,7 +29,7 @@ async fn preload(client: &Client, count: usize) {
 }
 
 /// A migrated database whose routes stand.
-async fn routed(rest: &str) -> (Database, Client) {
+pub async fn routed(rest: &str) -> (Database, Client) {
     let database = Database::migrated().await;
     let client = database.connect().await;
     let relay = Relay::start(config(&database, rest));
@@ -187,7 +187,7 @@ pub async fn backlog() {
 }
 
 /// Resident memory of a process, now and at most.
-fn memory_of(pid: u32) -> String {
+pub fn memory_of(pid: u32) -> String {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let line = |name: &str| {
         let found = status.lines().find_map(|line| line.strip_prefix(name));

@@ -16,7 +16,7 @@ const WAITING: &str = "SELECT count(*) FROM pg_stat_activity
 
 impl Shop {
     /// A role of this database that is an operator and nothing else; the config connects as it.
-    fn as_operator(&self) -> String {
+    pub fn as_operator(&self) -> String {
         let role = format!("support_{}", self.database.name());
         self.psql(&format!("CREATE ROLE {role} LOGIN IN ROLE outbox_operator"));
         let url = self.database.url().replace("user=postgres", &format!("user={role}"));

@@ -1,13 +1,18 @@
 //! `outboxd check`: reads the config and touches each outside thing once, sending nothing.
 
+mod calendar;
+
+use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
 use clap::Args;
 use futures_util::future::join_all;
+use jiff::Timestamp;
 use rustix::fs::Access;
 use serde_json::json;
 
+use super::route::kind;
 use super::table::Table;
 use super::{Answer, Verdict, connect, other_installation, say, say_json};
 use crate::config::{Config, SinkConfig, Way};
@@ -16,11 +21,11 @@ use crate::sink::Sink;
 use crate::store::inspect::{Server, server, wanting_rights};
 use crate::store::migrate::SchemaState;
 use crate::store::routes::{Standing, standing};
-use crate::store::{Link, migrate, own};
+use crate::store::{Link, StoreError, migrate, own};
 
 const EXAMPLES: &str = "\
 Examples:
-  outboxd check                a line for each thing: ok, or FAIL and what to do
+  outboxd check                a line for each thing: ok, warn, or FAIL and what to do
   outboxd check --json
   outboxd --config staging.toml check";
 
@@ -37,62 +42,106 @@ pub(super) struct Check {
     json: bool,
 }
 
-/// What was found of one thing: good words, or what is wrong and what to do.
+/// What was found of one thing.
 struct Line {
     thing: String,
-    found: Result<String, String>,
+    found: Found,
+}
+
+enum Found {
+    /// It works.
+    Good(String),
+    /// It works, but perhaps not as it is meant.
+    Doubt(String),
+    /// What is wrong, and what to do.
+    Wrong(String),
 }
 
 impl Check {
     pub async fn run(&self, mut config: Config) -> Answer {
         let mut lines = vec![Line::new("config", Ok(of_config(&config)))];
+        let plans = calendar::plans(&config, Timestamp::now());
         let hash = Routes::new(std::mem::take(&mut config.routes)).hash();
-        let config = &config;
-        lines.extend(database(config, &hash).await);
+        let (config, link) = (&config, connect(&config));
+        let server = server(&link).await;
+        let reachable = server.is_ok();
+        lines.extend(database(config, &link, server, &hash).await);
         lines.extend(join_all(config.sinks.values().map(probe)).await);
+        lines.extend(plans);
+        if reachable {
+            lines.extend(calendar::queries(config, &link).await);
+        }
         if self.json {
             let lines: Vec<_> = lines
                 .iter()
                 .map(|line| {
-                    let words = line.found.as_ref().unwrap_or_else(|words| words);
-                    json!({ "thing": line.thing, "ok": line.found.is_ok(), "words": words })
+                    let (word, words) = line.found.words();
+                    json!({
+                        "thing": line.thing,
+                        "ok": word != "FAIL",
+                        "warning": word == "warn",
+                        "words": words,
+                    })
                 })
                 .collect();
             say_json(&json!(lines));
         } else {
             say(&text(&lines));
         }
-        Ok(Verdict::wrong_if(lines.iter().any(|line| line.found.is_err())))
+        Ok(Verdict::wrong_if(lines.iter().any(|line| line.found.words().0 == "FAIL")))
     }
 }
 
 impl Line {
     fn new(thing: impl Into<String>, found: Result<String, String>) -> Line {
+        let found = match found {
+            Ok(words) => Found::Good(words),
+            Err(words) => Found::Wrong(words),
+        };
         Line { thing: thing.into(), found }
+    }
+}
+
+impl Found {
+    fn words(&self) -> (&'static str, &str) {
+        match self {
+            Found::Good(words) => ("ok", words),
+            Found::Doubt(words) => ("warn", words),
+            Found::Wrong(words) => ("FAIL", words),
+        }
     }
 }
 
 fn text(lines: &[Line]) -> String {
     let mut table = Table::new(&["", "", ""], &[]);
     for line in lines {
-        let (word, words) = match &line.found {
-            Ok(words) => ("ok", words),
-            Err(words) => ("FAIL", words),
-        };
-        table.row([word.to_owned(), line.thing.clone(), words.clone()]);
+        let (word, words) = line.found.words();
+        table.row([word.to_owned(), line.thing.clone(), words.to_owned()]);
     }
     table.text().trim_start().to_owned()
 }
 
 fn of_config(config: &Config) -> String {
-    let (sinks, routes) = (config.sinks.len(), config.routes.len());
-    format!("{}: sinks: {sinks}, routes: {routes}", config.file.display())
+    let exports = config.sinks.values().filter(|sink| kind(sink) == "export").count();
+    let (sinks, routes) = (config.sinks.len() - exports, config.routes.len());
+    let file = config.file.display();
+    let mut words = format!("{file}: sinks: {sinks}, routes: {routes}");
+    for (what, count) in [("exports", exports), ("schedules", config.schedules.len())] {
+        if count > 0 {
+            let _ = write!(words, ", {what}: {count}");
+        }
+    }
+    words
 }
 
 /// All that can be asked of the database; the first thing that is missing hides the rest.
-async fn database(config: &Config, hash: &str) -> Vec<Line> {
-    let link = connect(config);
-    let server = match server(&link).await {
+async fn database(
+    config: &Config,
+    link: &Link,
+    server: Result<Server, StoreError>,
+    hash: &str,
+) -> Vec<Line> {
+    let server = match server {
         Ok(server) => server,
         Err(error) => return vec![Line::new("database", Err(error.to_string()))],
     };
@@ -117,15 +166,15 @@ async fn database(config: &Config, hash: &str) -> Vec<Line> {
     };
     lines.push(Line::new("schema", found));
     if sound {
-        lines.push(Line::new("installation", installation(&link, config).await));
+        lines.push(Line::new("installation", installation(link, config).await));
     }
     // A role that may not even look is told which rights it lacks; where there is nothing to have
     // rights on, that is all there is to tell.
     if !missing {
-        lines.push(Line::new("rights", rights(&link, &server).await));
+        lines.push(Line::new("rights", rights(link, &server).await));
     }
     if sound {
-        lines.push(Line::new("routes", in_force(&link, hash).await));
+        lines.push(Line::new("routes", in_force(link, hash).await));
     }
     lines
 }
@@ -177,7 +226,12 @@ async fn probe(sink: &SinkConfig) -> Line {
             Way::Webhook(_) | Way::Smtp(_) => Ok("nothing to touch".to_owned()),
         },
     };
-    Line::new(format!("sink {}", sink.name), found)
+    Line::new(thing(sink), found)
+}
+
+fn thing(sink: &SinkConfig) -> String {
+    let word = if kind(sink) == "export" { "export" } else { "sink" };
+    format!("{word} {}", sink.name)
 }
 
 fn writable(directory: &Path) -> Result<String, String> {

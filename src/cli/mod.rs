@@ -22,6 +22,7 @@ mod resume_restored;
 mod retry;
 mod route;
 mod run;
+mod schedule;
 mod send;
 mod show;
 mod status;
@@ -112,6 +113,8 @@ enum Command {
     Route(route::Route),
     /// A file on demand, and what became of those that were cut
     Export(Box<export::Export>),
+    /// What the calendar writes: when next, when last, what was missed; and running it by hand
+    Schedule(schedule::Schedule),
 }
 
 /// How a command ended that could do its work.
@@ -209,6 +212,7 @@ async fn dispatch(arguments: Arguments) -> Answer {
         Command::Preview(command) => command.run(config).await,
         Command::Route(command) => command.run(config).await,
         Command::Export(command) => command.run(config).await,
+        Command::Schedule(command) => command.run(&config).await,
     }
 }
 

@@ -170,6 +170,7 @@ pub(super) fn did(verb: &str) -> &str {
         "replay" => "replayed",
         "pause" => "paused",
         "resume" => "resumed",
+        "run" => "ran",
         other => other,
     }
 }

@@ -70,6 +70,9 @@ fn piece(sql: &str) -> Result<(Piece, usize), String> {
     if sql.starts_with(';') {
         return Ok((Piece::Semicolon, 1));
     }
+    if let Some(parameter) = parameter(sql) {
+        return Ok((Piece::Other, parameter?));
+    }
     let word = |c: char| c.is_alphanumeric() || c == '_' || c == '$';
     let length = match quoted(sql) {
         Some(length) => length?,
@@ -80,6 +83,15 @@ fn piece(sql: &str) -> Result<(Piece, usize), String> {
         }
     };
     Ok((Piece::Other, length))
+}
+
+/// How long the parameter is that begins here, if one does.
+fn parameter(sql: &str) -> Option<Result<usize, String>> {
+    let rest =
+        sql.strip_prefix('$').filter(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))?;
+    let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let known = matches!(&rest[..digits], "1" | "2");
+    Some(if known { Ok(1 + digits) } else { Err(format!("has a parameter ${}", &rest[..digits])) })
 }
 
 /// How long a comment is, others inside it counted; none where it is not closed.
@@ -107,8 +119,7 @@ fn quoted(sql: &str) -> Option<Result<usize, String>> {
         'E' | 'e' if sql[1..].starts_with('\'') => end_of_escaped(sql),
         '$' => {
             let tag = sql[1..].split_once('$')?.0;
-            let name = tag.chars().all(|c| c.is_alphanumeric() || c == '_');
-            if !name || tag.starts_with(|c: char| c.is_ascii_digit()) {
+            if !tag.chars().all(|c| c.is_alphanumeric() || c == '_') {
                 return None;
             }
             end_of(sql, tag.len() + 2, &sql[..tag.len() + 2])
@@ -148,7 +159,7 @@ mod tests {
             "SELECT 1 /* ; /* ; */ ; */ + 2",
             "SELECT $$;$$, $a$ ; $$ ; $b$ $a$, $1, a$b FROM x$y",
             "SELECT name'x' FROM t WHERE é = 'ü;'",
-            "SELECT 1 - -1 / 2 * 3",
+            "SELECT 1 - -1 / 2 * 3, '$3', a$3, $$ $4 $$",
         ] {
             for behind in ["", ";", " ; ", ";-- the end", ";\n/* ; */\n"] {
                 let text = format!("{sql}{}{behind}", if sql.contains("--") { "\n" } else { "" });
@@ -174,6 +185,9 @@ mod tests {
             ("SELECT $a$;$b$", "has a quote that is not closed".to_owned()),
             ("SELECT $1$; SELECT $1$", more(1)),
             ("SELECT \"a", "has a quote that is not closed".to_owned()),
+            ("SELECT $1, $3", "has a parameter $3".to_owned()),
+            ("SELECT $1+$12", "has a parameter $12".to_owned()),
+            ("SELECT $0", "has a parameter $0".to_owned()),
             ("SELECT /* /* */ 1", "has a comment that is not closed".to_owned()),
             ("SELECT 1 /*", "has a comment that is not closed".to_owned()),
         ] {

@@ -4,8 +4,9 @@
 //! what must be before it starts, `route` says what to make of it, `deliver` makes one attempt, whose
 //! `gate` knows how many may run, `decide` what its end means, `settle` records it. `work` walks a
 //! sink through these, `own` holds the lease and works the sinks that `share` plans for this relay,
-//! `restored` knows a copy of the database when it meets one, `cut` makes the files of CSV sinks, `mailing` mails them,
-//! `keep` does the chores, among them `watch`, which tells of troubles, and `prune`, which deletes
+//! `restored` knows a copy of the database when it meets one, `cut` makes the files of CSV sinks,
+//! `mailing` mails them, `schedule` writes the messages that fall due by the calendar, `keep` does the
+//! chores, among them `watch`, which tells of troubles, and `prune`, which deletes
 //! what is old.
 
 mod admit;
@@ -27,6 +28,7 @@ mod prune;
 mod ready;
 mod restored;
 pub mod route;
+mod schedule;
 mod settle;
 mod share;
 mod turn;
@@ -45,7 +47,7 @@ use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::config::{Config, SinkConfig, Way};
+use crate::config::{Config, ScheduleConfig, SinkConfig, Way};
 use crate::name::Name;
 use crate::sink::{BuildError, Sink};
 use crate::store::migrate::{self, SchemaState};
@@ -60,6 +62,7 @@ use mailing::Mailer;
 use own::{Owner, Taken};
 use restored::Guard;
 use route::{Paused, Routes};
+use schedule::Scheduler;
 use turn::Turns;
 use wake::{Bells, Wake};
 use work::Worker;
@@ -126,6 +129,8 @@ pub async fn run(
     let installation = shared.installation.clone();
     let (link, paused) = (Arc::clone(&shared.keep), Arc::clone(&shared.paused));
     let chores = tokio::spawn(keep::keep(link, paused, installation, retention));
+    let schedules = Scheduler::new(&target, shared.schedules.clone(), entry.id.clone());
+    let schedules = tokio::spawn(schedules.run());
     let begin = Arc::clone(&shared);
     let begin = Box::new(move |taken| begin.begin(taken));
     let owner = Owner::new(Arc::clone(&shared.lease), entry, guard, begin);
@@ -134,6 +139,7 @@ pub async fn run(
         () = now.cancelled() => warn!("stopping at once; what was in flight is repeated"),
     }
     chores.abort();
+    schedules.abort();
     now.cancel();
     Ok(())
 }
@@ -185,6 +191,7 @@ async fn wait_for_schema(target: &Arc<Target>, config: &Config) -> Result<Instal
 /// What all sinks of this relay share.
 struct Shared {
     sinks: BTreeMap<String, (Arc<SinkConfig>, Option<Arc<Sink>>)>,
+    schedules: Vec<Arc<ScheduleConfig>>,
     routes: Arc<Routes>,
     paused: Arc<Paused>,
     installation: Name,
@@ -222,6 +229,7 @@ impl Shared {
         let link = || Arc::new(Link::new(Arc::clone(target)));
         Ok(Shared {
             sinks,
+            schedules: config.schedules.into_values().map(Arc::new).collect(),
             routes: Arc::new(Routes::new(config.routes)),
             paused: Arc::default(),
             installation,
@@ -254,6 +262,7 @@ impl Shared {
             pid: i32::try_from(std::process::id()).unwrap_or_default(),
             routes_hash: self.routes.hash(),
             sinks: self.sinks.iter().map(|(n, (config, _))| (n.clone(), kind(config))).collect(),
+            schedules: self.schedules.iter().map(|config| config.name.to_string()).collect(),
         }
     }
 

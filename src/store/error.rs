@@ -16,8 +16,8 @@ pub struct StoreError {
 enum Kind {
     /// The server or the wire.
     Postgres(tokio_postgres::Error),
-    /// What the server said of SQL that the operator wrote, and the line of that.
-    Query(tokio_postgres::Error, Option<usize>),
+    /// What the server said of SQL that the operator wrote, the line of that, and who asked.
+    Query { error: tokio_postgres::Error, line: Option<usize>, role: String },
     /// No answer within the limit.
     Silent(std::time::Duration),
     /// Said by outboxd itself, remedy included.
@@ -39,13 +39,13 @@ impl StoreError {
 
     /// The same, of a query that the operator wrote: the server's word on it is told with the line, and
     /// not with what would mend a statement of ours. `before` is what stands before the query in the
-    /// statement that was sent.
-    pub(super) fn of_query(self, before: &str, sql: &str) -> StoreError {
+    /// statement that was sent, `role` whose rights it has.
+    pub(super) fn of_query(self, before: &str, sql: &str, role: &str) -> StoreError {
         let StoreError { doing, kind } = self;
         let kind = match kind {
             Kind::Postgres(error) if error.as_db_error().is_some() => {
                 let line = error.as_db_error().and_then(|db| line_of(db, before, sql));
-                Kind::Query(error, line)
+                Kind::Query { error, line, role: role.to_owned() }
             }
             other => other,
         };
@@ -56,7 +56,7 @@ impl StoreError {
     #[must_use]
     pub fn code(&self) -> Option<&SqlState> {
         match &self.kind {
-            Kind::Postgres(error) | Kind::Query(error, _) => error.code(),
+            Kind::Postgres(error) | Kind::Query { error, .. } => error.code(),
             Kind::Silent(_) | Kind::Said(_) => None,
         }
     }
@@ -72,7 +72,7 @@ impl StoreError {
                     || *code == SqlState::READ_ONLY_SQL_TRANSACTION
                     || *code == SqlState::TOO_MANY_CONNECTIONS
             }),
-            Kind::Query(error, _) => {
+            Kind::Query { error, .. } => {
                 error.code().is_some_and(|code| code.code().starts_with("57P"))
             }
             Kind::Silent(_) => true,
@@ -84,7 +84,7 @@ impl StoreError {
     /// mends.
     #[must_use]
     pub fn is_of_query(&self) -> bool {
-        matches!(self.kind, Kind::Query(..)) && !self.is_connection()
+        matches!(self.kind, Kind::Query { .. }) && !self.is_connection()
     }
 
     /// Whether a row may have found no ledger partition to stand in: the code says no more, and the
@@ -146,7 +146,7 @@ impl fmt::Display for StoreError {
             Kind::Silent(limit) => {
                 write!(f, "{}: no answer within {limit:.1?}", self.doing)
             }
-            Kind::Query(error, line) => {
+            Kind::Query { error, line, role } => {
                 let db = error.as_db_error();
                 match db {
                     Some(db) if quotes_data(db) => write!(
@@ -160,7 +160,7 @@ impl fmt::Display for StoreError {
                 if let Some(line) = line {
                     write!(f, " (line {line} of the query)")?;
                 }
-                match db.and_then(query_remedy) {
+                match db.and_then(|db| query_remedy(db, role)) {
                     Some(remedy) => write!(f, "; {remedy}"),
                     None => Ok(()),
                 }
@@ -198,7 +198,7 @@ fn quotes_data(error: &DbError) -> bool {
 }
 
 /// What mends a query, or the rights of who runs it.
-fn query_remedy(error: &DbError) -> Option<String> {
+fn query_remedy(error: &DbError, role: &str) -> Option<String> {
     let code = error.code();
     if *code == SqlState::INSUFFICIENT_PRIVILEGE {
         // In another language than English the words do not fit, and the rule without the name stands.
@@ -209,11 +209,11 @@ fn query_remedy(error: &DbError) -> Option<String> {
             Some(("function", name)) => format!("GRANT EXECUTE ON FUNCTION {name}"),
             _ => "GRANT SELECT ON <what it reads>".to_owned(),
         };
-        return Some(format!("run as its owner: {grant} TO <the relay's role>"));
+        return Some(format!("run as its owner: {grant} TO {role}"));
     }
     let remedy = if *code == SqlState::UNDEFINED_TABLE {
         "write the schema before the name, or look at the search_path of the relay's role"
-    } else if *code == SqlState::UNDEFINED_PARAMETER {
+    } else if *code == SqlState::UNDEFINED_PARAMETER || *code == SqlState::PROTOCOL_VIOLATION {
         "there are $1 and $2, begin and end of the period"
     } else if *code == SqlState::QUERY_CANCELED {
         "make it faster, or raise its timeout"

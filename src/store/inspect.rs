@@ -6,6 +6,7 @@ pub mod files;
 pub mod mail;
 pub mod page;
 pub mod pause;
+pub mod schedules;
 pub mod status;
 
 use jiff::Timestamp;
@@ -37,8 +38,8 @@ const TABLE_RIGHTS: &[(&str, &[&str])] = &[
     ("unseen", &["SELECT", "INSERT", "DELETE"]),
     ("export", &["SELECT", "INSERT", "UPDATE"]),
     ("calendar", &["SELECT", "INSERT", "UPDATE"]),
-    ("occurrence", &["SELECT", "INSERT"]),
     ("mailing", &["SELECT", "INSERT", "UPDATE"]),
+    ("occurrence", &["SELECT", "INSERT", "UPDATE"]),
     ("ledger", &["SELECT", "INSERT"]),
     ("action", &["SELECT", "INSERT"]),
     ("late", &["SELECT", "INSERT", "DELETE"]),
@@ -47,6 +48,7 @@ const TABLE_RIGHTS: &[(&str, &[&str])] = &[
 ];
 /// Functions a relay calls.
 const FUNCTION_RIGHTS: &[&str] = &[
+    "is_restored",
     "pause_restored",
     "extend_ledger",
     "routes_of",

@@ -45,6 +45,11 @@ impl Target {
         &self.database.schema
     }
 
+    /// Whom we log in as.
+    pub(super) fn role(&self) -> &str {
+        self.database.connect.get_user().unwrap_or("the relay's role")
+    }
+
     /// Connects, and starts the task that drives the wire.
     ///
     /// # Errors

@@ -19,6 +19,7 @@ mod queries;
 pub mod query;
 pub mod restored;
 pub mod routes;
+pub mod schedule;
 pub mod snapshot;
 mod tls;
 pub mod watch;

@@ -33,6 +33,8 @@ pub struct RelayEntry {
     pub routes_hash: String,
     /// Names and kinds of the sinks its config knows.
     pub sinks: Vec<(String, String)>,
+    /// Names of its schedules.
+    pub schedules: Vec<String>,
 }
 
 /// One sink as the database knows it.
@@ -105,6 +107,7 @@ pub async fn register(link: &Link, relay: &RelayEntry) -> Result<(), StoreError>
         (&env!("CARGO_PKG_VERSION") as _, Type::TEXT),
         (&relay.routes_hash as _, Type::TEXT),
         (&names as _, Type::TEXT_ARRAY),
+        (&relay.schedules as _, Type::TEXT_ARRAY),
     ];
     link.execute("enter the relay", &link.queries().register, &entry).await?;
     link.execute("forget silent relays", &link.queries().forget_relays, &[]).await?;

@@ -1,6 +1,7 @@
 //! The queries of schedules and exports: SQL that the operator wrote.
 
 use jiff::Timestamp;
+use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
 use super::error::StoreError;
@@ -15,7 +16,7 @@ pub struct QueryColumn {
     pub kind: Type,
 }
 
-const BEFORE: &str = "SELECT rows.* FROM (SELECT 1) AS one LEFT JOIN (SELECT * FROM (\n";
+pub(super) const BEFORE: &str = "SELECT rows.* FROM (SELECT 1) AS one LEFT JOIN (SELECT * FROM (\n";
 const BEHIND: &str = "\n) AS rows LIMIT 0) AS rows ON true";
 
 /// Asks for the columns of a query whose `$1` and `$2` are timestamptz. No row of it is made: it is
@@ -30,11 +31,17 @@ pub async fn describe(link: &Link, sql: &str) -> Result<Vec<QueryColumn>, StoreE
     let doing = "look at the query";
     let bound = Timestamp::UNIX_EPOCH;
     let params = [(&bound as _, Type::TIMESTAMPTZ), (&bound as _, Type::TIMESTAMPTZ)];
-    let wrapped = format!("{BEFORE}{sql}{BEHIND}");
-    let row =
-        link.row(doing, &wrapped, &params).await.map_err(|error| error.of_query(BEFORE, sql))?;
+    let row = link.row(doing, &describing(sql), &params).await;
+    Ok(columns(&row.map_err(|error| error.of_query(BEFORE, sql, link.target().role()))?))
+}
+
+/// The statement that does so; [`BEFORE`] stands before the query.
+pub(super) fn describing(sql: &str) -> String {
+    format!("{BEFORE}{sql}{BEHIND}")
+}
+
+/// The columns of its answer.
+pub(super) fn columns(row: &Row) -> Vec<QueryColumn> {
     let columns = row.columns().iter();
-    Ok(columns
-        .map(|c| QueryColumn { name: c.name().to_owned(), kind: c.type_().clone() })
-        .collect())
+    columns.map(|c| QueryColumn { name: c.name().to_owned(), kind: c.type_().clone() }).collect()
 }

@@ -37,6 +37,8 @@ const SETTINGS: &str = "SET LOCAL idle_in_transaction_session_timeout = '60s'; \
 pub struct Snapshot {
     client: Client,
     wire: JoinHandle<()>,
+    /// Whose rights the query has.
+    role: String,
 }
 
 /// A query with its parameters.
@@ -63,6 +65,7 @@ enum Text {
 /// The rows of an answer, one after another.
 pub struct Answer<'a> {
     sql: &'a str,
+    role: &'a str,
     /// Asked again after its end, the driver's own says that the connection is closed.
     rows: Fuse<Pin<Box<RowStream>>>,
 }
@@ -106,7 +109,7 @@ impl Snapshot {
     pub async fn begin(target: &Target, timeout: Duration) -> Result<Snapshot, StoreError> {
         let (client, connection) = Box::pin(target.connect_undriven()).await?;
         let wire = tokio::spawn(connection);
-        let snapshot = Snapshot { client, wire };
+        let snapshot = Snapshot { client, wire, role: target.role().to_owned() };
         let begin = format!(
             "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY; \
              SET LOCAL statement_timeout = {}; {SETTINGS}",
@@ -126,7 +129,7 @@ impl Snapshot {
             let mut rows = self.ask("count(*)", asked).await?;
             let row = rows.next().await.ok_or_else(|| StoreError::said(DOING, "no count"))?;
             let count = row.and_then(|row| row.try_get(0));
-            count.map_err(|error| StoreError::postgres(DOING, error).of_query("", asked.sql).into())
+            count.map_err(|error| wrong(error, "", asked.sql, &self.role))
         }
         .await;
         if matches!(counted, Err(QueryError::Query(_))) {
@@ -147,7 +150,7 @@ impl Snapshot {
     ) -> Result<Answer<'a>, QueryError> {
         let list: Vec<String> = columns.iter().map(expression).collect();
         let rows = self.ask(&list.join(", "), asked).await?;
-        Ok(Answer { sql: asked.sql, rows: rows.fuse() })
+        Ok(Answer { sql: asked.sql, role: &self.role, rows: rows.fuse() })
     }
 
     /// Ends the transaction. A server that is left in one writes into its log that somebody hung up.
@@ -170,7 +173,7 @@ impl Snapshot {
             Some(said) if points_behind(said, query_end) => {
                 QueryError::Query(format!("the condition: {}", said.message()))
             }
-            _ => StoreError::postgres(DOING, error).of_query(&before, asked.sql).into(),
+            _ => wrong(error, &before, asked.sql, &self.role),
         })
     }
 
@@ -198,9 +201,7 @@ impl Answer<'_> {
         match self.rows.next().await {
             None => Ok(None),
             Some(Ok(row)) => Ok(Some(Values(row))),
-            Some(Err(error)) => {
-                Err(StoreError::postgres(DOING, error).of_query("", self.sql).into())
-            }
+            Some(Err(error)) => Err(wrong(error, "", self.sql, self.role)),
         }
     }
 }
@@ -258,6 +259,10 @@ fn expression(column: &QueryColumn) -> String {
         Text::Instant => format!("to_json({value}) #>> '{{}}'"),
         Text::Json => format!("to_json({value})::text"),
     }
+}
+
+fn wrong(error: tokio_postgres::Error, before: &str, sql: &str, role: &str) -> QueryError {
+    StoreError::postgres(DOING, error).of_query(before, sql, role).into()
 }
 
 /// Whether the server points behind the query, into what was put there.
