@@ -153,7 +153,7 @@ const RECORDED_TWICE: &str =
 
 /// Something after the end is also a step that does not follow.
 const SENT_AGAIN: &str =
-    "INSERT INTO outbox.mailing_step (mailing, step, state, actor) VALUES (1, 5, 'sent', 'r')";
+    "INSERT INTO outbox.mailing_step (mailing, step, state, actor) VALUES (1, 6, 'sent', 'r')";
 
 /// An outbox with an example of everything in it, worked by a relay.
 async fn stage() -> (Database, Client) {
@@ -202,13 +202,14 @@ async fn stage() -> (Database, Client) {
     (database, client)
 }
 
-/// What no relay of the stage does: message 4 becomes a run of a schedule; the file goes out by mail, with
-/// a first attempt that did not; and an export has rows of a query.
+/// What no relay of the stage does: message 4 becomes a run of a schedule; the file goes out by mail,
+/// which was built twice; and an export has rows of a query.
 const CALENDAR: &str = "
     INSERT INTO outbox.occurrence (schedule, period, state, due_at, messages, first_id, last_id, actor)
     VALUES ('reminders', '2026-11-20', 'ran', now(), 1, 4, 4, 'r');
     INSERT INTO outbox.mailing (sink, period, actor, epoch) VALUES ('orders', '2026-11-20', 'r', 1);
-    UPDATE outbox.mailing SET state = 'built', hash = 'h';
+    UPDATE outbox.mailing SET state = 'built', hash = 'first';
+    UPDATE outbox.mailing SET hash = 'h';
     UPDATE outbox.mailing SET state = 'sending', day = '2026-11-20';
     UPDATE outbox.mailing SET state = 'sent';
     UPDATE outbox.export SET mailing = 1;

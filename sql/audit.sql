@@ -201,6 +201,8 @@ WITH found (name, example) AS (
                  FROM (SELECT s.mailing, s.step, s.state,
                               (coalesce(lag(s.state) OVER (PARTITION BY s.mailing ORDER BY s.step), 'none'), s.state) IN (
                                 ('none', 'planned'),
+                                -- Made anew: another hash.
+                                ('planned', 'planned'), ('built', 'built'),
                                 ('planned', 'built'), ('planned', 'unsent'), ('planned', 'dead'),
                                 ('planned', 'sent'), ('planned', 'discarded'),
                                 ('built', 'planned'), ('built', 'sending'), ('built', 'unsent'), ('built', 'dead'),

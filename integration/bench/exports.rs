@@ -2,16 +2,20 @@
 //! `\copy` of the same rows take in the same run. `OUTBOXD_BENCH_ROWS` as in `plane.rs`.
 
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use outboxd::config::{CsvConfig, Way};
 use outboxd::sink::csv::Layout;
 
-use super::harness::plane::{number, until_count};
+use super::harness::eventually;
+use super::harness::plane::number;
 use super::harness::postgres::Database;
 use super::harness::relay::{Process, toml};
 use super::plane::{memory_of, preload, routed, rows};
 use super::{bench_message, config};
+
+/// A limit that is reached only where something is wrong.
+const LONG: Duration = Duration::from_secs(900);
 
 /// Eight columns of the messages that the benchmark inserts.
 fn sink(folder: &Path, count: usize) -> String {
@@ -46,7 +50,11 @@ async fn from_messages() {
     let begun = Instant::now();
     let relay = Process::start(&toml(&database.url(), "lease = \"10s\"", &rest));
     let published = "SELECT count(*) FROM outbox.export WHERE state = 'published'";
-    until_count(&client, "the file is published", published, 1).await;
+    eventually("the file is published", LONG, async || match number(&client, published).await {
+        1 => Ok(()),
+        _ => Err(relay.log()),
+    })
+    .await;
     let took = begun.elapsed();
     let memory = memory_of(relay.id());
     relay.kill();

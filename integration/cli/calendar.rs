@@ -110,11 +110,11 @@ async fn what_is_overdue_makes_status_wrong_and_what_was_missed_is_worth_a_look(
     assert!(status.contains("outboxd schedule run reminders --period 2026-11-19"), "{status}");
     shop.psql(
         "INSERT INTO outbox.alert (cause, subject, since, count, reason) VALUES
-         ('overdue', 'ledger', now(), 1, 'nobody took up what was due at 2026-11-20 01:00:00Z')",
+         ('overdue', 'ledger', now(), 1, 'what was due at 2026-11-20 01:00:00Z is not done')",
     );
     let status = shop.run(&["status"]);
     assert_eq!(status.code, 1);
-    let line = "! ledger: 1 thing is overdue by the calendar: nobody took up what was due at";
+    let line = "! ledger: 1 thing is overdue by the calendar: what was due at";
     assert!(status.out.contains(line), "{}", status.out);
 
     // The relays' next look finds it paused.

@@ -10,6 +10,7 @@ use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 
 use super::{header, in_full};
+use crate::audit::violations;
 use crate::harness::eventually;
 use crate::harness::http::Gate;
 use crate::harness::plane::{LONG, number};
@@ -192,9 +193,7 @@ async fn judge(client: &Client, peer: &SmtpPeer, struck: &BTreeMap<Point, (usize
         }
     }
     assert!(came.is_empty(), "mails of no record: {came:?}");
-    let audit = "SELECT count(*) FROM outbox.mailing m WHERE m.state <>
-                   (SELECT s.state FROM outbox.mailing_step s WHERE s.mailing = m.id ORDER BY s.step DESC LIMIT 1)";
-    assert_eq!(number(client, audit).await, 0);
+    assert_eq!(violations(client).await, Vec::<String>::new());
     let kills: usize = struck.values().map(|count| count.0).sum();
     println!(
         "{kills} kills; {} periods, {sent} sent, {held} held of which {arrived_held} had arrived; \

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{occurrences, written};
+use crate::audit::violations;
 use crate::harness::eventually;
 use crate::harness::plane::{LONG, number};
 use crate::harness::postgres::Database;
@@ -60,6 +61,7 @@ async fn kill_9_while_reminders_are_written_leaves_all_of_a_period_or_none() {
     assert_eq!(occurrences.len(), written.len(), "a row for each that has messages, and no other");
     assert!(occurrences.iter().all(|row| row.contains(" 20000 of ")), "{occurrences:?}");
     assert!(in_flight > 0, "no kill fell into a run");
+    assert_eq!(violations(&client).await, Vec::<String>::new());
     println!("{kills} kills, {in_flight} of them within a run: {} whole periods", written.len());
 }
 

@@ -359,20 +359,22 @@ pub enum ValuePath {
     Query(String),
 }
 
-/// What a column's value must be; a message whose value is something else fails that file.
+/// What a column's value must be. Of a message whose value is something else no line is made, and it is
+/// dead with that reason; a row of a query keeps its file from being made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ColumnForm {
-    /// `text`: any scalar; guarded against being taken for a formula.
+    /// `text`: any scalar. Text is guarded against being taken for a formula; what is no text is written as
+    /// what it is.
     Text,
     /// `integer`: a whole number, digits kept.
     Integer,
-    /// `decimal`: a number, digits kept.
+    /// `decimal`: a number in plain digits, which are kept; never NaN or infinite.
     Decimal,
     /// `boolean`: true or false.
     Boolean,
-    /// `date`: a day.
+    /// `date`: a day; of an instant the one that the clock of the cut shows.
     Date,
-    /// `timestamp`: an instant.
+    /// `timestamp`: an instant, in ISO 8601; or a time without an offset, which stays one.
     Timestamp,
     /// `json`: whatever it is, as JSON text.
     Json,

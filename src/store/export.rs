@@ -60,7 +60,7 @@ pub struct Export {
     pub due_before: Timestamp,
     /// Most rows, where the cut is by count.
     pub rows_max: Option<i64>,
-    /// Rows gathered so far, of an export those of the file.
+    /// Rows gathered so far; once it is built, those of the file.
     pub row_count: i64,
     /// Lowest and highest id of its messages, if it has any.
     pub ids: Option<(i64, i64)>,
@@ -89,8 +89,8 @@ pub struct Built<'a> {
     pub bytes: u64,
     /// Its SHA-256, in hex.
     pub sha256: &'a str,
-    /// Of an export: how many rows the query had.
-    pub rows: Option<i64>,
+    /// How many rows are in it: of messages fewer than were gathered, where somebody deleted some.
+    pub rows: i64,
     /// Hash of the columns and of how they are written.
     pub layout: &'a str,
 }

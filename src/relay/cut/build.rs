@@ -40,7 +40,7 @@ impl Cutter {
             file: &finished.path().display().to_string(),
             bytes: finished.content().bytes,
             sha256: &hex(&finished.content().sha256),
-            rows: is_query.then_some(rows),
+            rows,
             layout: &layout,
         };
         if !export::build(&self.link, self.sink(), self.epoch, file.id, &built).await? {

@@ -60,3 +60,17 @@ fn must_quote(text: &str, separator: char) -> bool {
         || text.starts_with('\u{feff}')
         || text == "\\."
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_separator_is_quoted_whichever_it_is() {
+        for (separator, expected) in [(',', "\"a,b\",a;b\r\n"), (';', "a,b;\"a;b\"\r\n")] {
+            let fields = ["a,b", "a;b"].map(|text| Field::Text(text.into()));
+            let line = line(fields.into_iter(), separator, Quoting::Needed);
+            assert_eq!(String::from_utf8(line).unwrap(), expected);
+        }
+    }
+}
