@@ -161,27 +161,6 @@ async fn of_many_who_try_at_once_one_does_it_and_nobody_waits() {
     assert_eq!(written(&stage.client, "reminders").await, [("2026-11-20".to_owned(), 1)]);
 }
 
-/// The server would be at the query of a client that is gone until its end, and keep others out.
-#[tokio::test]
-async fn a_relay_that_dies_in_a_long_query_keeps_nobody_out() {
-    let stage = Stage::set().await;
-    let lock = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 2
-                 AND classid = 'outbox.occurrence'::regclass
-                 AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
-    let long = "SELECT '{}'::jsonb AS payload FROM pg_sleep(50)";
-    let dies = stage.fire_for(stage.due(), Some(long), Duration::from_secs(60));
-    let held = until_count(&stage.client, "it is at its query", lock, 1);
-    tokio::select! {
-        fired = dies => panic!("{fired:?}"),
-        () = held => {}
-    }
-    let begun = Instant::now();
-    until_count(&stage.client, "the server saw it die", lock, 0).await;
-    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
-    stage.untouched().await;
-    assert_eq!(stage.fire(None).await.unwrap(), ran(1));
-}
-
 #[tokio::test]
 async fn a_query_that_cannot_be_fires_nothing_and_says_what_to_do() {
     let stage = Stage::set().await;
