@@ -81,7 +81,7 @@ async fn a_restored_dump_delivers_nothing_until_it_is_resumed() {
         .batch_execute(
             "INSERT INTO outbox.export (sink, period, due_before)
              VALUES ('gathering', 'restored', clock_timestamp())
-                 ON CONFLICT (sink) WHERE state <> 'published' DO NOTHING",
+                 ON CONFLICT (sink) WHERE state NOT IN ('published', 'empty') DO NOTHING",
         )
         .await
         .unwrap();

@@ -329,8 +329,8 @@ async fn a_paused_export_waits() {
     let beats = "SELECT extract(epoch FROM max(heartbeat_at))::bigint FROM outbox.relay";
     let begun = number(&client, beats).await;
     eventually("it goes on", LONG, async || match number(&client, beats).await - begun {
-        passed if passed >= 3 => Ok(()),
-        passed => Err(format!("{passed} s")),
+        seconds if seconds >= 3 => Ok(()),
+        seconds => Err(format!("{seconds} s")),
     })
     .await;
     assert!(!relay.log().contains("no file opened"), "{}", relay.log());
