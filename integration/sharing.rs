@@ -265,7 +265,9 @@ async fn relays_that_live_and_stay_and_know_a_sink_could_work_it() {
         ("ignorant", 60, 1, "{other}", false),
     ] {
         let entry = format!(
-            "INSERT INTO outbox.relay VALUES ('{id}', clock_timestamp() - interval '{started} s',
+            "INSERT INTO outbox.relay (id, started_at, heartbeat_at, lease, host, pid, version,
+               routes_hash, sinks, draining)
+             VALUES ('{id}', clock_timestamp() - interval '{started} s',
              clock_timestamp() - interval '{beat} s', '10 s', 'h', 1, 'v', 'r', '{sinks}', {draining})"
         );
         client.batch_execute(&entry).await.unwrap();
