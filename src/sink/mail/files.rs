@@ -12,7 +12,8 @@ use lettre::message::{Attachment, Body, SinglePart};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use super::{Draft, PreparedMail, compose, recipients, subject};
+use super::compose::{Draft, compose};
+use super::{PreparedMail, recipients, subject};
 use crate::config::MailingConfig;
 use crate::hex::hex;
 use crate::sink::smtp::Smtp;
