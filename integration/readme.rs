@@ -50,8 +50,13 @@ const TESTS: &str = "cargo test --test integration -- --nocapture ";
 
 /// The fenced blocks of one language.
 fn blocks(language: &str) -> Vec<String> {
+    blocks_of(README, language)
+}
+
+/// The same of another README.
+pub(crate) fn blocks_of(readme: &str, language: &str) -> Vec<String> {
     let mut found = Vec::new();
-    let mut lines = README.lines();
+    let mut lines = readme.lines();
     while let Some(line) = lines.next() {
         let Some(named) = line.trim_start().strip_prefix("```") else { continue };
         let known = ["toml", "sql", "python", "sh", "text"].contains(&named);
