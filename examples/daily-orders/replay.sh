@@ -123,8 +123,12 @@ next_mail() {
 tidy() {
     local status=$?
     trap - EXIT
-    kill "${relay_pids[@]}" ${mail_pid:+"$mail_pid"} ${producer_pid:+"$producer_pid"} 2>/dev/null || true
-    wait "${relay_pids[@]}" 2>/dev/null || true
+    local pid
+    for pid in "${relay_pids[@]}" $producer_pid $mail_pid; do
+        kill "$pid" 2>/dev/null || true
+        wait "$pid" 2>/dev/null || true
+    done
+    # The end of its input is what PostgreSQL's supervisor ends at.
     [ -z "${SERVER_PID:-}" ] || { exec {SERVER[1]}>&-; wait "$SERVER_PID" 2>/dev/null || true; }
     rm -rf "$work"
     exit "$status"
