@@ -43,11 +43,14 @@ outboxd() { "$program" "$@"; }
 
 sql() { psql -X -q -A -t -v ON_ERROR_STOP=1 -d "$owner_url" -c "$1"; }
 
-free_port() { "$OUTBOXD_PYTHON" -c 'import socket; s = socket.create_server(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
+free_port() {
+    "$OUTBOXD_PYTHON" -c 'import socket; print(socket.create_server(("127.0.0.1", 0)).getsockname()[1])'
+}
 
 # A PostgreSQL of our own, which ends with us whatever happens: see supervisor.sh.
 start_postgres() {
-    local cluster=$work/postgres as=() answer word
+    local cluster=$work/postgres as=() supervisor answer word
+    supervisor=$(cat integration/harness/supervisor.sh)
     mkdir "$cluster"
     touch "$cluster/log"
     # It refuses to run as root.
@@ -55,9 +58,15 @@ start_postgres() {
         chown -R nobody "$cluster"
         as=(setpriv --reuid nobody --regid "$(id -g nobody)" --clear-groups)
     fi
-    coproc SERVER { cd "$cluster" && LC_ALL=C exec "${as[@]}" sh -c "$(cat "$OLDPWD/integration/harness/supervisor.sh")" supervisor "$bin" "$cluster" remove 2>/dev/null; }
+    coproc SERVER {
+        cd "$cluster"
+        LC_ALL=C exec "${as[@]}" sh -c "$supervisor" supervisor "$bin" "$cluster" remove 2>/dev/null
+    }
     for word in init start; do
-        [ "$word" = init ] || printf "listen_addresses = ''\nunix_socket_directories = '%s'\nfsync = off\n" "$cluster" >>"$cluster/data/postgresql.conf"
+        if [ "$word" = start ]; then
+            printf "%s = '%s'\n" listen_addresses '' unix_socket_directories "$cluster" fsync off \
+                >>"$cluster/data/postgresql.conf"
+        fi
         echo "$word" >&"${SERVER[1]}"
         read -r answer <&"${SERVER[0]}"
         [ "$answer" = ok ] || { cat "$cluster/log" >&2; fail "PostgreSQL: $word"; }
@@ -68,7 +77,8 @@ start_postgres() {
 
 # start_mail [OPTIONS]: the mail server. It keeps each mail in a file.
 start_mail() {
-    "$OUTBOXD_SMTP_SINK" "$@" -d "$REPLAY_FOLDER/mails/%Y%m%dT%H%M%S." "127.0.0.1:$smtp_port" 16 >>"$REPLAY_FOLDER/mail.log" 2>&1 &
+    "$OUTBOXD_SMTP_SINK" "$@" -d "$REPLAY_FOLDER/mails/%Y%m%dT%H%M%S." "127.0.0.1:$smtp_port" 16 \
+        >>"$REPLAY_FOLDER/mail.log" 2>&1 &
     mail_pid=$!
     until_true "the mail server listens" bash -c "exec 3<>/dev/tcp/127.0.0.1/$smtp_port"
 }
@@ -85,7 +95,9 @@ start_relay() {
 }
 
 # The process that owns the export.
-owner_pid() { sql "SELECT r.pid FROM outbox.sink s JOIN outbox.relay r ON r.id = s.owner WHERE s.name = 'orders'"; }
+owner_pid() {
+    sql "SELECT r.pid FROM outbox.sink s JOIN outbox.relay r ON r.id = s.owner WHERE s.name = 'orders'"
+}
 
 owner_pid_is_known() { [ -n "$(owner_pid)" ]; }
 
@@ -104,12 +116,13 @@ told() { grep -q '^To: operators@' "$REPLAY_FOLDER"/mails/*; }
 
 # Whether so many periods since the last file have ended, and settled.
 days_have_passed() {
-    [ "$(sql "SELECT max(due_before) + $1 * interval '$REPLAY_DAY' + interval '600 ms' < clock_timestamp() FROM outbox.export")" = t ]
+    [ "$(sql "SELECT max(due_before) + $1 * interval '$REPLAY_DAY' + interval '600 ms' < clock_timestamp()
+                FROM outbox.export")" = t ]
 }
 
 # Whether a file of the last order is published, and no file waits for its mail.
 all_is_mailed() {
-    [ "$(sql "SELECT (SELECT max(due_before) FROM outbox.export WHERE state = 'published') > (SELECT max(created_at) FROM shop.orders)
+    [ "$(sql "SELECT (SELECT max(due_before) FROM outbox.export) > (SELECT max(created_at) FROM shop.orders)
                  AND NOT EXISTS (SELECT FROM outbox.export e LEFT JOIN outbox.mailing m ON m.id = e.mailing
                                   WHERE e.state <> 'published' OR m.state IS DISTINCT FROM 'sent')")" = t ]
 }
@@ -143,7 +156,8 @@ if [ -z "${REPLAY_PROGRAM:-}" ]; then
     cargo build --locked --quiet --bin outboxd
 fi
 program=${REPLAY_PROGRAM:-$PWD/target/debug/outboxd}
-bin=${OUTBOXD_PG_BIN:-$(dirname "$(readlink -f "$(command -v initdb || printf '%s\n' /usr/lib/postgresql/*/bin/initdb | sort -V | tail -1)")")}
+initdb=$(command -v initdb || printf '%s\n' /usr/lib/postgresql/*/bin/initdb | sort -V | tail -1)
+bin=${OUTBOXD_PG_BIN:-$(dirname "$(readlink -f "$initdb")")}
 
 export REPLAY_DAY=${REPLAY_DAY:-5s} REPLAY_FOLDER
 REPLAY_FOLDER=$(mktemp -d -t outboxd-daily-orders-XXXXXX)
@@ -179,6 +193,7 @@ say "the relay that owns orders is killed with SIGKILL; the other one goes on"
 killed=$(owner_pid)
 shows 'orders' outboxd status
 kill -9 "$killed"
+mapfile -t relay_pids < <(printf '%s\n' "${relay_pids[@]}" | grep -vx "$killed")
 until_true "the other relay owns the export" owned_by_another_than "$killed"
 next_mail sent
 shows 'orders' outboxd status
@@ -197,7 +212,8 @@ next_mail sent
 shows "outboxd resolve orders/$held" outboxd status
 until_true "the operators are told" told
 shows 'orders mail' grep -h '^Subject: shop-replay' -r "$REPLAY_FOLDER/mails"
-[ "$(grep -l "^Message-ID: <export_shop-replay_orders_$held@" "$REPLAY_FOLDER"/mails/* | wc -l)" = 1 ] || fail "sent again"
+copies=$(grep -l "^Message-ID: <export_shop-replay_orders_$held@" "$REPLAY_FOLDER"/mails/* | wc -l)
+[ "$copies" = 1 ] || fail "the mail of $held arrived $copies times"
 
 say "the operator asks the department, which has it, and says so"
 shows 'was held' outboxd resolve "orders/$held" --delivered
@@ -205,8 +221,8 @@ shows 'sent' outboxd show "orders/$held"
 
 say "both relays are stopped for five days; the shop sells on"
 next_mail sent
-kill "${relay_pids[@]}" 2>/dev/null || true
-wait "${relay_pids[@]}" 2>/dev/null || true
+kill "${relay_pids[@]}"
+wait "${relay_pids[@]}"
 relay_pids=()
 until_true "five days have passed" days_have_passed 5
 start_relay d
