@@ -34,7 +34,6 @@ const COMMANDS: &[(&str, i32)] = &[
     ("outboxd list --state dead", 0),
     ("outboxd show 1", 0),
     ("outboxd retry 1", 0),
-    ("outboxd export list", 0),
     ("outboxd list --state parked", 0),
     ("outboxd preview 1", 0),
     ("outboxd pause --sink hooks", 0),

@@ -106,17 +106,17 @@ async fn the_daily_file_is_made_mailed_held_and_resolved() {
     assert!(text.contains("\"ann\";119,90\r\n"), "{text}");
     assert!(shop.path().join(format!("{file}.json")).exists());
 
-    let [list, show, resolve, month, filtered] = commands(chapter(FILES));
-    assert!(show.contains("orders/2026-11-20") && resolve.contains("orders/2026-11-20"));
+    let [list, steps, resolve, month, filtered] = commands(chapter(FILES));
+    assert!(steps.contains("orders/2026-11-20") && resolve.contains("orders/2026-11-20"));
     let mine = |line: &str| line.replace("orders/2026-11-20", &format!("orders/{period}"));
     // It needs somebody.
     shop.ends(1, &list, "held");
-    let said = shop.says(&mine(&show), "< nothing: the server closed the connection");
+    let said = shop.says(&mine(&steps), "< nothing: the server closed the connection");
     for state in ["planned", "built", "sending", "held"] {
         assert!(said.contains(&format!("  {state} ")), "{state}: {said}");
     }
     shop.says(&mine(&resolve), "recorded as delivered");
-    shop.says(&mine(&show), "is sent");
+    shop.says(&mine(&steps), "is sent");
     shop.says(&list, "sent");
     shop.says(&month, "");
     let text = std::fs::read_to_string(shop.path().join("november.csv")).unwrap();
