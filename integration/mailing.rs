@@ -20,7 +20,7 @@ const FILES: &str = "SELECT count(*) FROM outbox.export WHERE state = 'published
 
 /// A zone in which it is between noon and one o'clock: a cut at eleven has passed today, and the next is
 /// tomorrow's.
-async fn zone_at_noon(client: &Client) -> String {
+pub(crate) async fn zone_at_noon(client: &Client) -> String {
     let hour = "SELECT extract(hour FROM now() AT TIME ZONE 'UTC')::bigint";
     let ahead = 12 - number(client, hour).await;
     // The sign of these names is the other way round.
@@ -44,7 +44,7 @@ fn daily(peer: &SmtpPeer, folder: &Path, zone: &str, mail: &str) -> String {
 }
 
 /// As if the sink had been there for so many days.
-async fn was_there_for(client: &Client, days: u32) {
+pub(crate) async fn was_there_for(client: &Client, days: u32) {
     let sql = format!(
         "INSERT INTO outbox.calendar (kind, name, rule, since)
          VALUES ('cut', 'orders', '', now() - interval '{days} days')"

@@ -5,6 +5,7 @@ mod chaos;
 mod cli;
 mod crash;
 mod csv_readers;
+mod daily_orders;
 mod data_plane;
 mod delivery;
 mod exports;

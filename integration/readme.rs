@@ -1,5 +1,7 @@
 //! README is tested: what it shows is parsed or run. Blocks marked `text` are output and are not.
 
+mod days;
+
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -32,7 +34,6 @@ const COMMANDS: &[(&str, i32)] = &[
     ("outboxd list --state dead", 0),
     ("outboxd show 1", 0),
     ("outboxd retry 1", 0),
-    ("outboxd export list", 0),
     ("outboxd list --state parked", 0),
     ("outboxd preview 1", 0),
     ("outboxd pause --sink hooks", 0),
@@ -50,8 +51,13 @@ const TESTS: &str = "cargo test --test integration -- --nocapture ";
 
 /// The fenced blocks of one language.
 fn blocks(language: &str) -> Vec<String> {
+    blocks_of(README, language)
+}
+
+/// The same of another README.
+pub(crate) fn blocks_of(readme: &str, language: &str) -> Vec<String> {
     let mut found = Vec::new();
-    let mut lines = README.lines();
+    let mut lines = readme.lines();
     while let Some(line) = lines.next() {
         let Some(named) = line.trim_start().strip_prefix("```") else { continue };
         let known = ["toml", "sql", "python", "sh", "text"].contains(&named);
@@ -76,7 +82,7 @@ fn every_config_in_readme_parses() {
     };
     for text in blocks("toml") {
         let config = Config::parse(&text, &file, &env).unwrap_or_else(|e| panic!("{e}\n{text}"));
-        assert!(!config.routes.is_empty() && !config.sinks.is_empty(), "{text}");
+        assert!(!config.sinks.is_empty(), "{text}");
     }
 }
 
@@ -93,7 +99,8 @@ async fn every_statement_in_readme_runs() {
         client.batch_execute(&sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
     }
     for role in ROLES {
-        client.batch_execute(&format!("DROP ROLE {role}")).await.unwrap();
+        let gone = format!("DROP OWNED BY {role}; DROP ROLE {role}");
+        client.batch_execute(&gone).await.unwrap();
     }
     let types = database.psql("SELECT string_agg(type, ' ' ORDER BY id) FROM outbox.message");
     assert_eq!(types, "order.created reminder.due");
@@ -165,7 +172,7 @@ async fn every_command_in_readme_runs_in_the_order_it_stands_there() {
     let dead = "SELECT count(*) FROM outbox.delivery WHERE state = 'dead'";
     let mut background = None;
     let mut ran = Vec::new();
-    let lines = blocks("sh").concat();
+    let lines = blocks_of(&days::all_others(), "sh").concat();
     for line in lines.lines() {
         if SCRIPTS.contains(&line) {
             continue;

@@ -84,6 +84,7 @@ async fn what_cannot_run_says_why() {
         .url()
         .replace("user=postgres", &format!("user=support_{}", shop.database.name()));
     shop.configure(&url, "", SCHEDULES);
+    assert_eq!(shop.run(&["schedule", "list"]).code, 0, "an operator may look");
     let right = shop.fails(1, &RUN);
     assert!(right.contains("GRANT outbox_relay"), "{right}");
     assert_eq!(shop.psql("SELECT count(*) FROM outbox.message"), "0");

@@ -317,7 +317,7 @@ async fn mails_that_are_held_or_dead_are_told_and_each_further_one() {
     assert_eq!(plane.look(NO_PAUSE).await, 1);
     assert_eq!(plane.troubles(), "mail orders 1");
     for words in [
-        "sink orders: 1 mail waits for somebody",
+        "sink orders: 1 mail of files waits for somebody",
         "for example orders/2026-11-20",
         "reason: held: 451 the connection broke",
         "outboxd resolve orders/2026-11-20 --delivered, or --not-delivered",

@@ -1635,6 +1635,14 @@ CREATE VIEW outbox.files AS
     LEFT JOIN outbox.mailing m ON m.id = e.mailing;
 COMMENT ON VIEW outbox.files IS 'One row a file, with what became of the mail that carries it.';
 
+-- An operator may not read headers; which run a message is of is no secret.
+CREATE VIEW outbox.scheduled AS
+  SELECT m.id AS message_id, m.headers ->> 'outboxd-schedule' AS schedule,
+         m.headers ->> 'outboxd-period' AS period
+    FROM outbox.message m
+   WHERE m.headers ? 'outboxd-schedule';
+COMMENT ON VIEW outbox.scheduled IS 'Messages that schedules wrote, each with its period.';
+
 -- ---------------------------------------------------------------------------------------------
 -- Rights: a producer may write its columns, a relay may work, an operator may look.
 
@@ -1709,7 +1717,7 @@ BEGIN
     GRANT USAGE ON SCHEMA outbox TO outbox_operator;
     GRANT SELECT ON outbox.open, outbox.history, outbox.sink, outbox.flow, outbox.relay,
       outbox.route, outbox.route_set, outbox.delivery, outbox.ledger, outbox.unseen, outbox.export,
-      outbox.files, outbox.occurrence, outbox.calendar, outbox.mailing, outbox.mailing_step,
+      outbox.files, outbox.scheduled, outbox.occurrence, outbox.calendar, outbox.mailing, outbox.mailing_step,
       outbox.action, outbox.migration, outbox.installation, outbox.alert, outbox.late, outbox.parked,
       outbox.paused_route TO outbox_operator;
     GRANT EXECUTE ON FUNCTION outbox.matching(text), outbox.routes_of(text) TO outbox_operator;
@@ -1728,7 +1736,7 @@ BEGIN
     GRANT SELECT, INSERT, UPDATE, DELETE ON outbox.sink, outbox.flow, outbox.relay,
       outbox.route, outbox.unseen, outbox.export, outbox.occurrence, outbox.calendar, outbox.mailing, outbox.dedupe,
       outbox.spent, outbox.late, outbox.alert TO outbox_relay;
-    GRANT SELECT ON outbox.mailing_step, outbox.files TO outbox_relay;
+    GRANT SELECT ON outbox.mailing_step, outbox.files, outbox.scheduled TO outbox_relay;
     GRANT SELECT, INSERT ON outbox.ledger, outbox.route_set, outbox.action TO outbox_relay;
     GRANT EXECUTE ON FUNCTION outbox.is_restored(), outbox.pause_restored(text),
       outbox.highest_id(), outbox.resume_restored(text, bigint),

@@ -2,9 +2,9 @@
 -- what was passed over within 30 days; a period that an operator ran since is not.
 SELECT c.name, c.rule, c.since, c.next_at, clock_timestamp() AS now,
        l.period, l.round, l.ran_at, l.messages, l.actor,
-       coalesce((SELECT true FROM outbox.delivery d JOIN outbox.message m ON m.id = d.message_id
+       coalesce((SELECT true FROM outbox.delivery d JOIN outbox.scheduled m ON m.message_id = d.message_id
                   WHERE d.message_id BETWEEN l.first_id AND l.last_id
-                    AND m.headers @> jsonb_build_object('outboxd-schedule', l.schedule, 'outboxd-period', l.period)
+                    AND m.schedule = l.schedule AND m.period = l.period
                   LIMIT 1), false) AS open,
        p.missed, p.missed_since,
        EXISTS (SELECT FROM outbox.relay r WHERE c.name = ANY (r.schedules)

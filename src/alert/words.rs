@@ -69,8 +69,8 @@ impl Alert {
             }
             Cause::File => format!("sink {name}: its file cannot be written; its rows are safe"),
             Cause::Mail => {
-                let some = some("mail waits", "mails wait");
-                format!("sink {name}: {some} for somebody to look, with files in them")
+                let some = some("mail of files waits", "mails of files wait");
+                format!("sink {name}: {some} for somebody to look")
             }
         }
     }
