@@ -298,13 +298,21 @@ async fn only_the_newest_goes_out_where_the_config_says_so_and_the_others_are_on
     let (peer, folder) = (SmtpPeer::start().await, tempfile::tempdir().unwrap());
     let zone = zone_at_noon(&client).await;
     was_there_for(&client, 3).await;
+    // One that could not go in time.
+    client
+        .batch_execute(
+            "INSERT INTO outbox.mailing (sink, period, actor, epoch) VALUES ('orders', '2000-01-01', 'r', 0);
+             UPDATE outbox.mailing SET state = 'unsent'",
+        )
+        .await
+        .unwrap();
     let text = daily(&peer, folder.path(), &zone, "catch_up = \"latest\"");
     let relay = Relay::start(config(&database.url(), &text));
     until_state(&client, "sent").await;
     relay.stop().await;
     let states = "SELECT string_agg(state, ' ' ORDER BY period) FROM outbox.mailing";
     let states: String = client.query_one(states, &[]).await.unwrap().get(0);
-    assert_eq!(states, "discarded discarded sent");
+    assert_eq!(states, "discarded discarded discarded sent");
     assert_eq!(in_full(&peer).len(), 1);
 }
 

@@ -252,6 +252,17 @@ pub enum Rows {
     Query(ExportQuery),
 }
 
+impl Rows {
+    /// How long after the cut the file is made: rows that settle late are waited for.
+    #[must_use]
+    pub fn settle_after(&self) -> Duration {
+        match self {
+            Rows::Messages => Duration::ZERO,
+            Rows::Query(query) => query.settle_after,
+        }
+    }
+}
+
 /// `query` or `query_file` of an export.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ExportQuery {

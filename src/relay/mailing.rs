@@ -141,7 +141,8 @@ impl Mailer {
         };
         let made_until = *self.made_until.borrow();
         let (link, actor) = (&self.link, self.actor());
-        match next(csv.cut.every.as_ref(), mail.catch_up, &desk, made_until) {
+        let (every, settle_after) = (csv.cut.every.as_ref(), csv.rows.settle_after());
+        match next(every, settle_after, mail.catch_up, &desk, made_until) {
             Next::Nothing => Ok(false),
             Next::Plan { exports, period } => {
                 Ok(mailing::plan(link, &actor, &period, &exports).await?.is_some())
@@ -152,6 +153,10 @@ impl Mailer {
                     None => Ok(false),
                 }
             }
+            Next::LetGo => match &desk.mailing {
+                Some(at_work) => mailing::pass_over(link, &actor, at_work.id).await,
+                None => Ok(false),
+            },
             Next::Add { exports, period } => {
                 let Some(at_work) = &desk.mailing else { return Ok(false) };
                 mailing::add(link, &actor, at_work.id, &period, &exports).await

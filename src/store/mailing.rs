@@ -205,7 +205,7 @@ pub async fn add(
     Ok(!rows.is_empty())
 }
 
-/// Closes a planned mail unsent, because a newer one goes out in its place.
+/// Closes a mail of which nothing was sent, because a newer one goes out in its place.
 ///
 /// # Errors
 /// When the database cannot be asked.

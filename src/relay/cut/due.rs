@@ -31,7 +31,7 @@ pub(super) struct Due {
 /// day it is cut on.
 pub(super) fn due(csv: &CsvConfig, waiting: &Waiting) -> Option<Due> {
     if let Some((calendar, tick)) = csv.cut.every.as_ref().zip(next_tick(csv, waiting)) {
-        let ready_at = after(tick.at, settle_after(&csv.rows));
+        let ready_at = after(tick.at, csv.rows.settle_after());
         if ready_at <= waiting.now
             && (waiting.oldest.is_some() || csv.empty == Empty::Header || is_query(csv))
         {
@@ -83,14 +83,7 @@ fn is_query(csv: &CsvConfig) -> bool {
 
 /// How long after its tick a file is late: rows that settle late are waited for first.
 pub(super) fn late_after(csv: &CsvConfig) -> Duration {
-    settle_after(&csv.rows).saturating_add(csv.late_after)
-}
-
-fn settle_after(rows: &Rows) -> Duration {
-    match rows {
-        Rows::Messages => Duration::ZERO,
-        Rows::Query(query) => query.settle_after,
-    }
+    csv.rows.settle_after().saturating_add(csv.late_after)
 }
 
 fn day_name(calendar: Option<&Calendar>, now: Timestamp) -> String {

@@ -4,6 +4,12 @@
 //! could not be mailed in time waits for the cut that is still to come on the same day, if there is one,
 //! and goes along with its file; and what is ready on a day that has had its mail waits for the next
 //! day. What an operator has sent again goes at once: that is a decision.
+//!
+//! A file comes so long after its cut as its rows take to settle, so the day's mail goes by a clock that
+//! is as far behind: else the file of a cut late in the evening would find the next day's cut still to
+//! come, and wait for it again and again.
+
+use std::time::Duration;
 
 use jiff::Timestamp;
 use jiff::civil::Date;
@@ -21,6 +27,8 @@ pub(super) enum Next {
     Plan { exports: Vec<i64>, period: String },
     /// The same, and close it: a newer file goes out in its place.
     PassOver { export: i64, period: String },
+    /// Close the mail at work: a newer file goes out in its place.
+    LetGo,
     /// Let these files go along with the mail at work.
     Add { exports: Vec<i64>, period: String },
     /// Send the mail at work, which takes the day if there is one.
@@ -29,16 +37,19 @@ pub(super) enum Next {
     Withdraw,
 }
 
-/// Decides the next step. `made_until` is up to when all files that were due have been made.
+/// Decides the next step. `settle_after` is how long after its cut a file is made, and `made_until` up to
+/// when all files that were due have been.
 pub(super) fn next(
     calendar: Option<&Calendar>,
+    settle_after: Duration,
     catch_up: MailCatchUp,
     desk: &Desk,
     made_until: Option<Timestamp>,
 ) -> Next {
     let one_a_day = calendar.filter(|every| every.is_daily() && catch_up != MailCatchUp::Each);
+    let now = desk.now.checked_sub(settle_after).unwrap_or(desk.now);
     let all_made = calendar
-        .and_then(|calendar| calendar.latest(desk.now))
+        .and_then(|calendar| calendar.latest(now))
         .is_none_or(|last| made_until.is_some_and(|made_until| made_until >= last.at));
     let Some(mailing) = &desk.mailing else {
         return plan(catch_up, desk, all_made);
@@ -46,20 +57,23 @@ pub(super) fn next(
     if mailing.state == MailingState::Sending {
         return Next::Withdraw;
     }
-    if catch_up == MailCatchUp::Together
-        && !mailing.by_hand
-        && let Some((_, period)) = desk.unmailed.last()
-    {
-        let exports = desk.unmailed.iter().map(|(id, _)| *id).collect();
-        return Next::Add { exports, period: period.clone() };
+    if let Some((_, period)) = desk.unmailed.last().filter(|_| !mailing.by_hand) {
+        match catch_up {
+            MailCatchUp::Together => {
+                let exports = desk.unmailed.iter().map(|(id, _)| *id).collect();
+                return Next::Add { exports, period: period.clone() };
+            }
+            MailCatchUp::Latest => return Next::LetGo,
+            MailCatchUp::Each => {}
+        }
     }
     if !mailing.wait.is_zero() {
         return Next::Nothing;
     }
     match one_a_day.filter(|_| !mailing.by_hand) {
         None => Next::Send { day: None },
-        Some(calendar) if may_go(calendar, desk, all_made) => {
-            Next::Send { day: Some(calendar.day(desk.now)) }
+        Some(calendar) if all_made && may_go(calendar, now, desk.last_day) => {
+            Next::Send { day: Some(calendar.day(now)) }
         }
         Some(_) => Next::Nothing,
     }
@@ -84,20 +98,20 @@ fn plan(catch_up: MailCatchUp, desk: &Desk, all_made: bool) -> Next {
     }
 }
 
-/// Whether the day's mail may go now.
-fn may_go(calendar: &Calendar, desk: &Desk, all_made: bool) -> bool {
-    let today = calendar.day(desk.now);
-    let taken = desk.last_day.is_some_and(|last| last >= today);
-    let more_to_come = calendar.next(desk.now).is_some_and(|next| next.day == today);
-    all_made && !taken && !more_to_come
+/// Whether the day's mail may go, once all files are made.
+fn may_go(calendar: &Calendar, now: Timestamp, last_day: Option<Date>) -> bool {
+    let today = calendar.day(now);
+    let taken = last_day.is_some_and(|last| last >= today);
+    let more_to_come = calendar.next(now).is_some_and(|next| next.day == today);
+    !taken && !more_to_come
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::store::mailing::Mailing;
+
+    const ZERO: Duration = Duration::ZERO;
 
     fn at(text: &str) -> Timestamp {
         format!("2026-11-{text}Z").parse().unwrap()
@@ -130,7 +144,7 @@ mod tests {
     }
 
     fn together(desk: &Desk, made_until: &str) -> Next {
-        next(Some(&one_oclock()), MailCatchUp::Together, desk, Some(at(made_until)))
+        next(Some(&one_oclock()), ZERO, MailCatchUp::Together, desk, Some(at(made_until)))
     }
 
     fn send(day: &str) -> Next {
@@ -178,15 +192,52 @@ mod tests {
     fn each_file_can_have_a_mail_of_its_own_or_the_newest_alone() {
         let calendar = one_oclock();
         let desk = desk("20T09:00:00", &[3, 4], None, Some("20"));
-        let of = |catch_up| next(Some(&calendar), catch_up, &desk, Some(at("20T09:00:00")));
+        let of = |catch_up| next(Some(&calendar), ZERO, catch_up, &desk, Some(at("20T09:00:00")));
         let first = Next::Plan { exports: vec![3], period: "p3".to_owned() };
         assert_eq!(of(MailCatchUp::Each), first);
         let passed = Next::PassOver { export: 3, period: "p3".to_owned() };
         assert_eq!(of(MailCatchUp::Latest), passed);
         let planned =
             self::desk("20T09:00:00", &[4], Some(mailing(MailingState::Planned, 0)), Some("20"));
-        let sent = next(Some(&calendar), MailCatchUp::Each, &planned, None);
+        let sent = next(Some(&calendar), ZERO, MailCatchUp::Each, &planned, None);
         assert_eq!(sent, Next::Send { day: None });
+    }
+
+    #[test]
+    fn where_only_the_newest_goes_a_mail_that_could_not_go_in_time_is_let_go() {
+        let calendar = one_oclock();
+        let of = |desk: &Desk| {
+            next(Some(&calendar), ZERO, MailCatchUp::Latest, desk, Some(at("20T09:00:00")))
+        };
+        let unsent = || mailing(MailingState::Unsent, 0);
+        assert_eq!(of(&desk("20T09:00:00", &[2], Some(unsent()), Some("18"))), Next::LetGo);
+        assert_eq!(of(&desk("20T09:00:00", &[], Some(unsent()), Some("18"))), send("20"));
+        let by_hand = Mailing { by_hand: true, ..unsent() };
+        let by_hand = desk("20T09:00:00", &[2], Some(by_hand), Some("18"));
+        assert_eq!(of(&by_hand), Next::Send { day: None });
+    }
+
+    #[test]
+    fn a_file_that_is_made_after_midnight_goes_with_the_day_of_its_cut() {
+        let evening = Calendar::at(&["23:55:00".parse().unwrap()], &[], "UTC").unwrap();
+        let of = |settle_after, desk: &Desk, made_until: &str| {
+            let made_until = Some(at(made_until));
+            next(Some(&evening), settle_after, MailCatchUp::Together, desk, made_until)
+        };
+        let ten = Duration::from_secs(600);
+        let planned = || Some(mailing(MailingState::Planned, 0));
+        let settled = desk("21T00:05:01", &[], planned(), Some("19"));
+        assert_eq!(of(ten, &settled, "20T23:54:59"), Next::Nothing, "its file is to be made");
+        assert_eq!(of(ten, &settled, "21T00:05:00"), send("20"));
+        let twice = desk("21T00:05:01", &[], planned(), Some("20"));
+        assert_eq!(of(ten, &twice, "21T00:05:00"), Next::Nothing, "the day has its mail");
+        let late = desk("21T09:00:00", &[], planned(), Some("19"));
+        assert_eq!(of(ten, &late, "21T08:59:59"), Next::Nothing, "a file is to come");
+        // A whole day: the next cut is there when the file is made.
+        let day = Duration::from_secs(24 * 3600);
+        let settled = desk("21T23:55:01", &[3], None, Some("19"));
+        let plan = Next::Plan { exports: vec![3], period: "p3".to_owned() };
+        assert_eq!(of(day, &settled, "21T23:54:59"), plan);
     }
 
     #[test]
