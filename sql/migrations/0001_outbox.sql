@@ -374,6 +374,9 @@ CREATE TABLE outbox.export (
   file         text,
   bytes        bigint,
   sha256       text,
+  -- Whether a mail is to carry it, as the config had it when it was cut: one that gets a mail later does
+  -- not send all that was published before.
+  to_mail      boolean     NOT NULL DEFAULT false,
   -- The mail it goes out with.
   mailing      bigint,
   -- From then on that it is not done is told.
@@ -394,7 +397,9 @@ COMMENT ON TABLE outbox.export IS
 CREATE UNIQUE INDEX export_one_at_work ON outbox.export (sink) WHERE state NOT IN ('published', 'empty');
 -- Up to where the last cut reached is asked for once a second.
 CREATE INDEX export_cut ON outbox.export (sink, due_before);
-CREATE INDEX export_unmailed ON outbox.export (sink, id) WHERE state = 'published' AND mailing IS NULL;
+CREATE INDEX export_ticked ON outbox.export (sink, due_before) WHERE rows_max IS NULL;
+CREATE INDEX export_unmailed ON outbox.export (sink, id)
+ WHERE state = 'published' AND mailing IS NULL AND to_mail;
 CREATE INDEX export_mailing ON outbox.export (mailing) WHERE mailing IS NOT NULL;
 
 -- planned -> built -> sending -> sent | unsent | held; unsent -> planned | built; held is an operator's.

@@ -239,7 +239,7 @@ pub struct CsvConfig {
     /// How long after the cut the file, and its mail, may still be missing before that raises an alert.
     /// Default 1 h.
     pub late_after: Duration,
-    /// `[sinks.NAME.mail]`: the file goes out by mail once it is published.
+    /// `[sinks.NAME.mail]`: the file goes out by mail once it is published, each that is cut from then on.
     pub mail: Option<MailingConfig>,
 }
 

@@ -171,6 +171,7 @@ impl Cutter {
             due_before: due.before,
             rows_max: due.rows_max,
             late_at: due.late_at,
+            to_mail: csv.mail.is_some(),
         };
         let opened = export::open(&self.link, self.sink(), self.epoch, &cut).await?;
         if opened.is_none() {

@@ -158,6 +158,8 @@ pub struct NewCut<'a> {
     pub rows_max: Option<i64>,
     /// From then on the file is late.
     pub late_at: Timestamp,
+    /// Whether a mail is to carry it.
+    pub to_mail: bool,
 }
 
 /// Opens the next file of a period; none if the sink is paused or has another owner now.
@@ -178,6 +180,7 @@ pub async fn open(
         (&cut.due_before as _, Type::TIMESTAMPTZ),
         (&cut.rows_max as _, Type::INT8),
         (&cut.late_at as _, Type::TIMESTAMPTZ),
+        (&cut.to_mail as _, Type::BOOL),
     ];
     let rows = link.rows("open a file", &link.queries().open_export, &params).await?;
     Ok(rows.first().map(export))
