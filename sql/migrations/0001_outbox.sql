@@ -1430,7 +1430,8 @@ CREATE FUNCTION outbox.act_on_mailing(
 ) RETURNS text
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-  was outbox.mailing;
+  was   outbox.mailing;
+  other text;
 BEGIN
   SELECT * INTO was FROM outbox.mailing m
    WHERE m.sink = act_on_mailing.sink AND m.period = act_on_mailing.period FOR UPDATE;
@@ -1444,6 +1445,14 @@ BEGIN
   END IF;
   IF wanted = 'unsent' AND was.hold_until > clock_timestamp() THEN
     RAISE EXCEPTION 'not before %: until then the relay that fell silent may yet be sending it', was.hold_until
+      USING ERRCODE = 'object_not_in_prerequisite_state';
+  END IF;
+  SELECT m.period INTO other FROM outbox.mailing m
+   WHERE wanted IN ('unsent', 'planned') AND m.sink = was.sink AND m.id <> was.id
+     AND m.state IN ('planned', 'built', 'sending', 'unsent');
+  IF FOUND THEN
+    RAISE EXCEPTION 'the mail of % for % is at work, and there is one at a time: wait until it is out, or discard it',
+        sink, other
       USING ERRCODE = 'object_not_in_prerequisite_state';
   END IF;
   UPDATE outbox.mailing m
