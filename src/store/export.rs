@@ -326,12 +326,12 @@ pub async fn leave_empty(
     Ok(link.execute("leave a file out", &link.queries().leave_empty, &params).await? == 1)
 }
 
-/// Notes that the file stands.
+/// Notes that the file of that hash stands.
 ///
 /// # Errors
 /// When the database cannot be asked.
-pub async fn publish(link: &Link, export: i64) -> Result<(), StoreError> {
-    let params = [(&export as _, Type::INT8)];
+pub async fn publish(link: &Link, export: i64, sha256: &str) -> Result<(), StoreError> {
+    let params = [(&export as _, Type::INT8), (&sha256 as _, Type::TEXT)];
     link.execute("note a file", &link.queries().publish_export, &params).await.map(drop)
 }
 

@@ -104,7 +104,7 @@ impl Cutter {
             let published = blocking(move || Sidecar::publish(&path, export, &text)).await;
             published.map_err(trouble)?;
         }
-        export::publish(&self.link, file.id).await?;
+        export::publish(&self.link, file.id, &hex(&content.sha256)).await?;
         info!(
             sink = self.sink(),
             export = file.id,
