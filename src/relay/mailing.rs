@@ -226,6 +226,7 @@ impl Mailer {
             .into_iter()
             .map(|file| Attached {
                 path: csv::path(csv, &file.period),
+                published: file.file.into(),
                 period: file.period,
                 rows: file.rows,
                 bytes: u64::try_from(file.bytes).unwrap_or(u64::MAX),

@@ -22,8 +22,10 @@ use crate::template::View;
 /// A file that goes along.
 #[derive(Clone, Debug)]
 pub struct Attached {
-    /// Where it is.
+    /// Where it is, by the config of now; the mail calls it after that.
     pub path: PathBuf,
+    /// Where it was published: read if there is none at `path`, which may have changed since.
+    pub published: PathBuf,
     /// What it is called after.
     pub period: String,
     /// Its rows.
@@ -149,8 +151,10 @@ fn attach(file: &Attached) -> Result<SinglePart, String> {
     let path = file.path.display();
     let mut content = Vec::new();
     // No more than it had: somebody may be writing to it.
-    let read = File::open(&file.path)
-        .and_then(|open| open.take(file.bytes.saturating_add(1)).read_to_end(&mut content));
+    let open =
+        File::open(&file.path).or_else(|error| File::open(&file.published).map_err(|_| error));
+    let read =
+        open.and_then(|open| open.take(file.bytes.saturating_add(1)).read_to_end(&mut content));
     read.map_err(|error| {
         format!(
             "cannot read {path}: {error}; put it back, or let this relay see the directory that the \
