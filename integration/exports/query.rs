@@ -338,3 +338,26 @@ async fn a_paused_export_waits() {
     client.batch_execute("UPDATE outbox.sink SET paused = false").await.unwrap();
     until_state(&client, "published").await;
 }
+
+/// A csv sink that became an export: what still waited for its cut is in no file of the query, and not
+/// recorded as if it were.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waited_for_a_csv_sink_is_not_taken_for_rows_of_a_query() {
+    let folder = tempfile::tempdir().unwrap();
+    let (database, client, text) = one_due(folder.path(), "SELECT 1 AS one", "").await;
+    client
+        .batch_execute(
+            "INSERT INTO outbox.message (type, payload) VALUES ('order.created', '{}');
+             UPDATE outbox.delivery SET sink = 'ledger', state = 'pending', rev = 1,
+                    due_at = now() - interval '13 hours'",
+        )
+        .await
+        .unwrap();
+    let relay = Relay::start(config(&database.url(), &text));
+    until_state(&client, "published").await;
+    relay.stop().await;
+    let waiting =
+        "SELECT count(*) FROM outbox.delivery WHERE sink = 'ledger' AND state = 'pending'";
+    assert_eq!(number(&client, waiting).await, 1);
+    assert_eq!(number(&client, "SELECT count(*) FROM outbox.ledger").await, 0);
+}

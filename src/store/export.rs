@@ -236,12 +236,24 @@ pub async fn gather(
     Ok(rows.first().map_or(0, |row| row.get("moved")))
 }
 
-/// Fixes the set of a file; `false` while something that belongs into it is still open.
+/// Fixes the set of a file; `false` while something that belongs into it is still open, which nothing
+/// does where its rows come from a query.
 ///
 /// # Errors
 /// When the database cannot be asked.
-pub async fn close(link: &Link, sink: &str, epoch: i64, export: i64) -> Result<bool, StoreError> {
-    let params = [(&sink as _, Type::TEXT), (&epoch as _, Type::INT8), (&export as _, Type::INT8)];
+pub async fn close(
+    link: &Link,
+    sink: &str,
+    epoch: i64,
+    export: i64,
+    is_query: bool,
+) -> Result<bool, StoreError> {
+    let params = [
+        (&sink as _, Type::TEXT),
+        (&epoch as _, Type::INT8),
+        (&export as _, Type::INT8),
+        (&is_query as _, Type::BOOL),
+    ];
     Ok(link.execute("close a file", &link.queries().close_export, &params).await? == 1)
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tracing::warn;
 
 use super::{Cutter, Trouble};
-use crate::config::CsvConfig;
+use crate::config::{CsvConfig, Rows};
 use crate::delivery::TEXT_MAX;
 use crate::message::Message;
 use crate::sink::csv::Layout;
@@ -15,14 +15,16 @@ use crate::store::work::{self, ExpiredSettlement, Fetched, OpenSettlement, OpenS
 impl Cutter {
     /// Moves a page of deliveries into an open file, or closes it if none is left.
     pub(super) async fn gather(&self, csv: &CsvConfig, file: &Export) -> Result<bool, Trouble> {
+        // What still waits for a csv sink that became an export is in no file of a query.
+        let is_query = matches!(csv.rows, Rows::Query(_));
         let room = file.rows_max.map(|max| max - file.row_count);
-        if room.is_none_or(|room| room > 0) {
+        if !is_query && room.is_none_or(|room| room > 0) {
             let page = export::gather_page(&self.link, self.sink(), file.due_before, room).await?;
             if !page.is_empty() {
                 return self.move_page(csv, file, &page).await;
             }
         }
-        Ok(export::close(&self.link, self.sink(), self.epoch, file.id).await?)
+        Ok(export::close(&self.link, self.sink(), self.epoch, file.id, is_query).await?)
     }
 
     /// Rows of which no line can be made are dead with the reason, and keep the others from
