@@ -9,4 +9,4 @@ UPDATE outbox.mailing m
  WHERE m.id = $4 AND m.state = 'built' AND m.hash = $7
    AND NOT EXISTS (SELECT FROM outbox.installation i WHERE i.paused)
    AND NOT EXISTS (SELECT FROM outbox.sink s WHERE s.name IN ($1, $6) AND s.paused)
-RETURNING m.id
+RETURNING m.changed_at

@@ -1,7 +1,8 @@
 -- Records how a dialogue ended. That a mail was sent is true whoever owns the sink now and whatever became
--- of the row; anything else is said only of the dialogue that this relay began.
+-- of the row; anything else is said only of the dialogue that this relay began, and of no later one: what
+-- is repeated because its answer was lost may arrive late.
 -- $1 relay, $2 epoch, $3 mailing, $4 state, $5 ms until it is due again, $6 reason, $7 transcript,
--- $8 whether the attempt is spent
+-- $8 whether the attempt is spent, $9 when the dialogue began
 UPDATE outbox.mailing m
    SET state = $4, actor = $1, reason = $6, transcript = $7, changed_at = clock_timestamp(),
        attempt = m.attempt - CASE WHEN $8 OR m.state <> 'sending' THEN 0 ELSE 1 END,
@@ -10,4 +11,4 @@ UPDATE outbox.mailing m
        due_at = clock_timestamp() + $5 * interval '1 ms'
  WHERE m.id = $3
    AND CASE $4 WHEN 'sent' THEN m.state <> 'sent'
-               ELSE m.state = 'sending' AND m.epoch = $2 END
+               ELSE m.state = 'sending' AND m.epoch = $2 AND m.changed_at = $9 END

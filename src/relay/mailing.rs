@@ -171,7 +171,8 @@ impl Mailer {
         let Some(at_work) = &desk.mailing else { return Ok(false) };
         let end = MailingEnd::Unsent { delay: Duration::ZERO, spent: false };
         let reason = "the record of the intent was confirmed too late; nothing was sent";
-        mailing::end(&self.link, &self.actor(), at_work.id, &end, reason, "").await
+        let begun = at_work.changed_at;
+        mailing::end(&self.link, &self.actor(), at_work.id, begun, &end, reason, "").await
     }
 
     /// Builds the mail, asks the server in, commits the intent, and holds the dialogue.
@@ -206,11 +207,11 @@ impl Mailer {
         let through = self.through.1.name.as_str();
         let begun =
             mailing::begin(&self.link, &self.actor(), at_work.id, day, through, &hash).await;
-        if !matches!(begun, Ok(true)) {
+        let Ok(Some(begun)) = begun else {
             entered.part();
-            return begun;
-        }
-        self.converse(smtp, entered, &prepared, at_work, &transcript).await;
+            return begun.map(|_| false);
+        };
+        self.converse(smtp, entered, &prepared, at_work, (begun, &transcript)).await;
         Ok(true)
     }
 
@@ -308,9 +309,9 @@ impl Mailer {
         entered: Entered,
         mail: &PreparedMail,
         at_work: &Mailing,
-        transcript: &Transcript,
+        (begun, transcript): (Timestamp, &Transcript),
     ) {
-        let begun = Instant::now();
+        let begun_here = Instant::now();
         let lease = Arc::clone(&self.lease);
         let phase = Phase::guarded(move || lease.holds());
         let config = &self.through.1;
@@ -324,16 +325,22 @@ impl Mailer {
         // One mail is no crowd, but a server that is in trouble is no fault of the mail either.
         let settlement = decide(outcome, &policy, at_work.attempt + 1, true, fastrand::f64());
         let (end, reason) = ending(settlement);
-        self.tell(&end, &reason, at_work, begun.elapsed());
-        self.record(at_work, &end, &reason, &clean_lines(&transcript.of(mail))).await;
+        self.tell(&end, &reason, at_work, begun_here.elapsed());
+        self.record(at_work, begun, (&end, &reason), &clean_lines(&transcript.of(mail))).await;
     }
 
     /// Writes down how the dialogue ended; whatever happens, it is not held again for want of a record.
-    async fn record(&self, at_work: &Mailing, end: &MailingEnd, reason: &str, transcript: &str) {
+    async fn record(
+        &self,
+        at_work: &Mailing,
+        begun: Timestamp,
+        (end, reason): (&MailingEnd, &str),
+        transcript: &str,
+    ) {
         let mut pause = PAUSE_MIN;
         let actor = self.actor();
         while let Err(error) =
-            mailing::end(&self.link, &actor, at_work.id, end, reason, transcript).await
+            mailing::end(&self.link, &actor, at_work.id, begun, end, reason, transcript).await
         {
             warn!(sink = self.sink(), period = at_work.period, %error, retry_in = ?pause,
                 "cannot record how the mail ended; it is not sent again, only the record is repeated");

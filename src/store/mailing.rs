@@ -52,6 +52,8 @@ pub struct Mailing {
     pub by_hand: bool,
     /// When it was planned; its date.
     pub planned_at: Timestamp,
+    /// When it last changed; of one whose dialogue has begun, when that was.
+    pub changed_at: Timestamp,
     /// How long until it is due; zero if it is.
     pub wait: Duration,
 }
@@ -138,6 +140,7 @@ fn mailing(row: &Row, id: i64) -> Mailing {
         attempt: u32::try_from(row.get::<_, i32>("attempt")).unwrap_or_default(),
         by_hand: row.get("by_hand"),
         planned_at: row.get("planned_at"),
+        changed_at: row.get("changed_at"),
         wait: Duration::try_from_secs_f64(row.get("wait")).unwrap_or_default(),
     }
 }
@@ -234,8 +237,8 @@ pub async fn build(
     Ok(link.execute("note a built mail", &link.queries().build_mailing, &params).await? == 1)
 }
 
-/// Commits the intent to send, durably; `false` if it may not begin. `day` is taken by it where one mail
-/// a day is the rule.
+/// Commits the intent to send, durably, and answers when; none if it may not begin. `day` is taken by it
+/// where one mail a day is the rule.
 ///
 /// # Errors
 /// When the database cannot be asked, or the day has its mail already. After one the intent may stand:
@@ -247,7 +250,7 @@ pub async fn begin(
     day: Option<Date>,
     through: &str,
     hash: &str,
-) -> Result<bool, StoreError> {
+) -> Result<Option<Timestamp>, StoreError> {
     let params = [
         (&actor.sink as _, Type::TEXT),
         (&actor.epoch as _, Type::INT8),
@@ -258,10 +261,12 @@ pub async fn begin(
         (&hash as _, Type::TEXT),
     ];
     let sql = &link.queries().begin_mailing;
-    Ok(!link.rows_by_index("begin a mail", sql, &params).await?.is_empty())
+    let rows = link.rows_by_index("begin a mail", sql, &params).await?;
+    Ok(rows.first().map(|row| row.get("changed_at")))
 }
 
-/// Records how a dialogue ended; `false` if that is known already, or not this relay's to say.
+/// Records how the dialogue that began then ended; `false` if that is known already, or not this relay's
+/// to say.
 ///
 /// # Errors
 /// When the database cannot be asked. Safe to repeat.
@@ -269,6 +274,7 @@ pub async fn end(
     link: &Link,
     actor: &Actor<'_>,
     mailing: i64,
+    begun: Timestamp,
     end: &MailingEnd,
     reason: &str,
     transcript: &str,
@@ -289,6 +295,7 @@ pub async fn end(
         (&reason as _, Type::TEXT),
         (&transcript as _, Type::TEXT),
         (&spent as _, Type::BOOL),
+        (&begun as _, Type::TIMESTAMPTZ),
     ];
     Ok(link.execute("record a mail's end", &link.queries().end_mailing, &params).await? == 1)
 }

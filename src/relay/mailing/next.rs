@@ -139,6 +139,7 @@ mod tests {
             attempt: 0,
             by_hand: false,
             planned_at: at("20T01:00:05"),
+            changed_at: at("20T01:00:05"),
             wait: Duration::from_secs(wait),
         }
     }
