@@ -6,6 +6,7 @@
 //! the intent and the outcome a crash leaves `sending`, which whoever takes over holds for an operator.
 //! There is no other way out of doubt. `next` says what is to be done.
 
+mod left;
 mod next;
 
 use std::sync::Arc;
@@ -30,6 +31,8 @@ use crate::sink::mail::{Attached, FilesMail, NoMail, PreparedMail, prepare_files
 use crate::sink::smtp::{Entered, Smtp, Transcript};
 use crate::store::mailing::{self, Actor, Desk, Mailing, MailingEnd};
 use crate::store::{Link, StoreError};
+pub use left::Left;
+use left::hold;
 use next::{Next, next};
 
 /// How often it is looked whether there is something to mail.
@@ -112,17 +115,7 @@ impl Mailer {
 
     /// What a former owner was sending is in doubt.
     async fn hold_silent(&self) -> Result<(), StoreError> {
-        let until = self.lease_time + self.through.1.timeout;
-        for period in mailing::hold_silent(&self.link, &self.actor(), until).await? {
-            error!(
-                sink = self.sink(),
-                period,
-                outcome = "held",
-                "the relay that was mailing this period fell silent; nobody knows whether the mail went \
-                 out. Ask those who get it, then run: outboxd resolve"
-            );
-        }
-        Ok(())
+        hold(&self.link, &self.actor(), self.lease_time + self.through.1.timeout).await
     }
 
     /// Takes the next step; `false` if there is none to take now.

@@ -58,7 +58,7 @@ use cut::Cutter;
 use deliver::{Deliverer, Memory};
 use gate::{Gate, Hosts};
 use lease::Lease;
-use mailing::Mailer;
+use mailing::{Left, Mailer};
 use own::{Owner, Taken};
 use restored::Guard;
 use route::{Paused, Routes};
@@ -298,6 +298,15 @@ impl Shared {
             None => {
                 let (made, made_until) = tokio::sync::watch::channel(None);
                 let mailer = self.mailer(config, &taken, made_until);
+                let left = Left {
+                    sink: taken.sink,
+                    relay: taken.relay,
+                    epoch: taken.epoch,
+                    link: Arc::clone(&self.settle),
+                    lease_time: self.lease_time,
+                    drain: taken.drain.clone(),
+                    cut: taken.cut.clone(),
+                };
                 let cutter = Cutter {
                     config: Arc::clone(config),
                     epoch: taken.epoch,
@@ -309,8 +318,9 @@ impl Shared {
                 };
                 async move {
                     tokio::join!(cutter.run(), async {
-                        if let Some(mailer) = mailer {
-                            mailer.run().await;
+                        match mailer {
+                            Some(mailer) => mailer.run().await,
+                            None => left.hold().await,
                         }
                     });
                 }
