@@ -5,6 +5,8 @@ mod query;
 
 use std::path::Path;
 
+use outboxd::store::{Link, Target, export};
+
 use crate::harness::eventually;
 use crate::harness::plane::{LONG, number, until_closed, until_count, until_routed};
 use crate::harness::postgres::Database;
@@ -292,4 +294,48 @@ async fn a_sidecar_tells_what_is_in_the_file_whatever_crashes() {
     until_published(&client, 1).await;
     relay.stop().await;
     assert_eq!(std::fs::read_to_string(&path).unwrap(), told);
+}
+
+/// The look for a due cut, once a second, costs the same after any number of files.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_look_for_a_cut_walks_past_no_files_that_were_cut_by_count() {
+    let database = Database::migrated().await;
+    let client = database.connect().await;
+    client
+        .batch_execute(
+            "INSERT INTO outbox.export (sink, period, state, due_before, rows_max, closed_at, published_at,
+                                        file, bytes, sha256)
+             SELECT 'orders', 'p' || n, 'published', now(), 1, now(), now(), 'f', 1, 'x'
+               FROM generate_series(1, 2000) n;
+             ANALYZE outbox.export;
+             SET enable_seqscan = off; SET enable_bitmapscan = off",
+        )
+        .await
+        .unwrap();
+    let look = include_str!("../sql/queries/csv_waiting.sql");
+    client.batch_execute(&format!("PREPARE look (text, bigint) AS {look}")).await.unwrap();
+    let rows = client.query("EXPLAIN ANALYZE EXECUTE look('orders', 1)", &[]).await.unwrap();
+    let plan: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+    let plan = plan.join("\n");
+    assert!(!plan.contains("Rows Removed by Filter: 2000"), "{plan}");
+}
+
+/// A former owner that says late that its file stands says it of its own bytes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_was_written_anew_with_other_bytes_is_not_published_by_word_of_the_first() {
+    let database = Database::migrated().await;
+    let client = database.connect().await;
+    client
+        .batch_execute(
+            "INSERT INTO outbox.export (sink, period, state, due_before, closed_at, file, bytes, sha256)
+             VALUES ('orders', 'p', 'built', now(), now(), 'f', 1, 'new')",
+        )
+        .await
+        .unwrap();
+    let link = Link::new(Target::new(&config(&database.url(), "").database));
+    let built = "SELECT count(*) FROM outbox.export WHERE state = 'built'";
+    export::publish(&link, 1, "old").await.unwrap();
+    assert_eq!(number(&client, built).await, 1);
+    export::publish(&link, 1, "new").await.unwrap();
+    assert_eq!(number(&client, built).await, 0);
 }

@@ -380,3 +380,108 @@ async fn an_intent_is_the_owners_alone_once_a_day_and_not_while_anything_is_paus
         "{back:?}"
     );
 }
+
+/// A sink that gets a mail does not send all that was published before.
+#[tokio::test(flavor = "multi_thread")]
+async fn files_that_were_cut_before_the_sink_had_a_mail_are_not_mailed() {
+    let database = Database::migrated().await;
+    let client = database.connect().await;
+    let (peer, folder) = (SmtpPeer::start().await, tempfile::tempdir().unwrap());
+    let zone = zone_at_noon(&client).await;
+    was_there_for(&client, 3).await;
+    let text = daily(&peer, folder.path(), &zone, "");
+    let (before, behind) = text.split_once("[sinks.orders.mail]").unwrap();
+    let (_, behind) = behind.split_once("[[routes]]").unwrap();
+    let without = format!("{before}[[routes]]{behind}");
+    let relay = Relay::start(config(&database.url(), &without));
+    until_count(&client, "files are published", FILES, 3).await;
+    relay.stop().await;
+    // One more day is due once the mail is there.
+    client
+        .batch_execute(
+            "DELETE FROM outbox.export e WHERE e.id = (SELECT max(x.id) FROM outbox.export x)",
+        )
+        .await
+        .unwrap();
+    for name in std::fs::read_dir(folder.path()).unwrap() {
+        std::fs::remove_file(name.unwrap().path()).unwrap();
+    }
+    let relay = Relay::start(config(&database.url(), &text));
+    until_state(&client, "sent").await;
+    relay.stop().await;
+    let mails = in_full(&peer);
+    assert_eq!((mails.len(), self::text(&mails[0]).matches("filename=").count()), (1, 1));
+}
+
+/// Where nobody mails the files any more there is still somebody to say that a mail is in doubt.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_being_sent_is_held_also_where_the_config_has_no_mail_any_more() {
+    let database = Database::migrated().await;
+    let client = database.connect().await;
+    let folder = tempfile::tempdir().unwrap();
+    client
+        .batch_execute(
+            "INSERT INTO outbox.mailing (sink, period, actor, epoch) VALUES ('orders', 'd1', 'r', 0);
+             UPDATE outbox.mailing SET state = 'built', hash = 'h';
+             UPDATE outbox.mailing SET state = 'sending'",
+        )
+        .await
+        .unwrap();
+    let text = format!(
+        "[sinks.orders]\nkind = \"csv\"\npath = \"{}/o-{{{{ period }}}}.csv\"\nevery = \"1h\"\n\
+         columns = [{{ name = \"id\", value = \"id\" }}]\n",
+        folder.path().display()
+    );
+    let relay = Relay::start(config(&database.url(), &text));
+    until_state(&client, "held").await;
+    let early = "SELECT outbox.resolve_mailing('orders', 'd1', false)";
+    let early = client.batch_execute(early).await.unwrap_err();
+    assert!(early.as_db_error().unwrap().message().starts_with("not before"), "{early:?}");
+    client.batch_execute("SELECT outbox.resolve_mailing('orders', 'd1', true)").await.unwrap();
+    relay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_goes_out_though_its_path_was_changed_since_it_was_published() {
+    let database = Database::migrated().await;
+    let client = database.connect().await;
+    let (peer, folder) = (SmtpPeer::start().await, tempfile::tempdir().unwrap());
+    let zone = zone_at_noon(&client).await;
+    was_there_for(&client, 1).await;
+    peer.always(Step::Greeting, Say::text("421 4.3.2 closed for lunch"));
+    let text = daily(&peer, folder.path(), &zone, "");
+    let relay = Relay::start(config(&database.url(), &text));
+    until_state(&client, "built").await;
+    relay.stop().await;
+    peer.usual(Step::Greeting);
+    let other = tempfile::tempdir().unwrap();
+    let text = daily(&peer, other.path(), &zone, "").replace("/orders-", "/sales-");
+    let relay = Relay::start(config(&database.url(), &text));
+    until_state(&client, "sent").await;
+    relay.stop().await;
+    let mails = in_full(&peer);
+    assert!(
+        self::text(&mails[0]).contains("filename=\"sales-2"),
+        "it is called as it would be now"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mail_is_not_brought_back_while_another_is_at_work_and_that_is_said() {
+    let database = Database::migrated().await;
+    let client = database.connect().await;
+    client
+        .batch_execute(
+            "INSERT INTO outbox.mailing (sink, period, actor, epoch) VALUES ('orders', 'd1', 'r', 0);
+             UPDATE outbox.mailing SET state = 'dead';
+             INSERT INTO outbox.mailing (sink, period, actor, epoch) VALUES ('orders', 'd2', 'r', 0)",
+        )
+        .await
+        .unwrap();
+    let retry = "SELECT outbox.retry_mailing('orders', 'd1')";
+    let refused = client.batch_execute(retry).await.unwrap_err();
+    let said = refused.as_db_error().unwrap().message();
+    assert!(said.starts_with("the mail of orders for d2 is at work"), "{said}");
+    client.batch_execute("SELECT outbox.discard_mailing('orders', 'd2')").await.unwrap();
+    client.batch_execute(retry).await.unwrap();
+}
