@@ -6,6 +6,7 @@
 //! the intent and the outcome a crash leaves `sending`, which whoever takes over holds for an operator.
 //! There is no other way out of doubt. `next` says what is to be done.
 
+mod ending;
 mod left;
 mod next;
 
@@ -21,7 +22,7 @@ use tracing::{error, info, warn};
 use super::decide::decide;
 use super::lease::Lease;
 use crate::config::{CsvConfig, MailingConfig, SinkConfig, Way};
-use crate::delivery::{Guarantee, Outcome, Phase, Settlement, clean_text};
+use crate::delivery::{Guarantee, Outcome, Phase, clean_text};
 use crate::hex::hex;
 use crate::name::Name;
 use crate::policy::Policy;
@@ -31,6 +32,7 @@ use crate::sink::mail::{Attached, FilesMail, NoMail, PreparedMail, prepare_files
 use crate::sink::smtp::{Entered, Smtp, Transcript};
 use crate::store::mailing::{self, Actor, Desk, Mailing, MailingEnd};
 use crate::store::{Link, StoreError};
+use ending::{clean_lines, ending, rest};
 pub use left::Left;
 use left::hold;
 use next::{Next, next};
@@ -279,9 +281,7 @@ impl Mailer {
             Outcome::Permanent { reason } | Outcome::InDoubt { reason } => (reason, None),
             Outcome::Delivered { receipt } => (receipt, None),
         };
-        // The longer it lasts, the rarer it is asked.
-        let age = desk.now.duration_since(at_work.planned_at).unsigned_abs();
-        let delay = wait.unwrap_or_else(|| (age / 10).clamp(PAUSE_MIN, PAUSE_MAX));
+        let delay = wait.unwrap_or_else(|| rest(at_work.planned_at, desk.now));
         warn!(
             sink = self.sink(),
             period = at_work.period,
@@ -317,7 +317,7 @@ impl Mailer {
         };
         // One mail is no crowd, but a server that is in trouble is no fault of the mail either.
         let settlement = decide(outcome, &policy, at_work.attempt + 1, true, fastrand::f64());
-        let (end, reason) = ending(settlement);
+        let (end, reason) = ending(settlement, rest(at_work.planned_at, begun));
         self.tell(&end, &reason, at_work, begun_here.elapsed());
         self.record(at_work, begun, (&end, &reason), &clean_lines(&transcript.of(mail))).await;
     }
@@ -383,22 +383,4 @@ impl Mailer {
             ),
         }
     }
-}
-
-fn ending(settlement: Settlement) -> (MailingEnd, String) {
-    match settlement {
-        Settlement::Done { receipt } => (MailingEnd::Sent, receipt),
-        Settlement::Retry { delay, reason } => (MailingEnd::Unsent { delay, spent: true }, reason),
-        Settlement::Release { delay, reason } => {
-            (MailingEnd::Unsent { delay: delay.max(PAUSE_MIN), spent: false }, reason)
-        }
-        Settlement::Held { reason, .. } => (MailingEnd::Held, reason),
-        Settlement::Dead { reason } => (MailingEnd::Dead, reason),
-        Settlement::Expired => (MailingEnd::Dead, "expired".to_owned()),
-    }
-}
-
-/// A transcript as the database takes it.
-fn clean_lines(text: &str) -> String {
-    text.lines().map(clean_text).collect::<Vec<_>>().join("\n")
 }
