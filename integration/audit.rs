@@ -197,6 +197,9 @@ async fn stage() -> (Database, Client) {
     until_count(&client, "the rest is closed", closed, 7).await;
     let dead = "SELECT count(*) FROM outbox.delivery WHERE state = 'dead'";
     until_count(&client, "one is dead", dead, 1).await;
+    // Its row is recorded before the file is made.
+    let files = "SELECT count(*) FROM outbox.export WHERE state = 'published'";
+    until_count(&client, "the file stands", files, 1).await;
     relay.stop().await;
     client.batch_execute(CALENDAR).await.unwrap();
     (database, client)
