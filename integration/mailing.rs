@@ -112,6 +112,11 @@ async fn five_missed_days_give_five_files_in_one_mail() {
     assert_eq!(header(&mails[0], "Subject"), format!("Orders of {last}"));
     assert_eq!(header(&mails[0], "Message-ID"), format!("<export_shop_orders_{last}@example.com>"));
     assert_eq!(steps(&client).await, "planned built sending sent");
+    let first = names[0].trim_start_matches("orders-").trim_end_matches(".csv");
+    let refused = client.execute("SELECT outbox.discard_mailing('orders', $1)", &[&first]).await;
+    let refused = refused.unwrap_err();
+    let said = refused.as_db_error().unwrap().message();
+    assert!(said.contains("is sent, not"), "each of its files names the mail: {said}");
     let record =
         "SELECT count(*) FROM outbox.mailing_step s JOIN outbox.mailing m ON m.id = s.mailing
                    WHERE s.hash = m.hash AND s.actor ~ '^[0-9a-f]{16}$'";

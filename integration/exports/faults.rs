@@ -197,8 +197,11 @@ async fn a_name_that_is_taken_keeps_the_built_file_back_also_over_kill_9() {
     until_built(&client).await;
     is_told(&relay, "exists with other content and is not overwritten");
     relay.kill();
-    let hidden = folder.path().join(".outboxd-export-1.tmp");
-    let node = fs::metadata(&hidden).unwrap().ino();
+    let hidden = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path());
+    let hidden: Vec<_> =
+        hidden.filter(|path| path.extension().is_some_and(|e| e == "tmp")).collect();
+    let [hidden] = &hidden[..] else { panic!("{hidden:?}") };
+    let node = fs::metadata(hidden).unwrap().ino();
     let relay = Process::start(&config);
     let told = "SELECT count(*) FROM outbox.sink WHERE epoch = 2";
     until_count(&client, "it is taken over", told, 1).await;

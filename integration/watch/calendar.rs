@@ -222,6 +222,14 @@ async fn a_file_or_its_mail_that_is_late_is_overdue() {
         .await;
     assert_eq!(plane.seen().await, "");
 
+    plane.sql("UPDATE outbox.export SET to_mail = true").await;
+    assert_eq!(
+        plane.seen().await,
+        "overdue orders 1",
+        "it was to be mailed, and nobody planned it"
+    );
+    plane.sql("UPDATE outbox.export SET to_mail = false").await;
+
     let mailing = plane.mail("2026-11-20", &[]).await;
     assert_eq!(plane.seen().await, "", "it carries nothing that is late");
     plane.sql(&format!("UPDATE outbox.export SET mailing = {mailing}")).await;

@@ -1433,8 +1433,15 @@ DECLARE
   was   outbox.mailing;
   other text;
 BEGIN
+  -- A mail of several files can be named by each of them.
   SELECT * INTO was FROM outbox.mailing m
-   WHERE m.sink = act_on_mailing.sink AND m.period = act_on_mailing.period FOR UPDATE;
+   WHERE m.sink = act_on_mailing.sink
+     AND (m.period = act_on_mailing.period
+          OR m.id IN (SELECT e.mailing FROM outbox.export e
+                       WHERE e.sink = act_on_mailing.sink
+                         AND concat_ws('-', e.period, CASE WHEN e.part > 1 THEN e.part END)
+                               = act_on_mailing.period))
+   FOR UPDATE;
   IF NOT FOUND THEN
     RAISE EXCEPTION 'there is no mail of % for %', sink, period USING ERRCODE = 'undefined_object';
   END IF;

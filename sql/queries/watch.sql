@@ -82,6 +82,13 @@ WITH live AS MATERIALIZED (
     FROM outbox.export e
    WHERE e.state NOT IN ('published', 'empty') AND e.late_at < statement_timestamp()
   UNION ALL
+  -- Files of the last days that no mail carries, though the config had one when they were cut.
+  SELECT u.sink, u.sink, u.sink || '/' || u.period, 'the file of ' || u.period || ' is published and not mailed'
+    FROM (SELECT e.sink, e.period FROM outbox.export e
+           WHERE e.state = 'published' AND e.mailing IS NULL AND e.to_mail
+             AND e.late_at < statement_timestamp() AND e.late_at > statement_timestamp() - interval '7 days'
+           LIMIT $1) u
+  UNION ALL
   SELECT m.sink, m.sink, m.sink || '/' || m.period, 'the mail of ' || m.period || ' is ' || m.state
     FROM (SELECT a.id, a.sink, a.period, a.state FROM outbox.mailing a
            WHERE a.state IN ('planned', 'built', 'sending', 'unsent')

@@ -55,8 +55,10 @@ impl Cutter {
             Some(Content { bytes: u64::try_from(*bytes).ok()?, sha256: unhex(sha256)? })
         });
         let found = match content {
-            Some(content) => Finished::again(csv, &file.name(), file.id, content)
-                .map_err(|e| Trouble::File(file.id, e.to_string()))?,
+            Some(content) => {
+                tokio::task::block_in_place(|| Finished::again(csv, &file.name(), file.id, content))
+                    .map_err(|e| Trouble::File(file.id, e.to_string()))?
+            }
             None => None,
         };
         match found {

@@ -80,7 +80,8 @@ impl CsvFile {
     /// # Errors
     /// When the directory is missing or not writable.
     pub fn begin(config: &CsvConfig, period: &str, export_id: i64) -> io::Result<CsvFile> {
-        CsvFile::create(hidden(config, export_id), path(config, period))
+        let path = path(config, period);
+        CsvFile::create(hidden(&path, export_id), path)
     }
 
     /// Opens a file that is hidden under one name until it gets the other; both in one directory.
@@ -132,7 +133,8 @@ impl Finished {
         export_id: i64,
         content: Content,
     ) -> io::Result<Option<Finished>> {
-        let (hidden, path) = (hidden(config, export_id), path(config, period));
+        let path = path(config, period);
+        let hidden = hidden(&path, export_id);
         if holds(&hidden, &content)? {
             let node = node(&fs::symlink_metadata(&hidden)?);
             let hidden = Some(Hidden { path: hidden, node });
@@ -192,8 +194,11 @@ pub fn path(config: &CsvConfig, period: &str) -> PathBuf {
     config.directory.join(format!("{}{period}{}", config.name_head, config.name_tail))
 }
 
-fn hidden(config: &CsvConfig, export_id: i64) -> PathBuf {
-    config.directory.join(format!(".outboxd-export-{export_id}.tmp"))
+/// What a file is called until it is published: after its own name as well, for another installation that
+/// writes into the same directory counts its exports from 1 too.
+pub(super) fn hidden(path: &Path, export_id: i64) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!(".{name}.outboxd-{export_id}.tmp"))
 }
 
 pub(super) fn failed(
@@ -295,10 +300,10 @@ mod tests {
     fn a_file_is_visible_only_as_a_whole() {
         let directory = tempfile::tempdir().unwrap();
         let file = write(directory.path(), 1, "a,b\r\n");
-        assert_eq!(names(directory.path()), [".outboxd-export-1.tmp"]);
+        assert_eq!(names(directory.path()), [".orders-2026-11-20.csv.outboxd-1.tmp"]);
         let finished = file.finish().unwrap();
         let (path, content) = (finished.path().to_owned(), *finished.content());
-        assert_eq!(names(directory.path()), [".outboxd-export-1.tmp"]);
+        assert_eq!(names(directory.path()), [".orders-2026-11-20.csv.outboxd-1.tmp"]);
         finished.publish().unwrap();
         assert_eq!(names(directory.path()), ["orders-2026-11-20.csv"]);
         assert_eq!(fs::read(&path).unwrap(), b"a,b\r\n");
@@ -344,7 +349,8 @@ mod tests {
     fn a_leftover_second_name_of_the_published_file_is_not_written_to() {
         let directory = tempfile::tempdir().unwrap();
         let published = publish(write(directory.path(), 1, "whole")).unwrap();
-        fs::hard_link(&published, directory.path().join(".outboxd-export-1.tmp")).unwrap();
+        fs::hard_link(&published, directory.path().join(".orders-2026-11-20.csv.outboxd-1.tmp"))
+            .unwrap();
         drop(write(directory.path(), 1, "x"));
         assert_eq!(fs::read(&published).unwrap(), b"whole");
     }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use serde_json::json;
 
-use super::file::{Content, CsvFile, PublishError, failed};
+use super::file::{Content, CsvFile, PublishError, failed, hidden};
 use crate::hex::hex;
 
 /// What is told of a file, beside its name, size and hash.
@@ -56,8 +56,8 @@ impl Sidecar<'_> {
     /// # Errors
     /// As [`PublishError`] tells apart.
     pub fn publish(file: &Path, export_id: i64, text: &str) -> Result<(), PublishError> {
-        let hidden = file.with_file_name(format!(".outboxd-export-{export_id}.json.tmp"));
         let path = beside(file);
+        let hidden = hidden(&path, export_id);
         let mut out = CsvFile::create(hidden, path.clone()).map_err(failed("write", &path))?;
         out.append(text.as_bytes()).map_err(failed("write", &path))?;
         out.finish()?.publish()
