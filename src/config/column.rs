@@ -4,7 +4,57 @@ use std::collections::BTreeSet;
 
 use super::item::{Item, quote};
 use super::read::Section;
-use super::{Column, ColumnForm, ValuePath};
+
+/// One column of a CSV sink.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Column {
+    /// The header.
+    pub name: String,
+    /// Where the value stands.
+    pub value: ValuePath,
+    /// What the value is. Default text.
+    pub form: ColumnForm,
+}
+
+/// Where a column's value stands in a message, or in a row of a query.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ValuePath {
+    /// `id`
+    Id,
+    /// `type`
+    Type,
+    /// `key`
+    Key,
+    /// `created_at`
+    CreatedAt,
+    /// `headers.NAME`
+    Header(String),
+    /// `payload.a.b`: one step per dot.
+    Payload(Vec<String>),
+    /// Of an export: the name of a column of its query.
+    Query(String),
+}
+
+/// What a column's value must be. Of a message whose value is something else no line is made, and it is
+/// dead with that reason; a row of a query keeps its file from being made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ColumnForm {
+    /// `text`: any scalar. Text is guarded against being taken for a formula; what is no text is written as
+    /// what it is.
+    Text,
+    /// `integer`: a whole number, digits kept.
+    Integer,
+    /// `decimal`: a number in plain digits, which are kept; never NaN or infinite.
+    Decimal,
+    /// `boolean`: true or false.
+    Boolean,
+    /// `date`: a day; of an instant the one that the clock of the cut shows.
+    Date,
+    /// `timestamp`: an instant, in ISO 8601; or a time without an offset, which stays one.
+    Timestamp,
+    /// `json`: whatever it is, as JSON text.
+    Json,
+}
 
 const COLUMNS_MAX: usize = 1_000;
 

@@ -5,7 +5,40 @@ use std::time::Duration;
 
 use super::read::Section;
 use super::sink::Kinds;
-use super::{CsvConfig, Cut, ExportQuery, Rows, calendar, column, csv, query};
+use super::{CsvConfig, Cut, calendar, column, csv, query};
+
+/// What the rows of a file are.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Rows {
+    /// The messages that are routed to the sink.
+    Messages,
+    /// The answer of a query.
+    Query(ExportQuery),
+}
+
+impl Rows {
+    /// How long after the cut the file is made: rows that settle late are waited for.
+    #[must_use]
+    pub fn settle_after(&self) -> Duration {
+        match self {
+            Rows::Messages => Duration::ZERO,
+            Rows::Query(query) => query.settle_after,
+        }
+    }
+}
+
+/// `query` or `query_file` of an export.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ExportQuery {
+    /// One SELECT without a semicolon; `$1` and `$2` are the bounds of the period, closed and open,
+    /// timestamptz.
+    pub sql: String,
+    /// Longest the statement may run. Default 10 min; 1 s to 6 h.
+    pub timeout: Duration,
+    /// How long after the cut the query is run: what commits meanwhile is still in the file. Default
+    /// none, up to 24 h.
+    pub settle_after: Duration,
+}
 
 const TIMEOUT: Duration = Duration::from_secs(10 * 60);
 const TIMEOUT_RANGE: RangeInclusive<Duration> =

@@ -3,10 +3,40 @@
 use std::ops::RangeInclusive;
 
 use super::item::Item;
+use super::mail;
 use super::sink::{self, Kind, Kinds};
-use super::{MailCatchUp, MailingConfig, mail};
 use crate::name::Name;
 use crate::template::{FILES_VIEW, Template};
+
+/// `[sinks.NAME.mail]`: the mail that a published file goes out with, at most once.
+#[derive(Debug)]
+pub struct MailingConfig {
+    /// The smtp sink whose server, login and sender it uses.
+    pub sink: Name,
+    /// 1 to 100; each an address or a comma-separated list.
+    pub to: Vec<Template>,
+    /// One line. Default `NAME {{ period }}`.
+    pub subject: Template,
+    /// The body, plain text. Default: one paragraph with the names, counts and hashes of the files.
+    pub text: Option<Template>,
+    /// How files that could not be mailed in time go out. Default together.
+    pub catch_up: MailCatchUp,
+    /// Largest mail, attachments encoded, in bytes. Default 20 MiB, up to 100 MiB.
+    pub max_bytes: usize,
+}
+
+/// `catch_up` of a mail: what happens when several files wait, after an outage. Where the cut is at times
+/// of the calendar and daily, not more than one mail goes out on one day, but under `each`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MailCatchUp {
+    /// `together`: one mail carries them all.
+    #[default]
+    Together,
+    /// `each`: a mail for each file, all at once.
+    Each,
+    /// `latest`: the newest file alone; the others stay on disk, and their mails are closed as discarded.
+    Latest,
+}
 
 const CATCH_UPS: [(&str, MailCatchUp); 3] = [
     ("together", MailCatchUp::Together),

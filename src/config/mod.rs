@@ -36,7 +36,11 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use column::{Column, ColumnForm, ValuePath};
+pub use export::{ExportQuery, Rows};
 pub use fault::{ConfigError, Fault};
+pub use mailing::{MailCatchUp, MailingConfig};
+pub use schedule::{CatchUp, ScheduleConfig, ScheduleQuery};
 pub use secret::Secret;
 pub use words::{duration as parse_duration, in_words as duration_in_words};
 
@@ -243,39 +247,6 @@ pub struct CsvConfig {
     pub mail: Option<MailingConfig>,
 }
 
-/// What the rows of a file are.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Rows {
-    /// The messages that are routed to the sink.
-    Messages,
-    /// The answer of a query.
-    Query(ExportQuery),
-}
-
-impl Rows {
-    /// How long after the cut the file is made: rows that settle late are waited for.
-    #[must_use]
-    pub fn settle_after(&self) -> Duration {
-        match self {
-            Rows::Messages => Duration::ZERO,
-            Rows::Query(query) => query.settle_after,
-        }
-    }
-}
-
-/// `query` or `query_file` of an export.
-#[derive(Debug, PartialEq, Eq)]
-pub struct ExportQuery {
-    /// One SELECT without a semicolon; `$1` and `$2` are the bounds of the period, closed and open,
-    /// timestamptz.
-    pub sql: String,
-    /// Longest the statement may run. Default 10 min; 1 s to 6 h.
-    pub timeout: Duration,
-    /// How long after the cut the query is run: what commits meanwhile is still in the file. Default
-    /// none, up to 24 h.
-    pub settle_after: Duration,
-}
-
 /// How the values and lines of a CSV file are written. All end lines by CRLF and double quotes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Profile {
@@ -310,87 +281,6 @@ pub enum Empty {
     Skip,
 }
 
-/// `[sinks.NAME.mail]`: the mail that a published file goes out with, at most once.
-#[derive(Debug)]
-pub struct MailingConfig {
-    /// The smtp sink whose server, login and sender it uses.
-    pub sink: Name,
-    /// 1 to 100; each an address or a comma-separated list.
-    pub to: Vec<Template>,
-    /// One line. Default `NAME {{ period }}`.
-    pub subject: Template,
-    /// The body, plain text. Default: one paragraph with the names, counts and hashes of the files.
-    pub text: Option<Template>,
-    /// How files that could not be mailed in time go out. Default together.
-    pub catch_up: MailCatchUp,
-    /// Largest mail, attachments encoded, in bytes. Default 20 MiB, up to 100 MiB.
-    pub max_bytes: usize,
-}
-
-/// `catch_up` of a mail: what happens when several files wait, after an outage. Where the cut is at times
-/// of the calendar and daily, not more than one mail goes out on one day, but under `each`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum MailCatchUp {
-    /// `together`: one mail carries them all.
-    #[default]
-    Together,
-    /// `each`: a mail for each file, all at once.
-    Each,
-    /// `latest`: the newest file alone; the others stay on disk, and their mails are closed as discarded.
-    Latest,
-}
-
-/// One column of a CSV sink.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Column {
-    /// The header.
-    pub name: String,
-    /// Where the value stands.
-    pub value: ValuePath,
-    /// What the value is. Default text.
-    pub form: ColumnForm,
-}
-
-/// Where a column's value stands in a message, or in a row of a query.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ValuePath {
-    /// `id`
-    Id,
-    /// `type`
-    Type,
-    /// `key`
-    Key,
-    /// `created_at`
-    CreatedAt,
-    /// `headers.NAME`
-    Header(String),
-    /// `payload.a.b`: one step per dot.
-    Payload(Vec<String>),
-    /// Of an export: the name of a column of its query.
-    Query(String),
-}
-
-/// What a column's value must be. Of a message whose value is something else no line is made, and it is
-/// dead with that reason; a row of a query keeps its file from being made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ColumnForm {
-    /// `text`: any scalar. Text is guarded against being taken for a formula; what is no text is written as
-    /// what it is.
-    Text,
-    /// `integer`: a whole number, digits kept.
-    Integer,
-    /// `decimal`: a number in plain digits, which are kept; never NaN or infinite.
-    Decimal,
-    /// `boolean`: true or false.
-    Boolean,
-    /// `date`: a day; of an instant the one that the clock of the cut shows.
-    Date,
-    /// `timestamp`: an instant, in ISO 8601; or a time without an offset, which stays one.
-    Timestamp,
-    /// `json`: whatever it is, as JSON text.
-    Json,
-}
-
 /// When a CSV sink closes a file; whichever comes first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cut {
@@ -399,54 +289,6 @@ pub struct Cut {
     pub every: Option<Calendar>,
     /// `max_rows`: as soon as so many rows wait; up to 10,000,000. Not of exports.
     pub max_rows: Option<NonZeroUsize>,
-}
-
-/// `[schedules.NAME]`: messages that are written by the calendar.
-#[derive(Debug)]
-pub struct ScheduleConfig {
-    /// From the table's name.
-    pub name: Name,
-    /// The type of the messages.
-    pub message_type: String,
-    /// When.
-    pub every: Calendar,
-    /// The query whose rows become messages, all or none; none: one message that names the period.
-    pub query: Option<ScheduleQuery>,
-    /// Each period runs so much later at most, always the same for the same period. Default none, up to
-    /// 1 h.
-    pub jitter: Duration,
-    /// What happens to periods that nobody was there for. Default latest.
-    pub catch_up: CatchUp,
-    /// A period is not run later than this after it was due. Default none.
-    pub max_lateness: Option<Duration>,
-    /// How long after it is due a period's messages may still be open before that raises an alert.
-    /// Default 1 h.
-    pub late_after: Duration,
-    /// Nothing is due before. Default: when the schedule is first seen.
-    pub valid_from: Option<jiff::Timestamp>,
-}
-
-/// `query` or `query_file` of a schedule.
-#[derive(Debug, PartialEq, Eq)]
-pub struct ScheduleQuery {
-    /// One SELECT without a semicolon that answers `payload`, and as it likes `key`, `due_at`,
-    /// `expires_at`, `dedupe_key` and `headers`; `$1` and `$2` are begin and end of the period,
-    /// timestamptz.
-    pub sql: String,
-    /// Longest the statement may run. Default 5 min; 1 s to 1 h.
-    pub timeout: Duration,
-}
-
-/// `catch_up` of a schedule: what happens to periods that nobody was there for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum CatchUp {
-    /// `skip`: nothing; they show as missed.
-    Skip,
-    /// `latest`: the last of them runs, once.
-    #[default]
-    Latest,
-    /// `all`: each of them runs, the oldest first.
-    All,
 }
 
 /// One `[[routes]]` block for one sink.

@@ -6,11 +6,59 @@ use std::time::Duration;
 
 use super::item::{Item, NAME_FORM};
 use super::read::Section;
-use super::{CatchUp, LATE_AFTER, LATE_AFTER_RANGE, ScheduleConfig, ScheduleQuery};
+use super::{LATE_AFTER, LATE_AFTER_RANGE};
 use super::{calendar, duration_in_words, query};
 use crate::calendar::Calendar;
 use crate::name::Name;
 use crate::pattern::TypePattern;
+
+/// `[schedules.NAME]`: messages that are written by the calendar.
+#[derive(Debug)]
+pub struct ScheduleConfig {
+    /// From the table's name.
+    pub name: Name,
+    /// The type of the messages.
+    pub message_type: String,
+    /// When.
+    pub every: Calendar,
+    /// The query whose rows become messages, all or none; none: one message that names the period.
+    pub query: Option<ScheduleQuery>,
+    /// Each period runs so much later at most, always the same for the same period. Default none, up to
+    /// 1 h.
+    pub jitter: Duration,
+    /// What happens to periods that nobody was there for. Default latest.
+    pub catch_up: CatchUp,
+    /// A period is not run later than this after it was due. Default none.
+    pub max_lateness: Option<Duration>,
+    /// How long after it is due a period's messages may still be open before that raises an alert.
+    /// Default 1 h.
+    pub late_after: Duration,
+    /// Nothing is due before. Default: when the schedule is first seen.
+    pub valid_from: Option<jiff::Timestamp>,
+}
+
+/// `query` or `query_file` of a schedule.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ScheduleQuery {
+    /// One SELECT without a semicolon that answers `payload`, and as it likes `key`, `due_at`,
+    /// `expires_at`, `dedupe_key` and `headers`; `$1` and `$2` are begin and end of the period,
+    /// timestamptz.
+    pub sql: String,
+    /// Longest the statement may run. Default 5 min; 1 s to 1 h.
+    pub timeout: Duration,
+}
+
+/// `catch_up` of a schedule: what happens to periods that nobody was there for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CatchUp {
+    /// `skip`: nothing; they show as missed.
+    Skip,
+    /// `latest`: the last of them runs, once.
+    #[default]
+    Latest,
+    /// `all`: each of them runs, the oldest first.
+    All,
+}
 
 const TIMEOUT: Duration = Duration::from_secs(5 * 60);
 const HOUR: Duration = Duration::from_secs(3600);
