@@ -47,8 +47,9 @@ pub struct Tick {
     /// The day on the calendar's clock.
     pub day: Date,
     /// What the period is called that the tick stands for: `2026-11-20` where a calendar has at most one
-    /// tick a day, else `2026-11-20T1405`. Sortable, without `:`. Of an hour that is shown twice the
-    /// second has the offset behind it, `2026-10-25T0230+0100`.
+    /// tick a day, else `2026-11-20T1405`, with seconds where ticks can lie off the full minute. Sortable,
+    /// without `:`. Of an hour that is shown twice the second has the offset behind it,
+    /// `2026-10-25T0230+0100`.
     pub name: String,
 }
 
@@ -228,8 +229,23 @@ impl Calendar {
 
     fn tick(&self, at: Timestamp) -> Tick {
         let local = at.to_zoned(self.zone());
-        let name = if self.is_daily() { local.date().to_string() } else { name(&local) };
+        let name = if self.is_daily() {
+            local.date().to_string()
+        } else {
+            name(&local, self.has_seconds())
+        };
         Tick { at, day: local.date(), name }
+    }
+
+    /// Whether ticks can lie off the full minute.
+    fn has_seconds(&self) -> bool {
+        match self {
+            Calendar::Span(length) => micros(*length) % 60_000_000 != 0,
+            Calendar::Times(times) => times.patterns.iter().any(|pattern| {
+                let fields: Vec<&str> = pattern.as_str().split_whitespace().collect();
+                fields.len() == 6 && fields[0] != "0"
+            }),
+        }
     }
 }
 
@@ -297,8 +313,7 @@ fn is_shown_again(at: &Zoned) -> bool {
     }
 }
 
-fn name(at: &Zoned) -> String {
-    let seconds = at.second() != 0;
+fn name(at: &Zoned, seconds: bool) -> String {
     let mut name =
         at.strftime(if seconds { "%Y-%m-%dT%H%M%S" } else { "%Y-%m-%dT%H%M" }).to_string();
     if is_shown_again(at) {
@@ -461,6 +476,7 @@ mod tests {
         assert_eq!(span(60, "2026-11-20T14:06:59.9Z"), "2026-11-20T1405");
         assert_eq!(span(3_600, "2026-11-20T15:05:59.9Z"), "2026-11-20T1400");
         assert_eq!(span(10, "2026-11-20T14:05:59.9Z"), "2026-11-20T140540");
+        assert_eq!(span(10, "2026-11-20T14:06:10Z"), "2026-11-20T140600");
         let twice =
             Calendar::at(&["08:00:00".parse().unwrap(), "12:00:00".parse().unwrap()], &[], VIENNA);
         let twice = twice.unwrap();
