@@ -69,12 +69,15 @@ async fn check_tells_when_each_comes_and_asks_for_the_columns_only() {
         "schedule reminders  at 08:00 on mon, tue, wed, thu, fri Europe/Vienna; next ",
         "schedule reminders  its query answers payload, key, due_at",
         "export ledger       at 01:00 Europe/Vienna; next ledger-",
-        "export ledger       out can be written to",
         "export ledger       its query answers id, cents, note, total, run",
         "sink orders         every 1h; next orders-",
     ] {
         assert!(said.out.contains(words), "{words}: {}", said.out);
     }
+    // In full, though the config was named and the path written relative.
+    let out = shop.directory.path().join("out");
+    let can = format!("export ledger       {} can be written to", out.display());
+    assert!(said.out.contains(&can), "{can}: {}", said.out);
     let next = said.out.lines().find(|line| line.contains("; next 2")).unwrap();
     assert_eq!(next.matches(" 08:00+0").count(), 3, "{next}");
     assert_eq!(shop.psql("SELECT is_called FROM trace"), "f", "the queries were run");
