@@ -11,9 +11,9 @@ use super::table::Table;
 use super::words::{self, FileName, plain};
 use super::{Answer, Failure, Verdict, say, say_json};
 use crate::alert::mail_remedy;
-use crate::store::{Link, StoreError};
 use crate::store::inspect::act::Act;
 use crate::store::inspect::mail::{self, ExportRow, MailRow, StepRow};
+use crate::store::{Link, StoreError};
 
 /// Does to a mail what is done to a delivery of that state.
 pub(super) async fn act(link: &Link, name: &FileName, deed: &Deed, json: bool) -> Answer {

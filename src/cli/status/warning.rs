@@ -104,7 +104,9 @@ pub(super) fn warnings(status: &Status) -> Vec<Warning> {
 fn mails(status: &Status) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for mail in status.mails.iter().take(SHOWN_MAX) {
-        let (sink, period, reason) = (&mail.sink, &mail.period, &mail.reason);
+        let (sink, period) = (&mail.sink, &mail.period);
+        // The state says that already.
+        let reason = mail.reason.strip_prefix("in doubt: ").unwrap_or(&mail.reason);
         let state = if mail.is_held { "held, in doubt whether it arrived" } else { "dead" };
         let todo = mail_remedy(mail.is_held, &mail.name());
         lines.push(format!("{sink}: the mail of {period} is {state}: {reason}; {todo}"));
@@ -246,7 +248,7 @@ mod tests {
             sink: "orders".to_owned(),
             period: format!("2026-11-0{day}"),
             is_held,
-            reason: "why".to_owned(),
+            reason: if is_held { "in doubt: why" } else { "why" }.to_owned(),
         };
         let stuck = Some(("2026-11-09".to_owned(), "no space left on device".to_owned()));
         let mut status = Status {
