@@ -125,6 +125,21 @@ async fn check_tells_what_a_query_will_fail_at() {
 }
 
 #[tokio::test]
+async fn check_says_what_a_query_without_bounds_means() {
+    let shop = shop().await;
+    let url = shop.database.url();
+    for (bounds, words) in [
+        ("", "; it uses neither $1 nor $2: each file has all of its rows\n"),
+        ("WHERE created_at >= $1", "; it does not use $2, the end: a file has rows from after"),
+        ("WHERE created_at < $2", "; it does not use $1, the begin: a file has rows from before"),
+    ] {
+        let said = shop.checked(&url, &export(&format!("SELECT id FROM orders {bounds}"), ""));
+        let whole = format!("its query answers id{words}");
+        assert!(said.code == 0 && said.out.contains(&whole), "{said:?}");
+    }
+}
+
+#[tokio::test]
 async fn check_warns_of_what_may_fail() {
     let shop = shop().await;
     let url = shop.database.url();
