@@ -8,6 +8,7 @@
 
 use std::time::Duration;
 
+use croner::errors::CronError;
 use croner::parser::{CronParser, Seconds, Year};
 use croner::{Cron, JobType};
 use jiff::civil::{Date, DateTime, Time};
@@ -296,7 +297,16 @@ fn recurs_within_hours(pattern: &Cron) -> bool {
 
 fn cron(pattern: &str) -> Result<Cron, String> {
     let parser = CronParser::builder().seconds(Seconds::Optional).year(Year::Disallowed).build();
-    parser.parse(pattern).map_err(|error| error.to_string())
+    parser.parse(pattern).map_err(|error| {
+        let words = match error {
+            CronError::InvalidPattern(words)
+            | CronError::IllegalCharacters(words)
+            | CronError::ComponentError(words) => words,
+            other => other.to_string(),
+        };
+        // More follows it.
+        words.trim_end_matches('.').to_owned()
+    })
 }
 
 fn weekdays(days: &str) -> String {

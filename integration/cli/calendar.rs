@@ -97,6 +97,40 @@ async fn files_and_mails_that_need_somebody_make_status_wrong() {
     shop.ok(&["status"]);
 }
 
+/// Refused with what can be done, and without the database's codes.
+#[tokio::test]
+async fn what_cannot_be_done_to_a_mail_is_said_with_what_can() {
+    let shop = Shop::open().await;
+    shop.psql(LEDGER);
+    let day = "ledger/2026-11-20";
+    let said = shop.fails(1, &["resolve", day, "--delivered"]);
+    let none = "outboxd: there is no mail of ledger for 2026-11-20; \
+                see what there is: outboxd export list ledger\n";
+    assert_eq!(said, none);
+    shop.psql(
+        "INSERT INTO outbox.mailing (sink, period, actor, epoch) VALUES ('ledger', '2026-11-20', 'r', 1);
+         UPDATE outbox.mailing SET state = 'built', hash = 'h';
+         UPDATE outbox.mailing SET state = 'sending', day = '2026-11-21';
+         UPDATE outbox.mailing SET state = 'held', reason = 'why'",
+    );
+    let said = shop.fails(1, &["retry", day]);
+    let held = "outboxd: the mail of ledger for 2026-11-20 is held, not dead; ask who gets it whether it arrived, \
+                then: outboxd resolve ledger/2026-11-20 --delivered, or --not-delivered\n";
+    assert_eq!(said, held);
+    // The database names what to wait for.
+    shop.psql("UPDATE outbox.mailing SET hold_until = '2990-01-01 00:00Z'");
+    let said = shop.fails(1, &["resolve", day, "--not-delivered"]);
+    assert!(
+        said.starts_with("outboxd: not before 2990-01-01 00:00:00+00: until then the relay"),
+        "{said}"
+    );
+    assert!(said.ends_with(" may yet be sending it\n"), "{said}");
+    shop.psql("UPDATE outbox.mailing SET hold_until = NULL");
+    shop.ok(&["resolve", day, "--delivered"]);
+    let said = shop.fails(1, &["discard", day]);
+    assert!(said.ends_with("; look: outboxd show ledger/2026-11-20\n"), "{said}");
+}
+
 /// What is late and what was passed over the relays noted; a paused sink is not late.
 #[tokio::test]
 async fn what_is_overdue_makes_status_wrong_and_what_was_missed_is_worth_a_look() {

@@ -69,12 +69,15 @@ async fn check_tells_when_each_comes_and_asks_for_the_columns_only() {
         "schedule reminders  at 08:00 on mon, tue, wed, thu, fri Europe/Vienna; next ",
         "schedule reminders  its query answers payload, key, due_at",
         "export ledger       at 01:00 Europe/Vienna; next ledger-",
-        "export ledger       out can be written to",
         "export ledger       its query answers id, cents, note, total, run",
         "sink orders         every 1h; next orders-",
     ] {
         assert!(said.out.contains(words), "{words}: {}", said.out);
     }
+    // In full, though the config was named and the path written relative.
+    let out = shop.directory.path().join("out");
+    let can = format!("export ledger       {} can be written to", out.display());
+    assert!(said.out.contains(&can), "{can}: {}", said.out);
     let next = said.out.lines().find(|line| line.contains("; next 2")).unwrap();
     assert_eq!(next.matches(" 08:00+0").count(), 3, "{next}");
     assert_eq!(shop.psql("SELECT is_called FROM trace"), "f", "the queries were run");
@@ -119,6 +122,21 @@ async fn check_tells_what_a_query_will_fail_at() {
     let said = shop.checked(&url, &export("SELECT id, total FROM orders", columns));
     assert!(said.code == 1, "{said:?}");
     assert!(said.out.contains("its query answers no sum; it answers id, total"), "{said:?}");
+}
+
+#[tokio::test]
+async fn check_says_what_a_query_without_bounds_means() {
+    let shop = shop().await;
+    let url = shop.database.url();
+    for (bounds, words) in [
+        ("", "; it uses neither $1 nor $2: each file has all of its rows\n"),
+        ("WHERE created_at >= $1", "; it does not use $2, the end: a file has rows from after"),
+        ("WHERE created_at < $2", "; it does not use $1, the begin: a file has rows from before"),
+    ] {
+        let said = shop.checked(&url, &export(&format!("SELECT id FROM orders {bounds}"), ""));
+        let whole = format!("its query answers id{words}");
+        assert!(said.code == 0 && said.out.contains(&whole), "{said:?}");
+    }
 }
 
 #[tokio::test]

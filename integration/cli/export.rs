@@ -141,6 +141,8 @@ async fn the_list_shows_next_cut_and_last_files_and_tells_of_trouble() {
     let shop = shop().await;
     let text = shop.ok(&["export", "list"]);
     assert!(text.starts_with("orders: next cut when enough rows wait\nno file yet"), "{text}");
+    assert!(text.ends_with("\nledger: no relay has seen it yet\n"), "{text}");
+    assert_eq!(shop.ok(&["export", "list", "ledger"]), "ledger: no relay has seen it yet\n");
     shop.psql(
         "INSERT INTO outbox.sink (name, kind) VALUES ('ledger', 'export');
          INSERT INTO outbox.calendar (kind, name, rule, next_at, late_after)
@@ -187,4 +189,11 @@ async fn the_list_shows_next_cut_and_last_files_and_tells_of_trouble() {
     );
     let said = shop.run(&["export", "list"]);
     assert!(said.code == 1 && said.out.contains("552 too large"), "{said:?}");
+    // One that is tried again by hand and cannot go is not wrong yet, and in sight too.
+    shop.psql("UPDATE outbox.mailing SET state = 'planned', reason = 'cannot read it'");
+    let said = shop.ok(&["export", "list"]);
+    assert!(said.contains("cannot read it"), "{said}");
+    shop.psql("UPDATE outbox.mailing SET state = 'discarded'");
+    let said = shop.ok(&["export", "list"]);
+    assert!(!said.contains("2026-11-02"), "{said}");
 }

@@ -142,6 +142,11 @@ async fn the_list_shows_next_last_and_missed() {
     assert!(line("former").contains("every 1h") && !said.out.contains("orders"), "{}", said.out);
     assert!(said.err.contains("former: in no config any more"), "{said:?}");
     assert!(!said.err.contains("reminders:"), "{said:?}");
+    // A relay that has it would have run it by now.
+    shop.psql("UPDATE outbox.calendar SET next_at = clock_timestamp() - interval '61 s' WHERE name = 'reminders'");
+    let said = shop.run(&["schedule", "list"]);
+    let due = "reminders: due and not done; why is in the relay's log, or said by: outboxd schedule run reminders";
+    assert!(said.err.contains(due), "{said:?}");
     let listed = shop.json(&["schedule", "list", "--json"]);
     let [former, reminders, ticks] = &listed.as_array().unwrap()[..] else { panic!("{listed}") };
     assert_eq!(former["in_config"], false);

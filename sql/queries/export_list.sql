@@ -1,5 +1,5 @@
 -- The sinks that make files, each with its next cut and its last files, newest first; those whose mail
--- waits for an operator stay in sight.
+-- waits for an operator stay in sight, and the last of those whose mail is not out.
 -- $1 a sink, NULL for all, $2 files of each
 SELECT s.name AS sink, s.kind, s.paused OR i.paused AS paused, c.rule, c.next_at,
        c.next_at + c.late_after < statement_timestamp() AS overdue,
@@ -15,6 +15,7 @@ SELECT s.name AS sink, s.kind, s.paused OR i.paused AS paused, c.rule, c.next_at
       FROM (SELECT x.*, row_number() OVER (ORDER BY x.due_before DESC, x.id DESC) AS place
               FROM outbox.export x WHERE x.sink = s.name) e
       LEFT JOIN outbox.mailing m ON m.id = e.mailing
-     WHERE e.place <= $2 OR m.state IN ('held', 'dead')) f ON true
+     WHERE e.place <= $2 OR m.state IN ('held', 'dead')
+        OR m.state NOT IN ('sent', 'discarded') AND m.period = e.period) f ON true
  WHERE s.kind IN ('csv', 'export') AND ($1 IS NULL OR s.name = $1)
  ORDER BY s.name, f.due_before DESC, f.id DESC

@@ -3,25 +3,31 @@
 use std::fmt::Write as _;
 
 use serde_json::{Value, json};
+use tokio_postgres::error::SqlState;
 
 use super::actor::actor;
 use super::bulk::Deed;
 use super::table::Table;
 use super::words::{self, FileName, plain};
 use super::{Answer, Failure, Verdict, say, say_json};
-use crate::store::Link;
+use crate::alert::mail_remedy;
 use crate::store::inspect::act::Act;
 use crate::store::inspect::mail::{self, ExportRow, MailRow, StepRow};
+use crate::store::{Link, StoreError};
 
 /// Does to a mail what is done to a delivery of that state.
 pub(super) async fn act(link: &Link, name: &FileName, deed: &Deed, json: bool) -> Answer {
     let who = actor();
-    let was = match deed.act {
-        Act::Retry => mail::retry(link, &name.sink, &name.period, &who).await?,
-        Act::Discard => mail::discard(link, &name.sink, &name.period, &who).await?,
+    let done = match deed.act {
+        Act::Retry => mail::retry(link, &name.sink, &name.period, &who).await,
+        Act::Discard => mail::discard(link, &name.sink, &name.period, &who).await,
         Act::Resolve { delivered } => {
-            mail::resolve(link, &name.sink, &name.period, delivered, &who).await?
+            mail::resolve(link, &name.sink, &name.period, delivered, &who).await
         }
+    };
+    let was = match done {
+        Ok(was) => was,
+        Err(error) => return Err(refused(link, name, deed.act, error).await?),
     };
     if json {
         say_json(&json!({ deed.done: 1, "mail": name.to_string(), "was": was }));
@@ -29,6 +35,31 @@ pub(super) async fn act(link: &Link, name: &FileName, deed: &Deed, json: bool) -
         say(&format!("{}: the mail {name}, which was {was}", deed.became));
     }
     Ok(Verdict::Ok)
+}
+
+/// Why nothing was done, and what can be done instead, where the database does not say that itself.
+async fn refused(
+    link: &Link,
+    name: &FileName,
+    act: Act,
+    error: StoreError,
+) -> Result<Failure, Failure> {
+    let expected = [SqlState::UNDEFINED_OBJECT, SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE];
+    if !error.code().is_some_and(|code| expected.contains(code)) {
+        return Ok(error.into());
+    }
+    let Some(mail) = mail::find(link, &name.sink, &name.period).await? else {
+        let list = format!("see what there is: outboxd export list {}", name.sink);
+        return Ok(Failure::Fault(format!("{error}; {list}")));
+    };
+    let remedy = match (mail.state.as_str(), act) {
+        // Not now, for a reason that says what to wait for.
+        ("held", Act::Resolve { .. }) | ("dead", Act::Retry) => return Ok(error.into()),
+        ("held", _) => mail_remedy(true, &name.to_string()),
+        ("dead", _) => mail_remedy(false, &name.to_string()),
+        _ => format!("look: outboxd show {name}"),
+    };
+    Ok(Failure::Fault(format!("{error}; {remedy}")))
 }
 
 /// The files of a period, its mail, and each step of that.

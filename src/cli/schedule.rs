@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use clap::{Args, Subcommand};
-use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use super::actor::actor;
@@ -99,6 +99,9 @@ impl Schedule {
     }
 }
 
+/// A relay that can run a period has done so by then.
+const LONG_DUE: SignedDuration = SignedDuration::from_mins(1);
+
 /// One schedule: as the config has it, and as the database does.
 struct Line<'a> {
     name: &'a str,
@@ -142,7 +145,15 @@ impl Line<'_> {
             (Some(_), Some(listed)) if !listed.worked => {
                 Some(format!("{}: no live relay has it in its config", self.name))
             }
-            (Some(_), Some(_)) => None,
+            (Some(_), Some(listed)) => {
+                let waits = listed.next_at.map(|at| listed.now.duration_since(at));
+                waits.filter(|waits| *waits > LONG_DUE).map(|_| {
+                    format!(
+                        "{0}: due and not done; why is in the relay's log, or said by: outboxd schedule run {0}",
+                        self.name
+                    )
+                })
+            }
         }
     }
 

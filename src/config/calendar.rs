@@ -272,6 +272,10 @@ mod tests {
                 format!(".cron: \"0 0 30 2 *\": it never comes; {pattern}"),
             ),
             (
+                zone("cron = \"0 25 * * *\"", "UTC"),
+                format!(".cron: \"0 25 * * *\": Number out of bounds; {pattern}"),
+            ),
+            (
                 zone("cron = \"0 8 * * *\", days = \"mon\"", "UTC"),
                 ".days: belongs to at; write the days into the last field of cron".to_owned(),
             ),

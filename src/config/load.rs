@@ -29,7 +29,10 @@ impl Config {
             let fault = Fault { line: 0, key: String::new(), problem, remedy };
             ConfigError { file: path.to_owned(), faults: vec![fault] }
         })?;
-        Config::parse(&text, path, &|name| std::env::var(name).ok())
+        // In full, because paths are recorded and shown where nobody knows the directory that the program
+        // was started in.
+        let whole = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        Config::read(&text, path, directory(&whole), &|name| std::env::var(name).ok())
     }
 
     /// Reads a config from its text; `file` is named in faults and is where relative paths start.
@@ -41,12 +44,21 @@ impl Config {
         file: &Path,
         env: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Config, ConfigError> {
+        Config::read(text, file, directory(file), env)
+    }
+
+    fn read(
+        text: &str,
+        file: &Path,
+        directory: &Path,
+        env: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Config, ConfigError> {
         let (mended, mut syntax) = mend(text);
         let (table, more) = DeTable::parse_recoverable(&mended);
         syntax.extend(more);
         let source = Source {
             text,
-            directory: file.parent().unwrap_or(Path::new("")),
+            directory,
             env,
             broken: !syntax.is_empty(),
             faults: RefCell::new(Vec::new()),
@@ -78,6 +90,11 @@ impl Config {
             _ => Err(ConfigError { file: file.to_owned(), faults }),
         }
     }
+}
+
+/// Where relative paths start.
+fn directory(file: &Path) -> &Path {
+    file.parent().unwrap_or(Path::new(""))
 }
 
 fn relay(mut section: Section) -> Relay {

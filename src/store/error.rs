@@ -166,6 +166,9 @@ impl fmt::Display for StoreError {
                 }
             }
             Kind::Postgres(error) => {
+                if let Some(db) = error.as_db_error().filter(|db| is_raised(db)) {
+                    return f.write_str(db.message());
+                }
                 write!(f, "{}: ", self.doing)?;
                 match error.as_db_error() {
                     // Not the detail: it may hold a row's data.
@@ -179,6 +182,11 @@ impl fmt::Display for StoreError {
             }
         }
     }
+}
+
+/// Whether a function of ours says so, in words for an operator: PL/pgSQL's RAISE names itself.
+fn is_raised(error: &DbError) -> bool {
+    error.routine() == Some("exec_stmt_raise")
 }
 
 /// The line of a query that the server points at, counted from 1.

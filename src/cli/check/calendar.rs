@@ -53,7 +53,7 @@ pub(super) async fn queries(config: &Config, link: &Link) -> Vec<Line> {
     for (sink, csv) in files(config) {
         if let Rows::Query(query) = &csv.rows {
             let found = match describe(link, &query.sql).await {
-                Ok(columns) => of_files(&csv.columns, &columns),
+                Ok(columns) => with_bounds(&query.sql, of_files(&csv.columns, &columns)),
                 Err(error) => Found::Wrong(format!("its query: {error}")),
             };
             lines.push(Line { thing: super::thing(sink), found });
@@ -131,6 +131,18 @@ fn of_files(wanted: &[Column], columns: &[QueryColumn]) -> Found {
         (true, false) => Found::Doubt(doubt.join("; ")),
         (true, true) => answers(columns),
     }
+}
+
+/// What a query without the bounds of its period means, which may be meant.
+fn with_bounds(sql: &str, found: Found) -> Found {
+    let Found::Good(words) = found else { return found };
+    let what = match (sql.contains("$1"), sql.contains("$2")) {
+        (true, true) => return Found::Good(words),
+        (false, false) => "uses neither $1 nor $2: each file has all of its rows",
+        (true, false) => "does not use $2, the end: a file has rows from after its period too",
+        (false, true) => "does not use $1, the begin: a file has rows from before its period too",
+    };
+    Found::Good(format!("{words}; it {what}"))
 }
 
 fn answers(columns: &[QueryColumn]) -> Found {

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::cli::filter::no_such_sink;
 use crate::cli::table::Table;
 use crate::cli::{Answer, Verdict, connect, say, say_json, words};
-use crate::config::Config;
+use crate::config::{Config, Way};
 use crate::store::inspect::files::{FileRow, FileSink, files};
 
 /// Files shown of each sink: a week of daily ones.
@@ -27,20 +27,33 @@ impl List {
     pub async fn run(&self, config: &Config) -> Answer {
         let link = connect(config);
         let sinks = files(&link, self.name.as_deref(), SHOWN).await?;
-        if let Some(name) = self.name.as_ref().filter(|_| sinks.is_empty()) {
+        let unseen = self.unseen(config, &sinks);
+        if let Some(name) = self.name.as_ref().filter(|_| sinks.is_empty() && unseen.is_empty()) {
             let known = files(&link, None, 0).await?;
             let known: Vec<String> = known.into_iter().map(|sink| sink.name).collect();
             return Err(no_such_sink(name, &known));
         }
         if self.json {
             say_json(&Value::Array(sinks.iter().map(in_json).collect()));
-        } else if sinks.is_empty() {
+        } else if sinks.is_empty() && unseen.is_empty() {
             say("there is no csv sink and no export");
         } else {
-            say(&sinks.iter().map(in_text).collect::<Vec<_>>().join("\n"));
+            let seen = sinks.iter().map(in_text);
+            let unseen = unseen.iter().map(|name| format!("{name}: no relay has seen it yet\n"));
+            say(&seen.chain(unseen).collect::<Vec<_>>().join("\n"));
         }
         let needs_you = |sink: &FileSink| sink.overdue || sink.files.iter().any(is_wrong);
         Ok(Verdict::wrong_if(sinks.iter().any(needs_you)))
+    }
+
+    /// What was asked for and only the config knows.
+    fn unseen<'a>(&self, config: &'a Config, seen: &[FileSink]) -> Vec<&'a str> {
+        let files = config.sinks.values().filter(|sink| matches!(sink.way, Way::Csv(_)));
+        let names = files.map(|sink| sink.name.as_str());
+        names
+            .filter(|name| self.name.as_ref().is_none_or(|asked| asked == name))
+            .filter(|name| seen.iter().all(|sink| sink.name != *name))
+            .collect()
     }
 }
 

@@ -37,7 +37,8 @@ fn last_export(export: &ExportStatus) -> String {
     let part = if export.part > 1 { format!(" part {}", export.part) } else { String::new() };
     let mail = export.mail.as_ref().map_or(String::new(), |state| format!(", its mail {state}"));
     let (period, state, rows) = (&export.period, &export.state, export.rows);
-    format!("last export {period}{part}: {state}, {rows} rows{mail}")
+    let plural = if rows == 1 { "" } else { "s" };
+    format!("last export {period}{part}: {state}, {rows} row{plural}{mail}")
 }
 
 /// The schedules.
@@ -116,6 +117,9 @@ mod tests {
         let mut ledger = SinkStatus { export: Some(export), ..sink("export", Some(-90)) };
         let last = "last export 2026-11-20 part 2: published, 7 rows, its mail sent";
         assert_eq!(line(ledger.clone()), format!("orders: next cut, due 1m30s ago; {last}\n"));
+        ledger.export.as_mut().unwrap().rows = 1;
+        assert!(line(ledger.clone()).contains(": published, 1 row, its mail sent"));
+        ledger.export.as_mut().unwrap().rows = 7;
         ledger.paused = true;
         assert_eq!(line(ledger), format!("orders: next cut, which is paused; {last}\n"));
     }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::alert::mail_remedy;
+use crate::alert::{Alert, Cause, mail_remedy};
 use crate::store::inspect::status::{Count, MAILS_MAX, RelayStatus, SinkStatus, Status};
 
 /// Types and names shown before the rest is only counted.
@@ -25,6 +25,12 @@ fn has_work(sink: &SinkStatus) -> bool {
     let done = |state: &str| matches!(state, "published" | "empty");
     ![sink.due, sink.later, sink.dead, sink.held].iter().all(|count| count.is_zero())
         || sink.export.as_ref().is_some_and(|export| !done(&export.state))
+}
+
+/// Whether the relays found work that nobody does, which may be a route or an older mail that is not out.
+fn is_told_orphaned(status: &Status, sink: &SinkStatus) -> bool {
+    let is_it = |alert: &Alert| alert.cause == Cause::Orphaned && alert.subject == sink.name;
+    status.alerts.iter().any(|alert| !alert.gone && is_it(alert))
 }
 
 /// Whether something came due by the calendar and nobody did it yet.
@@ -77,18 +83,21 @@ pub(super) fn warnings(status: &Status) -> Vec<Warning> {
         needed
             .push(format!("{unseen} unseen, written past the trigger; run: outboxd route unseen"));
     }
-    let work: Vec<&SinkStatus> = status.sinks.iter().filter(|sink| has_work(sink)).collect();
     if live(status).next().is_none() {
-        if !work.is_empty() || !waiting.is_zero() || is_due(status) {
+        if status.sinks.iter().any(has_work) || !waiting.is_zero() || is_due(status) {
             needed.push("no relay runs, and there is work; run: outboxd run".to_owned());
         }
     } else {
-        for sink in work {
+        for sink in
+            status.sinks.iter().filter(|sink| has_work(sink) || is_told_orphaned(status, sink))
+        {
             if !live(status).any(|relay| relay.sinks.contains(&sink.name)) {
                 let name = &sink.name;
+                let is_export = sink.kind.as_deref() == Some("export");
+                let look = if is_export { "export list" } else { "list --sink" };
                 needed.push(format!(
                     "{name}: orphaned, no live relay's config knows this sink; \
-                     put it back, or look: outboxd list --sink {name}"
+                     put it back, or look: outboxd {look} {name}"
                 ));
             }
         }
@@ -104,7 +113,9 @@ pub(super) fn warnings(status: &Status) -> Vec<Warning> {
 fn mails(status: &Status) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for mail in status.mails.iter().take(SHOWN_MAX) {
-        let (sink, period, reason) = (&mail.sink, &mail.period, &mail.reason);
+        let (sink, period) = (&mail.sink, &mail.period);
+        // The state says that already.
+        let reason = mail.reason.strip_prefix("in doubt: ").unwrap_or(&mail.reason);
         let state = if mail.is_held { "held, in doubt whether it arrived" } else { "dead" };
         let todo = mail_remedy(mail.is_held, &mail.name());
         lines.push(format!("{sink}: the mail of {period} is {state}: {reason}; {todo}"));
@@ -241,12 +252,43 @@ mod tests {
     }
 
     #[test]
+    fn work_that_only_the_relays_found_is_orphaned_too() {
+        let alert = Alert {
+            cause: Cause::Orphaned,
+            subject: "orders".to_owned(),
+            since: jiff::Timestamp::UNIX_EPOCH,
+            age: std::time::Duration::ZERO,
+            count: 1,
+            news: (0, 0),
+            example: None,
+            reason: None,
+            gone: false,
+            told_at: None,
+            told: None,
+            cause_told_at: None,
+        };
+        let mut status = Status {
+            sinks: vec![SinkStatus { kind: Some("export".to_owned()), ..sink("orders") }],
+            relays: vec![relay("a", "1", &["sales"])],
+            routes_hash: Some("1".to_owned()),
+            alerts: vec![alert],
+            ..Status::default()
+        };
+        let words = "orders: orphaned, no live relay's config knows this sink; \
+                     put it back, or look: outboxd export list orders";
+        let told = warnings(&status);
+        assert_eq!(told, [Warning { words: words.to_owned(), needs_operator: true }]);
+        status.alerts[0].gone = true;
+        assert_eq!(warnings(&status), []);
+    }
+
+    #[test]
     fn files_and_mails_that_wait_for_an_operator_come_with_the_command() {
         let mail = |day: usize, is_held| MailStatus {
             sink: "orders".to_owned(),
             period: format!("2026-11-0{day}"),
             is_held,
-            reason: "why".to_owned(),
+            reason: if is_held { "in doubt: why" } else { "why" }.to_owned(),
         };
         let stuck = Some(("2026-11-09".to_owned(), "no space left on device".to_owned()));
         let mut status = Status {

@@ -134,7 +134,11 @@ fn values(mail: &FilesMail<'_>) -> BTreeMap<String, serde_json::Value> {
 
 /// The body where the config has none.
 fn words(mail: &FilesMail<'_>) -> String {
-    let mut text = format!("{} {}\n", mail.name, mail.period);
+    let first = mail.files.first().map(|file| &*file.period).filter(|first| *first != mail.period);
+    let mut text = match first {
+        Some(first) => format!("{} {first} to {}\n", mail.name, mail.period),
+        None => format!("{} {}\n", mail.name, mail.period),
+    };
     for file in mail.files {
         let rows = if file.rows == 1 { "row" } else { "rows" };
         let (name, count, hash) = (name(file), file.rows, &file.sha256);
@@ -170,4 +174,42 @@ fn attach(file: &Attached) -> Result<SinglePart, String> {
         .map_err(|_| format!("{path} cannot be attached"))?;
     let kind = ContentType::parse("text/csv; charset=utf-8").map_err(|e| e.to_string())?;
     Ok(Attachment::new(name(file)).body(body, kind))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(period: &str, rows: i64) -> Attached {
+        Attached {
+            path: format!("out/orders-{period}.csv").into(),
+            published: PathBuf::new(),
+            period: period.to_owned(),
+            rows,
+            bytes: 1,
+            sha256: "f00d".to_owned(),
+            from: None,
+            to: Timestamp::UNIX_EPOCH,
+        }
+    }
+
+    fn words_of(files: &[Attached]) -> String {
+        words(&FilesMail {
+            name: "orders",
+            period: "2026-11-20",
+            message_id: "export_shop_orders_2026-11-20",
+            date: Timestamp::UNIX_EPOCH,
+            files,
+        })
+    }
+
+    #[test]
+    fn the_words_name_each_file_under_the_periods_that_they_are_of() {
+        let day = "orders 2026-11-20\n\norders-2026-11-20.csv\n1 row\nSHA-256 f00d\n";
+        assert_eq!(words_of(&[file("2026-11-20", 1)]), day);
+        let week =
+            "orders 2026-11-14 to 2026-11-20\n\norders-2026-11-14.csv\n2 rows\nSHA-256 f00d\n";
+        let said = words_of(&[file("2026-11-14", 2), file("2026-11-20", 1)]);
+        assert!(said.starts_with(week), "{said}");
+    }
 }
