@@ -42,8 +42,9 @@ const LOOK: Duration = Duration::from_secs(1);
 /// First and longest pause after trouble with the database or the mail server.
 const PAUSE_MIN: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(60);
-/// How long a mail rests of which a file is not there.
+/// How long a mail rests of which a file is not there, and after how long it is given up.
 const FILE_PAUSE: Duration = Duration::from_secs(60);
+const FILE_PATIENCE: Duration = Duration::from_secs(3600);
 
 /// What it takes to mail the files of one sink.
 pub struct Mailer {
@@ -180,7 +181,8 @@ impl Mailer {
         day: Option<Date>,
     ) -> Result<bool, StoreError> {
         let Some(at_work) = &desk.mailing else { return Ok(false) };
-        let Some(prepared) = self.build(csv, mail, at_work).await? else { return Ok(false) };
+        let age = desk.now.duration_since(at_work.planned_at).unsigned_abs();
+        let Some(prepared) = self.build(csv, mail, at_work, age).await? else { return Ok(false) };
         let hash = hex(&prepared.hash());
         if !mailing::build(&self.link, &self.actor(), at_work.id, &hash).await? {
             return Ok(false);
@@ -216,6 +218,7 @@ impl Mailer {
         csv: &CsvConfig,
         mail: &MailingConfig,
         at_work: &Mailing,
+        age: Duration,
     ) -> Result<Option<PreparedMail>, StoreError> {
         let files: Vec<Attached> = mailing::files(&self.link, at_work.id)
             .await?
@@ -242,16 +245,16 @@ impl Mailer {
         let Sink::Smtp(smtp) = self.through.0.as_ref() else { return Ok(None) };
         match tokio::task::block_in_place(|| prepare_files(smtp, mail, &content)) {
             Ok(prepared) => Ok(Some(prepared)),
-            Err(NoMail::Never(reason)) => {
-                self.give_up(at_work, &reason).await?;
-                Ok(None)
-            }
-            Err(NoMail::NotNow(reason)) => {
+            Err(NoMail::NotNow(reason)) if age < FILE_PATIENCE => {
                 warn!(sink = self.sink(), period = at_work.period, reason, retry_in = ?FILE_PAUSE,
                     "cannot make the mail yet; nothing was sent");
                 let reason = clean_text(&reason);
                 mailing::put_off(&self.link, &self.actor(), at_work.id, false, FILE_PAUSE, &reason)
                     .await?;
+                Ok(None)
+            }
+            Err(NoMail::Never(reason) | NoMail::NotNow(reason)) => {
+                self.give_up(at_work, &reason).await?;
                 Ok(None)
             }
         }
