@@ -52,6 +52,16 @@ pub(crate) async fn was_there_for(client: &Client, days: u32) {
     client.batch_execute(&sql).await.expect("enter the calendar");
 }
 
+/// A database in which the sink has been there for so many days, its client, a mail server, a directory,
+/// and the zone.
+async fn there_for(days: u32) -> (Database, Client, SmtpPeer, tempfile::TempDir, String) {
+    let database = Database::migrated().await;
+    let client = database.connect().await;
+    was_there_for(&client, days).await;
+    let zone = zone_at_noon(&client).await;
+    (database, client, SmtpPeer::start().await, tempfile::tempdir().unwrap(), zone)
+}
+
 /// The mails that a server had in full and did not refuse.
 fn in_full(peer: &SmtpPeer) -> Vec<Arrived> {
     peer.mails().into_iter().filter(|mail| mail.fate != Fate::Refused).collect()
@@ -85,11 +95,7 @@ async fn until_state(client: &Client, state: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn five_missed_days_give_five_files_in_one_mail() {
-    let database = Database::migrated().await;
-    let client = database.connect().await;
-    let (peer, folder) = (SmtpPeer::start().await, tempfile::tempdir().unwrap());
-    let zone = zone_at_noon(&client).await;
-    was_there_for(&client, 5).await;
+    let (database, client, peer, folder, zone) = there_for(5).await;
     let text_of = daily(&peer, folder.path(), &zone, "");
     let relay = Relay::start(config(&database.url(), &text_of));
     until_state(&client, "sent").await;
@@ -131,11 +137,7 @@ async fn five_missed_days_give_five_files_in_one_mail() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mail_server_that_is_away_costs_nothing() {
-    let database = Database::migrated().await;
-    let client = database.connect().await;
-    let (peer, folder) = (SmtpPeer::start().await, tempfile::tempdir().unwrap());
-    let zone = zone_at_noon(&client).await;
-    was_there_for(&client, 1).await;
+    let (database, client, peer, folder, zone) = there_for(1).await;
     peer.always(Step::Greeting, Say::text("421 4.3.2 closed for lunch"));
     let relay = Relay::start(config(&database.url(), &daily(&peer, folder.path(), &zone, "")));
     let told = "SELECT count(*) FROM outbox.mailing
@@ -152,11 +154,7 @@ async fn a_mail_server_that_is_away_costs_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_for_now_is_tried_again_and_one_for_good_is_an_operators() {
-    let database = Database::migrated().await;
-    let client = database.connect().await;
-    let (peer, folder) = (SmtpPeer::start().await, tempfile::tempdir().unwrap());
-    let zone = zone_at_noon(&client).await;
-    was_there_for(&client, 1).await;
+    let (database, client, peer, folder, zone) = there_for(1).await;
     peer.script(Step::Dot, [Say::text("451 4.3.0 later"), Say::text("554 5.7.1 never")]);
     let relay = Relay::start(config(&database.url(), &daily(&peer, folder.path(), &zone, "")));
     until_state(&client, "dead").await;
@@ -174,11 +172,7 @@ async fn a_refusal_for_now_is_tried_again_and_one_for_good_is_an_operators() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_hangs_up_after_the_dot_leaves_a_doubt_that_only_an_operator_ends() {
-    let database = Database::migrated().await;
-    let client = database.connect().await;
-    let (peer, folder) = (SmtpPeer::start().await, tempfile::tempdir().unwrap());
-    let zone = zone_at_noon(&client).await;
-    was_there_for(&client, 2).await;
+    let (database, client, peer, folder, zone) = there_for(2).await;
     peer.script(Step::Dot, [Say::Cut]);
     let text = daily(&peer, folder.path(), &zone, "");
     let relay = Relay::start(config(&database.url(), &text));
@@ -208,11 +202,7 @@ async fn a_server_that_hangs_up_after_the_dot_leaves_a_doubt_that_only_an_operat
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_killed_relay_was_sending_is_held_and_sent_again_by_nobody() {
-    let database = Database::migrated().await;
-    let client = database.connect().await;
-    let (peer, folder) = (SmtpPeer::start().await, tempfile::tempdir().unwrap());
-    let zone = zone_at_noon(&client).await;
-    was_there_for(&client, 1).await;
+    let (database, client, peer, folder, zone) = there_for(1).await;
     peer.script(Step::Dot, [Say::Hang]);
     let text = toml(&database.url(), RELAY, &daily(&peer, folder.path(), &zone, ""));
     let first = Process::start(&text);
@@ -232,11 +222,7 @@ async fn what_a_killed_relay_was_sending_is_held_and_sent_again_by_nobody() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mail_that_is_too_large_is_a_failure_that_shows() {
-    let database = Database::migrated().await;
-    let client = database.connect().await;
-    let (peer, folder) = (SmtpPeer::start().await, tempfile::tempdir().unwrap());
-    let zone = zone_at_noon(&client).await;
-    was_there_for(&client, 1).await;
+    let (database, client, peer, folder, zone) = there_for(1).await;
     peer.script(Step::Ehlo, [Say::text("250-peer.example\r\n250 SIZE 600")]);
     let relay = Relay::start(config(&database.url(), &daily(&peer, folder.path(), &zone, "")));
     until_state(&client, "dead").await;
@@ -269,11 +255,7 @@ async fn a_mail_that_is_too_large_is_a_failure_that_shows() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_is_gone_or_another_one_is_waited_for() {
-    let database = Database::migrated().await;
-    let client = database.connect().await;
-    let (peer, folder) = (SmtpPeer::start().await, tempfile::tempdir().unwrap());
-    let zone = zone_at_noon(&client).await;
-    was_there_for(&client, 1).await;
+    let (database, client, peer, folder, zone) = there_for(1).await;
     peer.always(Step::Greeting, Say::text("421 4.3.2 not yet"));
     let text = daily(&peer, folder.path(), &zone, "");
     let relay = Relay::start(config(&database.url(), &text));
@@ -303,11 +285,7 @@ async fn a_file_that_is_gone_or_another_one_is_waited_for() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn only_the_newest_goes_out_where_the_config_says_so_and_the_others_are_on_record() {
-    let database = Database::migrated().await;
-    let client = database.connect().await;
-    let (peer, folder) = (SmtpPeer::start().await, tempfile::tempdir().unwrap());
-    let zone = zone_at_noon(&client).await;
-    was_there_for(&client, 3).await;
+    let (database, client, peer, folder, zone) = there_for(3).await;
     // One that could not go in time.
     client
         .batch_execute(
@@ -394,11 +372,7 @@ async fn an_intent_is_the_owners_alone_once_a_day_and_not_while_anything_is_paus
 /// A sink that gets a mail does not send all that was published before.
 #[tokio::test(flavor = "multi_thread")]
 async fn files_that_were_cut_before_the_sink_had_a_mail_are_not_mailed() {
-    let database = Database::migrated().await;
-    let client = database.connect().await;
-    let (peer, folder) = (SmtpPeer::start().await, tempfile::tempdir().unwrap());
-    let zone = zone_at_noon(&client).await;
-    was_there_for(&client, 3).await;
+    let (database, client, peer, folder, zone) = there_for(3).await;
     let text = daily(&peer, folder.path(), &zone, "");
     let (before, behind) = text.split_once("[sinks.orders.mail]").unwrap();
     let (_, behind) = behind.split_once("[[routes]]").unwrap();
@@ -453,11 +427,7 @@ async fn what_was_being_sent_is_held_also_where_the_config_has_no_mail_any_more(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_goes_out_though_its_path_was_changed_since_it_was_published() {
-    let database = Database::migrated().await;
-    let client = database.connect().await;
-    let (peer, folder) = (SmtpPeer::start().await, tempfile::tempdir().unwrap());
-    let zone = zone_at_noon(&client).await;
-    was_there_for(&client, 1).await;
+    let (database, client, peer, folder, zone) = there_for(1).await;
     peer.always(Step::Greeting, Say::text("421 4.3.2 closed for lunch"));
     let text = daily(&peer, folder.path(), &zone, "");
     let relay = Relay::start(config(&database.url(), &text));

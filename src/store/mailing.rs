@@ -24,6 +24,13 @@ pub struct Actor<'a> {
     pub relay: &'a str,
 }
 
+impl Actor<'_> {
+    /// What statements under the fence take first.
+    fn params(&self) -> [Param<'_>; 3] {
+        [(&self.sink, Type::TEXT), (&self.epoch, Type::INT8), (&self.relay, Type::TEXT)]
+    }
+}
+
 /// How far a mail at work has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MailingState {
@@ -174,13 +181,9 @@ pub async fn plan(
     period: &str,
     exports: &[i64],
 ) -> Result<Option<i64>, StoreError> {
-    let params = [
-        (&actor.sink as _, Type::TEXT),
-        (&actor.epoch as _, Type::INT8),
-        (&actor.relay as _, Type::TEXT),
-        (&period as _, Type::TEXT),
-        (&exports as _, Type::INT8_ARRAY),
-    ];
+    let [sink, epoch, relay] = actor.params();
+    let params =
+        [sink, epoch, relay, (&period as _, Type::TEXT), (&exports as _, Type::INT8_ARRAY)];
     let rows = link.rows("plan a mail", &link.queries().plan_mailing, &params).await?;
     Ok(rows.first().map(|row| row.get("id")))
 }
@@ -196,10 +199,11 @@ pub async fn add(
     period: &str,
     exports: &[i64],
 ) -> Result<bool, StoreError> {
+    let [sink, epoch, relay] = actor.params();
     let params = [
-        (&actor.sink as _, Type::TEXT),
-        (&actor.epoch as _, Type::INT8),
-        (&actor.relay as _, Type::TEXT),
+        sink,
+        epoch,
+        relay,
         (&mailing as _, Type::INT8),
         (&period as _, Type::TEXT),
         (&exports as _, Type::INT8_ARRAY),
@@ -227,13 +231,8 @@ pub async fn build(
     mailing: i64,
     hash: &str,
 ) -> Result<bool, StoreError> {
-    let params = [
-        (&actor.sink as _, Type::TEXT),
-        (&actor.epoch as _, Type::INT8),
-        (&actor.relay as _, Type::TEXT),
-        (&mailing as _, Type::INT8),
-        (&hash as _, Type::TEXT),
-    ];
+    let [sink, epoch, relay] = actor.params();
+    let params = [sink, epoch, relay, (&mailing as _, Type::INT8), (&hash as _, Type::TEXT)];
     Ok(link.execute("note a built mail", &link.queries().build_mailing, &params).await? == 1)
 }
 
@@ -251,10 +250,11 @@ pub async fn begin(
     through: &str,
     hash: &str,
 ) -> Result<Option<Timestamp>, StoreError> {
+    let [sink, epoch, relay] = actor.params();
     let params = [
-        (&actor.sink as _, Type::TEXT),
-        (&actor.epoch as _, Type::INT8),
-        (&actor.relay as _, Type::TEXT),
+        sink,
+        epoch,
+        relay,
         (&mailing as _, Type::INT8),
         (&day as _, Type::DATE),
         (&through as _, Type::TEXT),
@@ -333,12 +333,8 @@ pub async fn hold_silent(
     until: Duration,
 ) -> Result<Vec<String>, StoreError> {
     let until = i64::try_from(until.as_millis()).unwrap_or(i64::MAX);
-    let params = [
-        (&actor.sink as _, Type::TEXT),
-        (&actor.epoch as _, Type::INT8),
-        (&actor.relay as _, Type::TEXT),
-        (&until as _, Type::INT8),
-    ];
+    let [sink, epoch, relay] = actor.params();
+    let params = [sink, epoch, relay, (&until as _, Type::INT8)];
     let rows =
         link.rows("hold what was being mailed", &link.queries().hold_mailings, &params).await?;
     Ok(rows.iter().map(|row| row.get("period")).collect())
