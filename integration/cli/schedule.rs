@@ -147,6 +147,13 @@ async fn the_list_shows_next_last_and_missed() {
     let said = shop.run(&["schedule", "list"]);
     let due = "reminders: due and not done; why is in the relay's log, or said by: outboxd schedule run reminders";
     assert!(said.err.contains(due), "{said:?}");
+    assert_eq!(said.code, 1, "{said:?}");
+    shop.psql(
+        "UPDATE outbox.calendar SET reason = '2026-11-20: no such table' WHERE name = 'reminders'",
+    );
+    let said = shop.run(&["schedule", "list"]);
+    let due = "reminders: due and not done: 2026-11-20: no such table";
+    assert!(said.err.contains(due), "{said:?}");
     let listed = shop.json(&["schedule", "list", "--json"]);
     let [former, reminders, ticks] = &listed.as_array().unwrap()[..] else { panic!("{listed}") };
     assert_eq!(former["in_config"], false);

@@ -310,9 +310,12 @@ async fn a_period_whose_query_fails_stays_due() {
     let more = format!("SELECT (count(*) > {others} + 3)::int::bigint FROM outbox.occurrence");
     until_count(&client, "the other goes on meanwhile", &more, 1).await;
     assert_eq!(occurrences(&client, "reminders").await, [""; 0]);
+    let told = "SELECT count(*) FROM outbox.calendar WHERE name = 'reminders' AND reason LIKE '%invoices%'";
+    until_count(&client, "the reason is on record", told, 1).await;
     client.batch_execute("CREATE TABLE public.invoices AS SELECT 7 AS id").await.unwrap();
     let ran =
         "SELECT count(*) FROM outbox.occurrence WHERE schedule = 'reminders' AND state = 'ran'";
     until_count(&client, "it runs", ran, 1).await;
+    assert_eq!(number(&client, told).await, 0, "and goes with the run");
     relay.stop().await;
 }

@@ -317,6 +317,8 @@ CREATE TABLE outbox.calendar (
   settled_until timestamptz NOT NULL DEFAULT clock_timestamp(),
   -- What comes next, or has come and is not done yet.
   next_at       timestamptz,
+  -- Of a schedule: why a period that is due could not run when it was last tried.
+  reason        text,
   -- How long after it is due something may still be open before that is told, an export's time to settle
   -- included; NULL for ever.
   late_after    interval,

@@ -1,6 +1,6 @@
 -- All schedules that the database knows, with their last run, whether something of it is still open, and
 -- what was passed over within 30 days; a period that an operator ran since is not.
-SELECT c.name, c.rule, c.since, c.next_at, clock_timestamp() AS now,
+SELECT c.name, c.rule, c.since, c.next_at, c.reason, clock_timestamp() AS now,
        l.period, l.round, l.ran_at, l.messages, l.actor,
        coalesce((SELECT true FROM outbox.delivery d JOIN outbox.scheduled m ON m.message_id = d.message_id
                   WHERE d.message_id BETWEEN l.first_id AND l.last_id

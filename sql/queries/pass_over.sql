@@ -7,7 +7,7 @@ WITH lock AS MATERIALIZED (
   SELECT pg_try_advisory_xact_lock('outbox.occurrence'::regclass::oid::integer, hashtext($1)) AS held
 ), settled AS (
   UPDATE outbox.calendar c
-     SET settled_until = $4, next_at = $7
+     SET settled_until = $4, next_at = $7, reason = NULL
     FROM lock l
    WHERE l.held AND c.kind = 'schedule' AND c.name = $1 AND c.settled_until = $2
      AND NOT EXISTS (SELECT FROM outbox.installation i

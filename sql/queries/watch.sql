@@ -49,7 +49,8 @@ WITH live AS MATERIALIZED (
   -- What came due by a rule that a live relay knows, and was not run or cut: nobody took it up, or its
   -- query fails.
   SELECT c.name, CASE c.kind WHEN 'cut' THEN c.name END AS sink, NULL AS example,
-         to_char(c.next_at AT TIME ZONE 'UTC', '"what was due at "YYYY-MM-DD HH24:MI:SS"Z is not done"') AS reason
+         concat_ws(': ', to_char(c.next_at AT TIME ZONE 'UTC', '"what was due at "YYYY-MM-DD HH24:MI:SS"Z is not done"'),
+                   c.reason) AS reason
     FROM outbox.calendar c
    WHERE c.next_at + c.late_after < statement_timestamp()
      AND EXISTS (SELECT FROM live v

@@ -95,7 +95,7 @@ impl Schedule {
                 line.remark().into_iter().for_each(|words| say_aside(&words));
             }
         }
-        Ok(Verdict::Ok)
+        Ok(Verdict::wrong_if(lines.iter().any(Line::is_long_due)))
     }
 }
 
@@ -145,16 +145,21 @@ impl Line<'_> {
             (Some(_), Some(listed)) if !listed.worked => {
                 Some(format!("{}: no live relay has it in its config", self.name))
             }
-            (Some(_), Some(listed)) => {
-                let waits = listed.next_at.map(|at| listed.now.duration_since(at));
-                waits.filter(|waits| *waits > LONG_DUE).map(|_| {
-                    format!(
-                        "{0}: due and not done; why is in the relay's log, or said by: outboxd schedule run {0}",
-                        self.name
-                    )
-                })
-            }
+            (Some(_), Some(listed)) => self.is_long_due().then(|| match &listed.reason {
+                Some(reason) => format!("{}: due and not done: {}", self.name, plain(reason)),
+                None => format!(
+                    "{0}: due and not done; why is in the relay's log, or said by: outboxd schedule run {0}",
+                    self.name
+                ),
+            }),
         }
+    }
+
+    /// Whether something is due that a relay should have run.
+    fn is_long_due(&self) -> bool {
+        let waits = self.listed.filter(|listed| self.config.is_some() && listed.worked);
+        let waits = waits.and_then(|listed| Some(listed.now.duration_since(listed.next_at?)));
+        waits.is_some_and(|waits| waits > LONG_DUE)
     }
 
     fn json(&self) -> Value {
@@ -168,6 +173,7 @@ impl Line<'_> {
             "worked": self.listed.is_some_and(|listed| listed.worked),
             "since": self.listed.map(|listed| instant(listed.since)),
             "next_at": self.next_at().map(instant),
+            "reason": self.listed.and_then(|listed| listed.reason.as_ref()),
             "last": self.last().map(|last| json!({
                 "period": last.period,
                 "round": last.round,

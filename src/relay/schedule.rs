@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
 use crate::config::ScheduleConfig;
+use crate::delivery::clean_text;
 use crate::store::schedule::{self, Fired, Occasion, Passed, Period, Stand, Standing};
 use crate::store::{Link, StoreError, Target};
 use plan::{Due, Seen, Step, later, plan};
@@ -292,5 +293,13 @@ async fn run(
         passed: due.passed,
         next_at: due.next_at,
     };
-    schedule::fire(&target, &period, occasion, config.query.as_ref()).await
+    let fired = schedule::fire(&target, &period, occasion, config.query.as_ref()).await;
+    if let Err(error) = &fired {
+        let reason = clean_text(&format!("{}: {error}", due.tick.name));
+        if let Err(error) = schedule::note(&Link::new(target), config.name.as_str(), &reason).await
+        {
+            debug!(schedule = config.name.as_str(), %error, "cannot note why");
+        }
+    }
+    fired
 }

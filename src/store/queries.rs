@@ -137,6 +137,7 @@ queries!(
     note_export,
     note_late,
     note_next,
+    note_schedule,
     now,
     open_export,
     page_closed,

@@ -38,6 +38,17 @@ pub struct Stand {
     pub next_at: Option<Timestamp>,
 }
 
+/// Notes why a period that is due could not run.
+///
+/// # Errors
+/// When the database cannot be asked.
+pub async fn note(link: &Link, name: &str, reason: &str) -> Result<(), StoreError> {
+    let params = [(&name as _, Type::TEXT), (&reason as _, Type::TEXT)];
+    link.execute("note why a period did not run", &link.queries().note_schedule, &params)
+        .await
+        .map(drop)
+}
+
 /// Enters a schedule, or what changed of it. Its beginning stays, which is now unless given.
 ///
 /// # Errors

@@ -18,6 +18,8 @@ pub struct Listed {
     pub since: Timestamp,
     /// What comes next, or has come and is not done yet.
     pub next_at: Option<Timestamp>,
+    /// Why a period that is due could not run when it was last tried.
+    pub reason: Option<String>,
     /// The database's time.
     pub now: Timestamp,
     /// The run that ended last.
@@ -69,6 +71,7 @@ pub async fn listed(link: &Link) -> Result<Vec<Listed>, StoreError> {
         rule: row.get("rule"),
         since: row.get("since"),
         next_at: row.get("next_at"),
+        reason: row.get("reason"),
         now: row.get("now"),
         last: last(row),
         missed: row.get("missed"),
