@@ -35,6 +35,9 @@ const ROUTE_PAUSE: Duration = Duration::from_secs(3600);
 const ROUTE_PAUSED: &str = "route paused";
 /// How long a row rests that this relay's config has no route for.
 const UNKNOWN_ROUTE_PAUSE: Duration = Duration::from_secs(60);
+/// How long an attempt that is cut short after it went out may still take: an answer that is here already
+/// is read, and not called a doubt.
+const LAST_WORDS: Duration = Duration::from_millis(100);
 /// How long a row rests after its payload could not be read.
 const UNREAD_PAUSE: Duration = Duration::from_secs(1);
 /// How long a row rests that could not be sent because the lease was over: until that is noticed.
@@ -134,12 +137,22 @@ impl Deliverer {
         let begun = Instant::now();
         let phase = Arc::new(self.phase());
         let mut content_hash = None;
-        let attempt = fenced(self.try_once(&row, &phase, &mut content_hash), &phase);
-        let end = tokio::select! {
-            biased;
-            end = attempt => end,
-            () = self.cut.cancelled() => cut_off(&phase),
+        let attempt = async {
+            let mut attempt =
+                std::pin::pin!(fenced(self.try_once(&row, &phase, &mut content_hash), &phase));
+            tokio::select! {
+                biased;
+                end = &mut attempt => end,
+                () = self.cut.cancelled() => {
+                    if !phase.may_have_arrived() {
+                        return cut_off(&phase);
+                    }
+                    let last = tokio::time::timeout(LAST_WORDS, attempt).await;
+                    last.unwrap_or_else(|_| cut_off(&phase))
+                }
+            }
         };
+        let end = attempt.await;
         let content_hash = content_hash.filter(|_| end.may_be_seen(&phase));
         let settlement = self.settlement(&row, end, &phase, begun);
         let is_urgent = row.key.is_some() || self.guarantee(&row) == Guarantee::AtMostOnce;

@@ -314,6 +314,7 @@ impl Mailer {
         let policy = Policy { guarantee: Guarantee::AtMostOnce, ..config.policy.clone() };
         let dialogue = smtp.deliver_over(entered, mail, policy.permanent.as_ref(), &phase);
         let outcome = tokio::select! {
+            biased;
             outcome = tokio::time::timeout(config.timeout, dialogue) => outcome
                 .unwrap_or_else(|_| phase.cut_short("timed out")),
             () = self.cut.cancelled() => phase.cut_short("the relay lost the sink or had to stop"),
