@@ -123,8 +123,7 @@ pub async fn look(link: &Link, sink: &str, through: &str) -> Result<Option<Desk>
     let params = [(&sink as _, Type::TEXT), (&through as _, Type::TEXT)];
     let rows = link.rows("look for a mail at work", &link.queries().mailing, &params).await?;
     let Some(row) = rows.first() else { return Ok(None) };
-    let params =
-        [(&sink as _, Type::TEXT), (&0_i64 as _, Type::INT8), (&UNMAILED_MAX as _, Type::INT8)];
+    let params = [(&sink as _, Type::TEXT), (&UNMAILED_MAX as _, Type::INT8)];
     let files = link.rows("look for files to mail", &link.queries().unmailed, &params).await?;
     Ok(Some(Desk {
         now: row.get("now"),
