@@ -1,12 +1,12 @@
 //! A relay in this process, and the configs the tests write for it.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use outboxd::config::Config;
-use outboxd::relay::{self, RunError};
+use outboxd::relay::{self, Life, RunError};
 use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
 
 /// Reads a config for a database; `rest` is everything but `[database]` and `[relay]`. The lease
 /// is short, so that take-overs are.
@@ -40,8 +40,7 @@ pub fn crm(url: &str, more: &str) -> String {
 
 /// A relay that runs in this process.
 pub struct Relay {
-    stop: CancellationToken,
-    now: CancellationToken,
+    life: Life,
     task: JoinHandle<Result<(), RunError>>,
 }
 
@@ -49,27 +48,27 @@ impl Relay {
     /// Starts one.
     pub fn start(config: Config) -> Relay {
         log();
-        let (stop, now) = (CancellationToken::new(), CancellationToken::new());
-        let task = tokio::spawn(relay::run(config, stop.clone(), now.clone()));
-        Relay { stop, now, task }
+        let life = Life::default();
+        let task = tokio::spawn(relay::run(config, Arc::default(), life.clone()));
+        Relay { life, task }
     }
 
     /// Stops it as SIGTERM would, and waits for the end of its drain.
     pub async fn stop(self) {
-        self.stop.cancel();
+        self.life.stop.cancel();
         let ended = tokio::time::timeout(Duration::from_secs(60), self.task).await;
         ended.expect("the relay drains").expect("the relay does not panic").expect("it ran");
     }
 
     /// Asks it to stop and does not wait.
     pub fn ask_to_stop(&self) {
-        self.stop.cancel();
+        self.life.stop.cancel();
     }
 
     /// Ends it at once, as a second signal would.
     pub async fn stop_now(self) {
-        self.stop.cancel();
-        self.now.cancel();
+        self.life.stop.cancel();
+        self.life.now.cancel();
         let _ = self.task.await;
     }
 

@@ -1,20 +1,21 @@
 //! `outboxd run`: the relay, until told to stop.
 
+use std::sync::Arc;
+
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use super::{Answer, Failure, Verdict};
 use crate::config::Config;
-use crate::relay;
+use crate::relay::{self, Life};
 
 /// The first SIGTERM or SIGINT drains: nothing new starts, open attempts end. The second cuts
 /// short what is still open.
 pub(super) async fn run(config: Config) -> Answer {
-    let (stop, now) = (CancellationToken::new(), CancellationToken::new());
+    let life = Life::default();
     let mut signals = Signals::catch()
         .map_err(|error| Failure::Fault(format!("cannot listen for signals: {error}")))?;
-    let (first, second) = (stop.clone(), now.clone());
+    let (first, second) = (life.stop.clone(), life.now.clone());
     let watch = tokio::spawn(async move {
         let name = signals.next().await;
         info!("{name}: draining; a second one cuts short what is open");
@@ -23,7 +24,7 @@ pub(super) async fn run(config: Config) -> Answer {
         info!("{name}: cutting short");
         second.cancel();
     });
-    let ended = relay::run(config, stop, now).await;
+    let ended = relay::run(config, Arc::default(), life).await;
     watch.abort();
     ended.map(|()| Verdict::Ok).map_err(|error| Failure::Fault(error.to_string()))
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
+use sha2::Digest as _;
 use toml::Spanned;
 use toml::de::DeValue;
 
@@ -263,8 +264,15 @@ impl<'a> Item<'a> {
         Some(self.source.directory.join(text))
     }
 
-    /// The text of the file this value names.
+    /// The text of the file this value names; part of the config's hash.
     pub fn file(&self) -> Option<String> {
+        let text = self.secret_file()?;
+        self.source.hash.borrow_mut().update(text.as_bytes());
+        Some(text)
+    }
+
+    /// The text of the file this value names, which is a secret and leaves no trace.
+    pub fn secret_file(&self) -> Option<String> {
         match read_file(&self.path()?) {
             Ok(text) => Some(text),
             Err(problem) => {

@@ -4,12 +4,14 @@ use std::cell::RefCell;
 use std::path::Path;
 use std::time::Duration;
 
+use sha2::{Digest as _, Sha256};
 use toml::de::{DeTable, Error};
 
 use super::fault::{ConfigError, Fault, Wrong};
 use super::item::{quote, read_file};
 use super::read::{Section, Source};
 use super::{Config, Relay, database, retention, route, schedule, sink};
+use crate::hex::hex;
 
 /// Lines on which the parser would stop that are told at once.
 const STOPS_MAX: usize = 20;
@@ -62,6 +64,7 @@ impl Config {
             env,
             broken: !syntax.is_empty(),
             faults: RefCell::new(Vec::new()),
+            hash: RefCell::new(Sha256::new_with_prefix(text)),
         };
         let empty = DeTable::new();
         let mut root = Section::new(&source, "", table.get_ref());
@@ -80,6 +83,7 @@ impl Config {
         match database {
             Some(database) if faults.is_empty() => Ok(Config {
                 file: file.to_owned(),
+                hash: hex(&source.hash.take().finalize()),
                 database,
                 relay,
                 retention,

@@ -60,6 +60,9 @@ const LATE_AFTER_RANGE: RangeInclusive<Duration> =
 pub struct Config {
     /// The file it was read from.
     pub file: PathBuf,
+    /// SHA-256 over its text and the files it names, secrets and the environment left out: relays with
+    /// another hash work by other rules.
+    pub hash: String,
     /// Where the outbox is.
     pub database: Database,
     /// How this relay behaves.

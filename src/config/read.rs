@@ -9,6 +9,7 @@ use std::ops::RangeInclusive;
 use std::path::Path;
 use std::time::Duration;
 
+use sha2::Sha256;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -28,6 +29,8 @@ pub(super) struct Source<'a> {
     pub broken: bool,
     /// In the order of discovery.
     pub faults: RefCell<Vec<Fault>>,
+    /// Of the text and of every file it names that holds no secret.
+    pub hash: RefCell<Sha256>,
 }
 
 impl Source<'_> {
@@ -122,7 +125,7 @@ impl<'a> Section<'a> {
                 None
             }
             (Some(plain), None) => plain.text().map(|text| (plain, text)),
-            (None, Some(file)) => file.file().map(|text| {
+            (None, Some(file)) => file.secret_file().map(|text| {
                 let text = text.trim_end_matches(['\r', '\n']).to_owned();
                 (file, text)
             }),

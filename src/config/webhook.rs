@@ -58,7 +58,7 @@ fn secrets(section: &mut Section) -> Vec<WebhookSecret> {
             items.into_iter().filter_map(|item| item.text().map(|text| (item, text))).collect()
         }
         (None, Some(file)) => {
-            let Some(text) = file.file() else { return Vec::new() };
+            let Some(text) = file.secret_file() else { return Vec::new() };
             let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
             let texts: Vec<_> = lines.map(|line| (file.clone(), line.to_owned())).collect();
             if texts.is_empty() {

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use super::RunError;
 use super::lease::{Lease, since_boot};
 use super::restored::Guard;
 use super::share::share;
@@ -95,13 +96,27 @@ impl Owner {
 
     /// Beats until `stop`, then drains: sinks that finish within `grace` are handed over one by
     /// one; what is still open at its end is cut short, settled and handed over.
-    pub async fn run(mut self, stop: CancellationToken, grace: Duration) {
+    ///
+    /// # Errors
+    /// When it must not work because relays of the other kind do.
+    pub async fn run(
+        mut self,
+        stop: CancellationToken,
+        grace: Duration,
+        entered_once: CancellationToken,
+    ) -> Result<(), RunError> {
         let beat = self.entry.lease / 3;
         let mut entered = false;
         while !stop.is_cancelled() {
             let result = if entered { self.beat(false).await } else { self.enter().await };
             match result {
-                Ok(alive) => entered = alive,
+                Ok(false) if !entered => {
+                    return Err(RunError::Kind { captures: self.entry.captures });
+                }
+                Ok(alive) => {
+                    entered = alive;
+                    entered_once.cancel();
+                }
                 Err(error) => {
                     warn!(%error, retry_in = ?beat, "cannot renew the lease; trying again");
                 }
@@ -117,6 +132,7 @@ impl Owner {
             self.rest(beat.min(self.lease.left().max(beat / 4)), &stop).await;
         }
         self.drain(grace, beat).await;
+        Ok(())
     }
 
     /// Waits for the next beat. A sink that is given away is handed over as soon as its work has
@@ -141,11 +157,13 @@ impl Owner {
         }
     }
 
-    /// Enters the relay under its id, which starts its lease.
+    /// Enters the relay under its id, which starts its lease; `false` where it must not work.
     async fn enter(&mut self) -> Result<bool, StoreError> {
         self.limited(self.guard.look()).await?;
         let asked_at = since_boot();
-        self.limited(own::register(&self.link, &self.entry)).await?;
+        if !self.limited(own::register(&self.link, &self.entry)).await? {
+            return Ok(false);
+        }
         self.lease.renew(asked_at, self.entry.lease);
         info!(relay = self.entry.id, "entered");
         // Entered it is, whatever happens next: to enter twice under one id is refused.
@@ -158,7 +176,8 @@ impl Owner {
     /// Renews the lease and looks at the sinks; `false` if the lease had run out.
     async fn beat(&mut self, draining: bool) -> Result<bool, StoreError> {
         let asked_at = since_boot();
-        let renewed = self.limited(own::heartbeat(&self.link, &self.entry.id, draining)).await?;
+        let renewed =
+            self.limited(own::heartbeat(&self.link, &self.entry.id, draining, None)).await?;
         if !renewed {
             self.lease.end();
             return Ok(false);

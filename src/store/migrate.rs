@@ -15,14 +15,25 @@ struct Migration {
     number: i32,
     name: &'static str,
     text: &'static str,
+    /// The newest migration that a relay must know to work a schema with this one.
+    works_from: i32,
 }
 
 /// All migrations, in order. Files are never changed once a version was tagged.
-const MIGRATIONS: &[Migration] = &[Migration {
-    number: 1,
-    name: "outbox",
-    text: include_str!("../../sql/migrations/0001_outbox.sql"),
-}];
+const MIGRATIONS: &[Migration] = &[
+    Migration {
+        number: 1,
+        name: "outbox",
+        text: include_str!("../../sql/migrations/0001_outbox.sql"),
+        works_from: 1,
+    },
+    Migration {
+        number: 2,
+        name: "operate",
+        text: include_str!("../../sql/migrations/0002_operate.sql"),
+        works_from: 1,
+    },
+];
 
 /// Longest wait for another migration that is running.
 const LOCK_LIMIT: &str = "30s";
@@ -162,10 +173,14 @@ pub async fn migrate_warned(
     for migration in &wanting {
         let text = in_schema(migration.text, &database.schema);
         transaction.batch_execute(&text).await.map_err(fail)?;
-        let entry: [super::link::Param<'_>; 3] = [
+    }
+    // After all of them: what an entry has, a later migration may have added.
+    for migration in &wanting {
+        let entry: [super::link::Param<'_>; 4] = [
             (&migration.number, Type::INT4),
             (&migration.name, Type::TEXT),
             (&migration.sha256(), Type::TEXT),
+            (&migration.works_from, Type::INT4),
         ];
         transaction.execute_typed(&target.queries.enter_migration, &entry).await.map_err(fail)?;
     }
@@ -185,11 +200,14 @@ pub fn print(database: &Database) -> String {
     let mut out = String::new();
     for migration in MIGRATIONS {
         out.push_str(&in_schema(migration.text, &database.schema));
+        out.push('\n');
+    }
+    for migration in MIGRATIONS {
+        let Migration { number, name, works_from, .. } = migration;
+        let sha256 = migration.sha256();
         let entry = format!(
-            "\nINSERT INTO outbox.migration (number, name, sha256) VALUES ({}, '{}', '{}');\n",
-            migration.number,
-            migration.name,
-            migration.sha256()
+            "INSERT INTO outbox.migration (number, name, sha256, works_from) \
+             VALUES ({number}, '{name}', '{sha256}', {works_from});\n"
         );
         out.push_str(&in_schema(&entry, &database.schema));
     }

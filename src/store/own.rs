@@ -35,6 +35,10 @@ pub struct RelayEntry {
     pub sinks: Vec<(String, String)>,
     /// Names of its schedules.
     pub schedules: Vec<String>,
+    /// Of its config and the files that this names.
+    pub config_hash: String,
+    /// Whether it only pretends to send.
+    pub captures: bool,
 }
 
 /// One sink as the database knows it.
@@ -92,11 +96,12 @@ pub async fn add_sinks(link: &Link, sinks: &[(String, String)]) -> Result<(), St
     link.execute("enter the sinks", &link.queries().add_sinks, &params).await.map(drop)
 }
 
-/// Enters a relay.
+/// Enters a relay; `false` where it must not work: one that sends beside one that captures, or one that
+/// captures where messages ever went out.
 ///
 /// # Errors
 /// When the database cannot be asked.
-pub async fn register(link: &Link, relay: &RelayEntry) -> Result<(), StoreError> {
+pub async fn register(link: &Link, relay: &RelayEntry) -> Result<bool, StoreError> {
     let names: Vec<&str> = relay.sinks.iter().map(|(name, _)| name.as_str()).collect();
     let lease = i64::try_from(relay.lease.as_millis()).unwrap_or(i64::MAX);
     let entry = [
@@ -108,18 +113,27 @@ pub async fn register(link: &Link, relay: &RelayEntry) -> Result<(), StoreError>
         (&relay.routes_hash as _, Type::TEXT),
         (&names as _, Type::TEXT_ARRAY),
         (&relay.schedules as _, Type::TEXT_ARRAY),
+        (&relay.config_hash as _, Type::TEXT),
+        (&relay.captures as _, Type::BOOL),
     ];
-    link.execute("enter the relay", &link.queries().register, &entry).await?;
+    let entered = link.execute("enter the relay", &link.queries().register, &entry).await?;
     link.execute("forget silent relays", &link.queries().forget_relays, &[]).await?;
-    Ok(())
+    Ok(entered == 1)
 }
 
-/// Renews the lease; `false` if it had run out before.
+/// Renews the lease; `false` if it had run out before. `listens` says whether the relay's LISTEN session
+/// hears, none where it does not try to.
 ///
 /// # Errors
 /// When the database cannot be asked.
-pub async fn heartbeat(link: &Link, id: &str, draining: bool) -> Result<bool, StoreError> {
-    let params = [(&id as _, Type::TEXT), (&draining as _, Type::BOOL)];
+pub async fn heartbeat(
+    link: &Link,
+    id: &str,
+    draining: bool,
+    listens: Option<bool>,
+) -> Result<bool, StoreError> {
+    let params =
+        [(&id as _, Type::TEXT), (&draining as _, Type::BOOL), (&listens as _, Type::BOOL)];
     Ok(link.execute("renew the lease", &link.queries().heartbeat, &params).await? == 1)
 }
 

@@ -1,0 +1,258 @@
+//! What all sinks of one relay share, and how the work of each is begun.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::cut::Cutter;
+use super::deliver::{Deliverer, Memory};
+use super::gate::{Gate, Hosts};
+use super::lease::Lease;
+use super::mailing::{Left, Mailer};
+use super::own::Taken;
+use super::route::{Paused, Routes};
+use super::turn::Turns;
+use super::wake::{Bells, Wake};
+use super::work::Worker;
+use super::{Process, RunError, keep, patiently, random_id};
+use crate::config::{Config, ScheduleConfig, SinkConfig, Way};
+use crate::name::Name;
+use crate::sink::Sink;
+use crate::store::own::{Installation, RelayEntry, add_sinks};
+use crate::store::routes::{Mirrored, mirror};
+use crate::store::{Link, Target};
+
+/// What all sinks of this relay share.
+pub(super) struct Shared {
+    sinks: BTreeMap<String, (Arc<SinkConfig>, Option<Arc<Sink>>)>,
+    pub schedules: Vec<Arc<ScheduleConfig>>,
+    config_hash: String,
+    routes: Arc<Routes>,
+    pub paused: Arc<Paused>,
+    pub installation: Name,
+    doorbell: bool,
+    bells: Bells,
+    memory: Memory,
+    hosts: Hosts,
+    turns: Turns,
+    pub lease: Arc<Lease>,
+    lease_time: Duration,
+    /// One connection each for the lease, for chores, for fetches, and for settlements: a slow one
+    /// of these must not hold up the others.
+    pub own: Arc<Link>,
+    pub keep: Arc<Link>,
+    fetch: Arc<Link>,
+    settle: Arc<Link>,
+    /// And one for payloads that are fetched alone.
+    large: Arc<Link>,
+    now: CancellationToken,
+}
+
+impl Shared {
+    pub(super) fn build(
+        config: Config,
+        _process: &Process,
+        target: &Arc<Target>,
+        found: &Installation,
+        now: &CancellationToken,
+    ) -> Result<Shared, RunError> {
+        let installation = config.database.installation;
+        let mut sinks = BTreeMap::new();
+        for (name, config) in config.sinks {
+            let sink = Sink::build(&config).map_err(|error| RunError::Sink(name.clone(), error))?;
+            sinks.insert(name.to_string(), (Arc::new(config), sink.map(Arc::new)));
+        }
+        let link = || Arc::new(Link::new(Arc::clone(target)));
+        Ok(Shared {
+            sinks,
+            schedules: config.schedules.into_values().map(Arc::new).collect(),
+            config_hash: config.hash,
+            routes: Arc::new(Routes::new(config.routes)),
+            paused: Arc::default(),
+            installation,
+            doorbell: found.doorbell,
+            bells: Bells::start(Arc::clone(target), found.bell_class, now.clone()),
+            memory: Memory::new(),
+            hosts: Hosts::default(),
+            turns: Turns::new(),
+            lease: Arc::default(),
+            lease_time: config.relay.lease,
+            own: link(),
+            keep: link(),
+            fetch: link(),
+            settle: link(),
+            large: link(),
+            now: now.clone(),
+        })
+    }
+
+    pub(super) fn entry(&self, lease: Duration) -> RelayEntry {
+        let kind = |config: &SinkConfig| match &config.way {
+            Way::Webhook(_) => "webhook".to_owned(),
+            Way::Smtp(_) => "smtp".to_owned(),
+            Way::Csv(csv) => csv.kind().to_owned(),
+        };
+        RelayEntry {
+            id: random_id(),
+            lease,
+            host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+            pid: i32::try_from(std::process::id()).unwrap_or_default(),
+            routes_hash: self.routes.hash(),
+            sinks: self.sinks.iter().map(|(n, (config, _))| (n.clone(), kind(config))).collect(),
+            schedules: self.schedules.iter().map(|config| config.name.to_string()).collect(),
+            config_hash: self.config_hash.clone(),
+            captures: false,
+        }
+    }
+
+    /// Puts the config's routes in force, unless another config took their place since, and looks which
+    /// are paused.
+    pub(super) async fn mirror_routes(&self, relay: &str) -> Result<(), RunError> {
+        let kinds: Vec<(String, String)> = self.entry(Duration::from_secs(1)).sinks;
+        let (hash, rows) = (self.routes.hash(), self.routes.rows());
+        let mirrored = patiently(async || {
+            add_sinks(&self.own, &kinds).await?;
+            mirror(&self.own, &hash, relay, &rows, false).await
+        });
+        match mirrored.await? {
+            Mirrored::InForce => {}
+            Mirrored::Applied => info!(routes = rows.len(), "routes are in force"),
+            Mirrored::Superseded => warn!(
+                "the routes of this config were replaced by another config's and stay so; if this \
+                 config is the right one, run: outboxd route apply"
+            ),
+        }
+        // Nothing of a paused route may start before that is known.
+        patiently(async || keep::read_pauses(&self.keep, &self.paused).await).await.map(drop)?;
+        Ok(())
+    }
+
+    /// Begins the work of a sink that was taken.
+    pub(super) fn begin(&self, taken: Taken) -> BoxFuture<'static, ()> {
+        let Some((config, sink)) = self.sinks.get(&taken.sink) else {
+            return async {}.boxed();
+        };
+        match sink {
+            Some(sink) => self.work(Arc::clone(config), Arc::clone(sink), taken).boxed(),
+            None => {
+                let (made, made_until) = tokio::sync::watch::channel(None);
+                let mailer = self.mailer(config, &taken, made_until);
+                let left = Left {
+                    sink: taken.sink,
+                    relay: taken.relay,
+                    epoch: taken.epoch,
+                    link: Arc::clone(&self.settle),
+                    lease_time: self.lease_time,
+                    drain: taken.drain.clone(),
+                    cut: taken.cut.clone(),
+                };
+                let cutter = Cutter {
+                    config: Arc::clone(config),
+                    epoch: taken.epoch,
+                    link: Arc::clone(&self.settle),
+                    lease: Arc::clone(&self.lease),
+                    made_until: made,
+                    drain: taken.drain,
+                    cut: taken.cut,
+                };
+                async move {
+                    tokio::join!(cutter.run(), async {
+                        match mailer {
+                            Some(mailer) => mailer.run().await,
+                            None => left.hold().await,
+                        }
+                    });
+                }
+                .boxed()
+            }
+        }
+    }
+
+    /// What it takes to mail the files of a csv sink, where its config says so.
+    fn mailer(
+        &self,
+        config: &Arc<SinkConfig>,
+        taken: &Taken,
+        made_until: tokio::sync::watch::Receiver<Option<Timestamp>>,
+    ) -> Option<Mailer> {
+        let Way::Csv(csv) = &config.way else { return None };
+        let (smtp_config, smtp) = self.sinks.get(csv.mail.as_ref()?.sink.as_str())?;
+        Some(Mailer {
+            config: Arc::clone(config),
+            through: (Arc::clone(smtp.as_ref()?), Arc::clone(smtp_config)),
+            installation: self.installation.clone(),
+            relay: taken.relay.clone(),
+            epoch: taken.epoch,
+            link: Arc::clone(&self.settle),
+            lease: Arc::clone(&self.lease),
+            lease_time: self.lease_time,
+            made_until,
+            drain: taken.drain.clone(),
+            cut: taken.cut.clone(),
+        })
+    }
+
+    fn work(
+        &self,
+        config: Arc<SinkConfig>,
+        sink: Arc<Sink>,
+        taken: Taken,
+    ) -> impl Future<Output = ()> + use<> {
+        let gate = Gate::new(self.hosts.of(&host(&config.way)));
+        let (lanes, horizon) = self.routes.needs_of(&config);
+        let deliverer = Arc::new(Deliverer {
+            sink,
+            config,
+            gate,
+            routes: Arc::clone(&self.routes),
+            paused: Arc::clone(&self.paused),
+            installation: self.installation.clone(),
+            link: Arc::clone(&self.large),
+            memory: self.memory.for_sink(),
+            lease: Arc::clone(&self.lease),
+            cut: taken.cut,
+        });
+        let (bells, doorbell) = (self.bells.clone(), self.doorbell);
+        let (fetch, settle) = (Arc::clone(&self.fetch), Arc::clone(&self.settle));
+        let (turns, lease) = (self.turns.clone(), self.lease_time);
+        let give_up = self.now.clone();
+        async move {
+            let bell = if doorbell { Some(bells.take(taken.bell).await) } else { None };
+            let (epoch, unclean, drain) = (taken.epoch, taken.unclean, taken.drain);
+            let wake = Wake::new(bell);
+            let worker = Worker {
+                deliverer,
+                epoch,
+                unclean,
+                wake,
+                fetch,
+                settle,
+                turns,
+                lease,
+                lanes,
+                horizon,
+                drain,
+                give_up,
+            };
+            worker.run().await;
+        }
+    }
+}
+
+/// Where a sink's connections go: the name its breaker is shared by.
+fn host(way: &Way) -> String {
+    match way {
+        Way::Webhook(way) => {
+            let port = way.url.port_or_known_default().unwrap_or_default();
+            format!("{}:{port}", way.url.host_str().unwrap_or_default())
+        }
+        Way::Smtp(way) => format!("{}:{}", way.host, way.port),
+        Way::Csv(_) => String::new(),
+    }
+}
