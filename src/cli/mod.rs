@@ -198,7 +198,7 @@ async fn dispatch(arguments: Arguments) -> Answer {
         Command::Init => Ok(Verdict::Ok),
         Command::Migrate(command) => command.run(&config).await,
         Command::Check(command) => command.run(config).await,
-        Command::Run => run::run(config).await,
+        Command::Run => run::run(&file, config).await,
         Command::Send(command) => command.run(&config).await,
         Command::Status(command) => command.run(&config).await,
         Command::List(command) => command.run(&config).await,

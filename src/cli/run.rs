@@ -1,49 +1,84 @@
 //! `outboxd run`: the relay, until told to stop.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tracing::info;
+use tokio::sync::mpsc;
+use tracing::{error, info};
 
 use super::{Answer, Failure, Verdict};
 use crate::config::Config;
-use crate::relay::{self, Life};
+use crate::relay::Life;
+use crate::relay::reload::run_reloading;
 
 /// The first SIGTERM or SIGINT drains: nothing new starts, open attempts end. The second cuts
-/// short what is still open.
-pub(super) async fn run(config: Config) -> Answer {
+/// short what is still open. SIGHUP reads the config again and puts it in place of the one there was.
+pub(super) async fn run(file: &Path, config: Config) -> Answer {
     let life = Life::default();
-    let mut signals = Signals::catch()
+    let signals = Signals::catch()
         .map_err(|error| Failure::Fault(format!("cannot listen for signals: {error}")))?;
-    let (first, second) = (life.stop.clone(), life.now.clone());
-    let watch = tokio::spawn(async move {
-        let name = signals.next().await;
-        info!("{name}: draining; a second one cuts short what is open");
-        first.cancel();
-        let name = signals.next().await;
-        info!("{name}: cutting short");
-        second.cancel();
-    });
-    let ended = relay::run(config, Arc::default(), life).await;
-    watch.abort();
+    let (reload, configs) = mpsc::channel(1);
+    let obey = tokio::spawn(obey(signals, file.to_owned(), life.clone(), reload));
+    let ended = run_reloading(config, Arc::default(), life, configs).await;
+    obey.abort();
     ended.map(|()| Verdict::Ok).map_err(|error| Failure::Fault(error.to_string()))
+}
+
+async fn obey(
+    mut signals: Signals,
+    file: std::path::PathBuf,
+    life: Life,
+    reload: mpsc::Sender<Config>,
+) {
+    loop {
+        match signals.next().await {
+            Told::Reload => match Config::load(&file) {
+                Ok(config) => {
+                    info!("SIGHUP: the config is sound; putting it in place");
+                    let _ = reload.send(config).await;
+                }
+                Err(error) => {
+                    error!("SIGHUP: reload refused, the config of before stays in force: {error}");
+                }
+            },
+            Told::End(name) if life.stop.is_cancelled() => {
+                info!("{name}: cutting short");
+                life.now.cancel();
+            }
+            Told::End(name) => {
+                info!("{name}: draining; a second one cuts short what is open");
+                life.stop.cancel();
+            }
+        }
+    }
+}
+
+enum Told {
+    End(&'static str),
+    Reload,
 }
 
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hang_up: Signal,
 }
 
 impl Signals {
     fn catch() -> std::io::Result<Signals> {
-        let terminate = signal(SignalKind::terminate())?;
-        Ok(Signals { terminate, interrupt: signal(SignalKind::interrupt())? })
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hang_up: signal(SignalKind::hangup())?,
+        })
     }
 
-    async fn next(&mut self) -> &'static str {
+    async fn next(&mut self) -> Told {
         tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.terminate.recv() => Told::End("SIGTERM"),
+            _ = self.interrupt.recv() => Told::End("SIGINT"),
+            _ = self.hang_up.recv() => Told::Reload,
         }
     }
 }

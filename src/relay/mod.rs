@@ -4,7 +4,8 @@
 //! what must be before it starts, `route` says what to make of it, `deliver` makes one attempt, whose
 //! `gate` knows how many may run, `decide` what its end means, `settle` records it. `work` walks a
 //! sink through these, `own` holds the lease and works the sinks that `share` plans for this relay,
-//! `restored` knows a copy of the database when it meets one, `cut` makes the files of CSV sinks,
+//! `restored` knows a copy of the database when it meets one, `reload` puts a relay with another
+//! config in its place, `cut` makes the files of CSV sinks,
 //! `mailing` mails them, `schedule` writes the messages that fall due by the calendar, `keep` does the
 //! chores, among them `watch`, which tells of troubles, and `prune`, which deletes
 //! what is old.
@@ -26,6 +27,7 @@ mod minute;
 mod own;
 mod prune;
 mod ready;
+pub mod reload;
 mod restored;
 pub mod route;
 mod schedule;
@@ -81,6 +83,12 @@ pub enum RunError {
     /// A sink cannot be built.
     #[error("sink {0}: {1}")]
     Sink(Name, #[source] BuildError),
+    /// A reload whose routes were in force before and were replaced since.
+    #[error(
+        "the routes of this config were replaced by another config's; if this config is the right one, \
+         run: outboxd route apply, then reload again"
+    )]
+    Superseded,
     /// Relays of the other kind are in the way: what captures and what sends never share an outbox.
     #[error("{}", if *captures {
         "messages were sent from this database, so nothing is captured here: `run --capture` is for a \
@@ -95,15 +103,35 @@ pub enum RunError {
     },
 }
 
-/// What a relay is told while it runs, and tells: three tokens, each cancelled once.
+/// What a relay is told while it runs, and tells: tokens, each cancelled once.
 #[derive(Clone, Debug, Default)]
 pub struct Life {
-    /// Drain: take no more, finish, settle, hand over, end.
+    /// Drain: take no more, finish within the grace period, settle, hand over, end.
     pub stop: CancellationToken,
+    /// The same without haste: another relay of this process takes its place.
+    pub leave: CancellationToken,
     /// End at once.
     pub now: CancellationToken,
     /// The relay's word: it has entered, its routes are in force, it works.
     pub entered: CancellationToken,
+    /// Whether it is to take another relay's place: then it does so wholly or not at all.
+    pub replaces: bool,
+}
+
+impl Life {
+    /// Whether the relay was told to stop or leave.
+    #[must_use]
+    pub fn is_ending(&self) -> bool {
+        self.stop.is_cancelled() || self.leave.is_cancelled()
+    }
+
+    /// Waits until the relay is told to stop or leave.
+    pub async fn ending(&self) {
+        tokio::select! {
+            () = self.stop.cancelled() => {}
+            () = self.leave.cancelled() => {}
+        }
+    }
 }
 
 /// What outlives a config: a relay that takes another's place in the same process has the same.
@@ -118,45 +146,53 @@ pub struct Process {}
 /// When it cannot start for a reason that waiting does not cure, or must not go on.
 pub async fn run(config: Config, process: Arc<Process>, life: Life) -> Result<(), RunError> {
     let target = Target::new(&config.database);
-    let Life { stop, now, entered } = life;
     let found = tokio::select! {
         found = wait_for_schema(&target, &config) => found?,
-        () = stop.cancelled() => return Ok(()),
+        () = life.ending() => return Ok(()),
     };
     let lease = config.relay.lease;
     let grace = config.relay.grace;
     let retention = config.retention.clone();
-    let shared = Arc::new(Shared::build(config, &process, &target, &found, &now)?);
+    let shared = Arc::new(Shared::build(config, &process, &target, &found, &life.now)?);
     let entry = shared.entry(lease);
     let guard = Guard::new(Arc::clone(&shared.own), &entry);
     tokio::select! {
         looked = patiently(|| guard.look()) => looked?,
-        () = stop.cancelled() => return Ok(()),
+        () = life.ending() => return Ok(()),
     }
     tokio::select! {
-        mirrored = shared.mirror_routes(&entry.id) => mirrored?,
-        () = stop.cancelled() => return Ok(()),
+        mirrored = shared.mirror_routes(&entry.id, life.replaces) => mirrored?,
+        () = life.ending() => return Ok(()),
     }
 
     let installation = shared.installation.clone();
     let (link, paused) = (Arc::clone(&shared.keep), Arc::clone(&shared.paused));
-    let chores = tokio::spawn(keep::keep(link, paused, installation, retention));
+    let chores = keep::keep(link, paused, installation, retention);
     let schedules = Scheduler::new(&target, shared.schedules.clone(), entry.id.clone());
-    let schedules = tokio::spawn(schedules.run());
     let begin = Arc::clone(&shared);
     let begin = Box::new(move |taken| begin.begin(taken));
     let owner = Owner::new(Arc::clone(&shared.lease), entry, guard, begin);
+    // These end as soon as the relay is to go: what replaces it has other rules.
+    let besides = tokio::spawn(until_ending(life.clone(), async {
+        tokio::join!(chores, schedules.run());
+    }));
     let ended = tokio::select! {
-        ended = owner.run(stop, grace, entered) => ended,
-        () = now.cancelled() => {
+        ended = owner.run(&life, grace) => ended,
+        () = life.now.cancelled() => {
             warn!("stopping at once; what was in flight is repeated");
             Ok(())
         }
     };
-    chores.abort();
-    schedules.abort();
-    now.cancel();
+    besides.abort();
+    life.now.cancel();
     ended
+}
+
+async fn until_ending(life: Life, work: impl Future<Output = ()>) {
+    tokio::select! {
+        () = work => {}
+        () = life.ending() => {}
+    }
 }
 
 /// An id that no other relay ever had.

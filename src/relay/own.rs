@@ -1,5 +1,7 @@
 //! Own: the heartbeat that is the lease, and who works which sink.
 
+mod drain;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,15 +13,13 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use super::RunError;
 use super::lease::{Lease, since_boot};
 use super::restored::Guard;
 use super::share::share;
+use super::{Life, RunError};
 use crate::store::own::{self, RelayEntry, SinkRow, TakenOver};
 use crate::store::{Link, StoreError};
 
-/// How often a drain looks whether work has ended: the news may come a moment before the end.
-const DRAIN_LOOK: Duration = Duration::from_millis(500);
 /// How often a relay looks at the sinks while another one drains a sink for it.
 const EXPECTED_LOOK: Duration = Duration::from_millis(500);
 
@@ -94,20 +94,14 @@ impl Owner {
         }
     }
 
-    /// Beats until `stop`, then drains: sinks that finish within `grace` are handed over one by
-    /// one; what is still open at its end is cut short, settled and handed over.
+    /// Beats until told to stop or leave, then drains.
     ///
     /// # Errors
     /// When it must not work because relays of the other kind do.
-    pub async fn run(
-        mut self,
-        stop: CancellationToken,
-        grace: Duration,
-        entered_once: CancellationToken,
-    ) -> Result<(), RunError> {
+    pub async fn run(mut self, life: &Life, grace: Duration) -> Result<(), RunError> {
         let beat = self.entry.lease / 3;
         let mut entered = false;
-        while !stop.is_cancelled() {
+        while !life.is_ending() {
             let result = if entered { self.beat(false).await } else { self.enter().await };
             match result {
                 Ok(false) if !entered => {
@@ -115,7 +109,7 @@ impl Owner {
                 }
                 Ok(alive) => {
                     entered = alive;
-                    entered_once.cancel();
+                    life.entered.cancel();
                 }
                 Err(error) => {
                     warn!(%error, retry_in = ?beat, "cannot renew the lease; trying again");
@@ -129,20 +123,20 @@ impl Owner {
                 entered = false;
                 self.entry.id = super::random_id();
             }
-            self.rest(beat.min(self.lease.left().max(beat / 4)), &stop).await;
+            self.rest(beat.min(self.lease.left().max(beat / 4)), life).await;
         }
-        self.drain(grace, beat).await;
+        self.drain(life, grace, beat).await;
         Ok(())
     }
 
     /// Waits for the next beat. A sink that is given away is handed over as soon as its work has
     /// ended, and one that another relay gives away is looked for: nobody works it in between.
-    async fn rest(&mut self, pause: Duration, stop: &CancellationToken) {
+    async fn rest(&mut self, pause: Duration, life: &Life) {
         let end = Instant::now() + pause;
         loop {
             tokio::select! {
                 () = tokio::time::sleep_until(end) => return,
-                () = stop.cancelled() => return,
+                () = life.ending() => return,
                 (sink, ended) = next_given(&mut self.owned) => self.give(&sink, ended).await,
                 () = tokio::time::sleep(EXPECTED_LOOK), if self.expects => {
                     if !self.lease.holds() {
@@ -339,62 +333,6 @@ impl Owner {
     fn is_at_work(&mut self) -> bool {
         self.forget_ended();
         !self.owned.is_empty() || !self.ending.is_empty()
-    }
-
-    /// Stops taking, finishes, settles, hands over.
-    async fn drain(mut self, grace: Duration, beat: Duration) {
-        info!(sinks = self.owned.len(), ?grace, "draining");
-        for owned in self.owned.values() {
-            owned.drain.cancel();
-        }
-        let end = Instant::now() + grace;
-        while self.is_at_work() && Instant::now() < end {
-            if let Err(error) = self.beat(true).await {
-                warn!(%error, "cannot renew the lease while draining");
-            }
-            if !self.lease.holds() {
-                // Nothing is sent any more; what was accepted can still be recorded.
-                self.lose_all();
-            }
-            let left = end.saturating_duration_since(Instant::now());
-            let wait = beat.min(left).min(DRAIN_LOOK);
-            let _ = tokio::time::timeout(wait, self.ended.notified()).await;
-            self.hand_over_finished().await;
-        }
-        if self.is_at_work() {
-            warn!(
-                sinks = self.owned.len() + self.ending.len(),
-                "the grace period is over; cutting open attempts short"
-            );
-            for owned in self.owned.values() {
-                owned.cut.cancel();
-            }
-            let cut_off_limit = Instant::now() + super::CUT_LIMIT;
-            while self.is_at_work() && Instant::now() < cut_off_limit {
-                let wait = Duration::from_millis(100);
-                let _ = tokio::time::timeout(wait, self.ended.notified()).await;
-                self.hand_over_finished().await;
-            }
-        }
-        self.lease.end();
-        match self.limited(own::leave(&self.link, &self.entry.id)).await {
-            Ok(()) => info!("left"),
-            Err(error) => {
-                warn!(%error, "could not leave; others take over when the lease has run out");
-            }
-        }
-    }
-
-    async fn hand_over_finished(&mut self) {
-        let finished: Vec<String> = self
-            .owned
-            .iter()
-            .filter(|(_, owned)| owned.work.is_finished())
-            .map(|(sink, _)| sink.clone())
-            .collect();
-        for sink in finished {
-            self.hand_over(&sink).await;
-        }
     }
 
     /// Gives back a sink whose work has ended.

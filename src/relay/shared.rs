@@ -113,7 +113,7 @@ impl Shared {
 
     /// Puts the config's routes in force, unless another config took their place since, and looks which
     /// are paused.
-    pub(super) async fn mirror_routes(&self, relay: &str) -> Result<(), RunError> {
+    pub(super) async fn mirror_routes(&self, relay: &str, replaces: bool) -> Result<(), RunError> {
         let kinds: Vec<(String, String)> = self.entry(Duration::from_secs(1)).sinks;
         let (hash, rows) = (self.routes.hash(), self.routes.rows());
         let mirrored = patiently(async || {
@@ -123,6 +123,7 @@ impl Shared {
         match mirrored.await? {
             Mirrored::InForce => {}
             Mirrored::Applied => info!(routes = rows.len(), "routes are in force"),
+            Mirrored::Superseded if replaces => return Err(RunError::Superseded),
             Mirrored::Superseded => warn!(
                 "the routes of this config were replaced by another config's and stay so; if this \
                  config is the right one, run: outboxd route apply"
