@@ -150,6 +150,17 @@ WITH live AS MATERIALIZED (
   SELECT 'paused', '', statement_timestamp(), 1, 0, 0, NULL, i.paused_for
     FROM outbox.installation i WHERE i.paused
   UNION ALL
+  -- Relays that fell silent, by host: that one is there again is seen by one that entered from there since.
+  SELECT 'silent', r.host, min(r.heartbeat_at), count(*), 0, 0, min(r.id),
+         CASE WHEN EXISTS (SELECT FROM outbox.sink s WHERE s.owner = ANY (array_agg(r.id)))
+              THEN 'nobody has taken its sinks yet' ELSE 'its sinks have other owners' END
+    FROM outbox.relay r
+   WHERE r.heartbeat_at < statement_timestamp() - r.lease
+     AND NOT EXISTS (SELECT FROM outbox.relay a
+                      WHERE a.host = r.host AND a.started_at > r.heartbeat_at
+                        AND a.heartbeat_at > statement_timestamp() - a.lease)
+   GROUP BY r.host
+  UNION ALL
   SELECT 'missed', m.schedule, min(m.ran_at), sum(m.periods)::bigint, sum(m.periods)::bigint,
          extract(epoch FROM max(m.due_at) FILTER (WHERE m.periods > 0))::bigint,
          (array_agg(m.example ORDER BY m.due_at DESC) FILTER (WHERE m.example IS NOT NULL))[1], NULL
@@ -196,7 +207,13 @@ WITH live AS MATERIALIZED (
       OR (a.count, a.news, a.newest, a.example, a.reason)
          IS DISTINCT FROM (excluded.count, excluded.news, excluded.newest, excluded.example, excluded.reason)
 ), over AS (
-  UPDATE outbox.alert a SET gone = true, last_seen_at = clock_timestamp()
+  UPDATE outbox.alert a
+     SET gone = true, last_seen_at = clock_timestamp(),
+         -- A relay that nobody waits for any more is no recovery.
+         told_news = CASE WHEN a.cause <> 'silent'
+                            OR EXISTS (SELECT FROM outbox.relay r
+                                        WHERE r.host = a.subject AND r.heartbeat_at > statement_timestamp() - r.lease)
+                          THEN a.told_news END
    WHERE NOT a.gone
      AND NOT EXISTS (SELECT FROM trouble t WHERE t.cause = a.cause AND t.subject = a.subject)
 )
