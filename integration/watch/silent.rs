@@ -92,13 +92,14 @@ async fn of_two_relays_the_one_that_lives_has_it_told_that_the_other_was_killed(
     third.signal("TERM");
     third.ended().await;
     second.kill();
-    eventually("it is told", LONG, async || {
+    let messages = eventually("it is told", LONG, async || {
         match look(&link, "shop", NO_PAUSE, Duration::ZERO).await.unwrap() {
             0 => Err("nothing is told".to_owned()),
-            told => Ok(assert_eq!(told, 1)),
+            messages => Ok(messages),
         }
     })
     .await;
+    assert_eq!(messages, 1);
     let told = eventually("somebody is told", LONG, async || {
         let told = peer.received().into_iter().find(|request| request.path == "/ops");
         told.ok_or_else(|| format!("{} requests", peer.requests()))
