@@ -1,6 +1,7 @@
 //! The integration tests: one binary, one harness.
 
 mod audit;
+mod capture;
 mod chaos;
 mod cli;
 mod crash;

@@ -39,6 +39,7 @@ mod wake;
 pub mod watch;
 mod work;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -136,7 +137,10 @@ impl Life {
 
 /// What outlives a config: a relay that takes another's place in the same process has the same.
 #[derive(Debug, Default)]
-pub struct Process {}
+pub struct Process {
+    /// For development: nothing is sent, and what would be becomes files in this directory.
+    pub capture: Option<PathBuf>,
+}
 
 /// Runs until told to stop and everything in hand is settled.
 ///

@@ -33,6 +33,7 @@ pub(super) struct Shared {
     sinks: BTreeMap<String, (Arc<SinkConfig>, Option<Arc<Sink>>)>,
     pub schedules: Vec<Arc<ScheduleConfig>>,
     config_hash: String,
+    captures: bool,
     routes: Arc<Routes>,
     pub paused: Arc<Paused>,
     pub installation: Name,
@@ -57,15 +58,19 @@ pub(super) struct Shared {
 impl Shared {
     pub(super) fn build(
         config: Config,
-        _process: &Process,
+        process: &Process,
         target: &Arc<Target>,
         found: &Installation,
         now: &CancellationToken,
     ) -> Result<Shared, RunError> {
         let installation = config.database.installation;
         let mut sinks = BTreeMap::new();
-        for (name, config) in config.sinks {
-            let sink = Sink::build(&config).map_err(|error| RunError::Sink(name.clone(), error))?;
+        for (name, mut config) in config.sinks {
+            let sink = match &process.capture {
+                None => Sink::build(&config),
+                Some(directory) => Sink::build_capturing(&mut config, directory),
+            };
+            let sink = sink.map_err(|error| RunError::Sink(name.clone(), error))?;
             sinks.insert(name.to_string(), (Arc::new(config), sink.map(Arc::new)));
         }
         let link = || Arc::new(Link::new(Arc::clone(target)));
@@ -73,6 +78,7 @@ impl Shared {
             sinks,
             schedules: config.schedules.into_values().map(Arc::new).collect(),
             config_hash: config.hash,
+            captures: process.capture.is_some(),
             routes: Arc::new(Routes::new(config.routes)),
             paused: Arc::default(),
             installation,
@@ -107,7 +113,7 @@ impl Shared {
             sinks: self.sinks.iter().map(|(n, (config, _))| (n.clone(), kind(config))).collect(),
             schedules: self.schedules.iter().map(|config| config.name.to_string()).collect(),
             config_hash: self.config_hash.clone(),
-            captures: false,
+            captures: self.captures,
         }
     }
 
