@@ -20,6 +20,7 @@ mod order;
 mod outage;
 mod ownership;
 mod pace;
+mod ping;
 mod poison;
 mod policy;
 mod producers;

@@ -18,6 +18,7 @@ mod mailing;
 mod policy;
 mod query;
 mod read;
+mod relay;
 mod retention;
 mod retry;
 mod route;
@@ -119,6 +120,18 @@ pub struct Relay {
     pub lease: Duration,
     /// How long a stopping relay waits for open attempts. Default 30 s, up to 1 h.
     pub grace: Duration,
+    /// `ping_url`: a monitor elsewhere that is told of as long as all is well. Default none.
+    pub ping: Option<Ping>,
+}
+
+/// A dead man's switch: a URL that is asked for (GET) as long as the relay makes progress. The monitor
+/// behind it raises the alarm when that stops, for whatever reason.
+#[derive(Clone, Debug)]
+pub struct Ping {
+    /// `http` or `https`.
+    pub url: Secret,
+    /// Default 1 min, 1 s to 1 h.
+    pub every: Duration,
 }
 
 /// `[retention]`: how long a message is kept after the last of its deliveries was closed.

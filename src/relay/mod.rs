@@ -25,6 +25,7 @@ pub mod lines;
 mod mailing;
 mod minute;
 mod own;
+mod ping;
 mod prune;
 mod ready;
 pub mod reload;
@@ -50,6 +51,7 @@ use tracing::warn;
 use crate::config::Config;
 use crate::name::Name;
 use crate::sink::BuildError;
+use crate::sink::ping::Monitor;
 use crate::store::migrate::{self, SchemaState};
 use crate::store::own::{Installation, installation, sees_all};
 use crate::store::{Link, StoreError, Target};
@@ -84,6 +86,9 @@ pub enum RunError {
     /// A sink cannot be built.
     #[error("sink {0}: {1}")]
     Sink(Name, #[source] BuildError),
+    /// The client for `ping_url` cannot be built.
+    #[error("[relay] ping_url: {0}")]
+    Ping(#[source] BuildError),
     /// A reload whose routes were in force before and were replaced since.
     #[error(
         "the routes of this config were replaced by another config's; if this config is the right one, \
@@ -157,6 +162,8 @@ pub async fn run(config: Config, process: Arc<Process>, life: Life) -> Result<()
     let lease = config.relay.lease;
     let grace = config.relay.grace;
     let retention = config.retention.clone();
+    let monitor = config.relay.ping.as_ref().map(|ping| Ok((Monitor::build(ping)?, ping.every)));
+    let monitor = monitor.transpose().map_err(RunError::Ping)?;
     let shared = Arc::new(Shared::build(config, &process, &target, &found, &life.now)?);
     let entry = shared.entry(lease);
     let guard = Guard::new(Arc::clone(&shared.own), &entry);
@@ -176,9 +183,16 @@ pub async fn run(config: Config, process: Arc<Process>, life: Life) -> Result<()
     let begin = Arc::clone(&shared);
     let begin = Box::new(move |taken| begin.begin(taken));
     let owner = Owner::new(Arc::clone(&shared.lease), entry, guard, begin);
+    let lease = Arc::clone(&shared.lease);
+    let ping = async move {
+        if let Some((monitor, every)) = monitor {
+            let stuck = || (!lease.holds()).then(|| "it has no lease".to_owned());
+            ping::ping(monitor, every, stuck).await;
+        }
+    };
     // These end as soon as the relay is to go: what replaces it has other rules.
     let besides = tokio::spawn(until_ending(life.clone(), async {
-        tokio::join!(chores, schedules.run());
+        tokio::join!(chores, schedules.run(), ping);
     }));
     let ended = tokio::select! {
         ended = owner.run(&life, grace) => ended,

@@ -10,6 +10,7 @@
 pub mod capture;
 pub mod csv;
 pub mod mail;
+pub mod ping;
 pub mod retry_after;
 pub mod signature;
 pub mod smtp;

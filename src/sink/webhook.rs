@@ -262,7 +262,7 @@ fn failed(error: &reqwest::Error) -> Outcome {
 }
 
 /// The innermost error's words: the outer ones only repeat the URL.
-fn root_cause(error: &reqwest::Error) -> String {
+pub(super) fn root_cause(error: &reqwest::Error) -> String {
     if error.is_timeout() {
         return "timed out".to_owned();
     }
