@@ -7,6 +7,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tracing::{error, info};
 
+use super::notify::ServiceManager;
 use super::{Answer, Failure, Verdict};
 use crate::config::Config;
 use crate::relay::Life;
@@ -18,10 +19,15 @@ pub(super) async fn run(file: &Path, config: Config) -> Answer {
     let life = Life::default();
     let signals = Signals::catch()
         .map_err(|error| Failure::Fault(format!("cannot listen for signals: {error}")))?;
+    let manager = Arc::new(ServiceManager::find());
+    manager.waiting();
     let (reload, configs) = mpsc::channel(1);
-    let obey = tokio::spawn(obey(signals, file.to_owned(), life.clone(), reload));
+    let (signs, follower) = (Arc::clone(&life.signs), Arc::clone(&manager));
+    let follow = tokio::spawn(async move { follower.follow(&signs).await });
+    let obey = tokio::spawn(obey(signals, file.to_owned(), life.clone(), reload, manager));
     let ended = run_reloading(config, Arc::default(), life, configs).await;
     obey.abort();
+    follow.abort();
     ended.map(|()| Verdict::Ok).map_err(|error| Failure::Fault(error.to_string()))
 }
 
@@ -30,24 +36,33 @@ async fn obey(
     file: std::path::PathBuf,
     life: Life,
     reload: mpsc::Sender<Config>,
+    manager: Arc<ServiceManager>,
 ) {
     loop {
         match signals.next().await {
-            Told::Reload => match Config::load(&file) {
-                Ok(config) => {
-                    info!("SIGHUP: the config is sound; putting it in place");
-                    let _ = reload.send(config).await;
+            Told::Reload if life.stop.is_cancelled() => info!("SIGHUP: too late, stopping"),
+            Told::Reload => {
+                manager.reloading();
+                match Config::load(&file) {
+                    Ok(config) => {
+                        info!("SIGHUP: the config is sound; putting it in place");
+                        let _ = reload.send(config).await;
+                    }
+                    Err(error) => {
+                        error!(
+                            "SIGHUP: reload refused, the config of before stays in force: {error}"
+                        );
+                        manager.at_work();
+                    }
                 }
-                Err(error) => {
-                    error!("SIGHUP: reload refused, the config of before stays in force: {error}");
-                }
-            },
+            }
             Told::End(name) if life.stop.is_cancelled() => {
                 info!("{name}: cutting short");
                 life.now.cancel();
             }
             Told::End(name) => {
                 info!("{name}: draining; a second one cuts short what is open");
+                manager.stopping();
                 life.stop.cancel();
             }
         }
