@@ -9,6 +9,7 @@ mod csv_readers;
 mod daily_orders;
 mod data_plane;
 mod delivery;
+mod deploy;
 mod exports;
 mod guarantee;
 mod hand;

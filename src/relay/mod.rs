@@ -35,6 +35,7 @@ mod schedule;
 mod settle;
 mod share;
 mod shared;
+pub mod signs;
 mod turn;
 mod wake;
 pub mod watch;
@@ -59,6 +60,7 @@ use own::Owner;
 use restored::Guard;
 use schedule::Scheduler;
 use shared::Shared;
+use signs::Signs;
 
 /// How long cut attempts may take to be settled once the grace period is over.
 const CUT_LIMIT: Duration = Duration::from_secs(5);
@@ -109,7 +111,7 @@ pub enum RunError {
     },
 }
 
-/// What a relay is told while it runs, and tells: tokens, each cancelled once.
+/// What a relay is told while it runs, and tells: tokens, each cancelled once, and signs of life.
 #[derive(Clone, Debug, Default)]
 pub struct Life {
     /// Drain: take no more, finish within the grace period, settle, hand over, end.
@@ -120,6 +122,8 @@ pub struct Life {
     pub now: CancellationToken,
     /// The relay's word: it has entered, its routes are in force, it works.
     pub entered: CancellationToken,
+    /// What it shows to those who watch the process.
+    pub signs: Arc<Signs>,
     /// Whether it is to take another relay's place: then it does so wholly or not at all.
     pub replaces: bool,
 }

@@ -102,6 +102,7 @@ impl Owner {
         let beat = self.entry.lease / 3;
         let mut entered = false;
         while !life.is_ending() {
+            life.signs.round(self.entry.lease);
             let result = if entered { self.beat(false).await } else { self.enter().await };
             match result {
                 Ok(false) if !entered => {
