@@ -89,6 +89,24 @@ pub struct Database {
     pub schema: Schema,
     /// The name of the installation; part of every idempotency key. Default `default`.
     pub installation: Name,
+    /// From `listen`, `listen_url` and `listen_url_file`.
+    pub listen: Listen,
+}
+
+/// How a relay hears that there is work.
+#[derive(Clone, Debug)]
+pub enum Listen {
+    /// On a connection to where everything else goes (the default).
+    Here,
+    /// On a connection past a pooler.
+    Apart {
+        /// As [`Database::connect`].
+        connect: Box<tokio_postgres::Config>,
+        /// As [`Database::tls`].
+        tls: DatabaseTls,
+    },
+    /// Not at all: it polls.
+    Off,
 }
 
 /// A schema name that needs no quoting: `[a-z_][a-z0-9_]{0,39}`.

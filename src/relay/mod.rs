@@ -1,6 +1,6 @@
 //! The relay: it alone knows the order of the steps.
 //!
-//! The path of a message: `wake` says when to look, `fetch` what may start, `admit` puts on record
+//! The path of a message: `wake` says when to look, told by the `bells` where those are heard, `fetch` what may start, `admit` puts on record
 //! what must be before it starts, `route` says what to make of it, `deliver` makes one attempt, whose
 //! `gate` knows how many may run, `decide` what its end means, `settle` records it. `work` walks a
 //! sink through these, `own` holds the lease and works the sinks that `share` plans for this relay,
@@ -11,6 +11,7 @@
 //! what is old.
 
 mod admit;
+mod bells;
 mod breaker;
 mod cut;
 mod decide;
@@ -22,6 +23,7 @@ mod hand;
 mod keep;
 mod lease;
 pub mod lines;
+pub mod listening;
 mod mailing;
 mod minute;
 mod own;
@@ -186,7 +188,8 @@ pub async fn run(config: Config, process: Arc<Process>, life: Life) -> Result<()
     let schedules = Scheduler::new(&target, shared.schedules.clone(), entry.id.clone());
     let begin = Arc::clone(&shared);
     let begin = Box::new(move |taken| begin.begin(taken));
-    let owner = Owner::new(Arc::clone(&shared.lease), entry, guard, begin);
+    let (lease, listening) = (Arc::clone(&shared.lease), Arc::clone(&shared.listening));
+    let owner = Owner::new(lease, listening, entry, guard, begin);
     let lease = Arc::clone(&shared.lease);
     let ping = async move {
         if let Some((monitor, every)) = monitor {
