@@ -100,7 +100,6 @@ fn every_page_is_known_and_readme_leads_to_it() {
     let there: BTreeSet<String> = std::fs::read_dir(root().join("docs"))
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .filter(|name| name.ends_with(".md"))
         .collect();
     let known = PAGES.iter().chain(ELSEWHERE).map(|(name, _)| (*name).to_owned()).collect();
     assert_eq!(there, known, "nothing runs what docs/ shows; enter it in PAGES, or in ELSEWHERE");
@@ -160,21 +159,16 @@ impl Help {
     fn fault(&mut self, line: &str) -> Option<String> {
         let mut words = line.split_whitespace().skip(1).peekable();
         let first = words.next()?;
-        let Some(help) = self.of(&[first]) else {
+        let Some(help) = self.of(&[first]).map(str::to_owned) else {
             return Some(format!("there is no command {first}"));
         };
-        let mut help = help.to_owned();
-        if let Some(second) = words.peek() {
-            let listed =
-                help.lines().any(|line| line.trim_start().starts_with(&format!("{second} ")));
-            if listed && let Some(of_second) = self.of(&[first, second]) {
-                help = of_second.to_owned();
-            }
-        }
-        let has = |word: &str| {
-            help.split(|c: char| !(c.is_alphanumeric() || c == '-' || c == '_'))
-                .any(|known| known == word)
-        };
+        let second = words.peek().copied().unwrap_or_default();
+        let has_second = help.lines().any(|line| line.trim().starts_with(&format!("{second} ")));
+        let of_second =
+            if has_second { self.of(&[first, second]).map(str::to_owned) } else { None };
+        let help = of_second.unwrap_or(help);
+        let is_end = |c: char| !(c.is_alphanumeric() || c == '-' || c == '_');
+        let has = |word: &str| help.split(is_end).any(|known| known == word);
         while let Some(word) = words.next() {
             if word.starts_with('-') && !has(word) {
                 return Some(format!("it has no {word}"));
