@@ -24,6 +24,7 @@ mod policy;
 mod producers;
 mod prune;
 mod readme;
+mod reload;
 mod restored;
 mod schedules;
 mod sharing;
