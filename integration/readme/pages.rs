@@ -6,11 +6,14 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use outboxd::alert::Cause;
+
 use super::README;
 
 pub(super) const CALENDAR: &str = include_str!("../../docs/calendar.md");
 pub(super) const BACKGROUND: &str = include_str!("../../docs/background.md");
 const CONFIG: &str = include_str!("../../docs/config.md");
+const OPERATIONS: &str = include_str!("../../docs/operations.md");
 /// The pages whose blocks run here, in this order; those of the calendar in a place of their own.
 pub(super) const PAGES: &[(&str, &str)] = &[
     ("background.md", BACKGROUND),
@@ -19,7 +22,7 @@ pub(super) const PAGES: &[(&str, &str)] = &[
     ("config.md", CONFIG),
     ("faults.md", include_str!("../../docs/faults.md")),
     ("figures.md", include_str!("../../docs/figures.md")),
-    ("operations.md", include_str!("../../docs/operations.md")),
+    ("operations.md", OPERATIONS),
     ("security.md", include_str!("../../docs/security.md")),
 ];
 /// Pages whose blocks another test runs, and its file.
@@ -214,6 +217,13 @@ fn the_reference_has_every_key() {
     let lacking: Vec<&&str> = keys.iter().filter(|key| !named.contains(**key)).collect();
     assert!(lacking.is_empty(), "docs/config.md lacks {lacking:?}");
     assert!(keys.len() > 40, "only {} keys were found", keys.len());
+}
+
+#[test]
+fn the_guide_has_every_alert() {
+    let rows = |cause: &Cause| OPERATIONS.matches(&format!("\n| `{}` | ", cause.word())).count();
+    let lacking: Vec<&str> = Cause::ALL.iter().filter(|c| rows(c) != 1).map(|c| c.word()).collect();
+    assert!(lacking.is_empty(), "docs/operations.md has no row, or several, for {lacking:?}");
 }
 
 /// The rules above are only as good as what reads for them.
