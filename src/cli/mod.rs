@@ -9,11 +9,13 @@ mod check;
 mod discard;
 mod export;
 mod filter;
+mod health;
 mod init;
 mod list;
 mod logs;
 mod mail;
 mod migrate;
+mod notify;
 mod pause;
 mod preview;
 mod replay;
@@ -86,7 +88,9 @@ enum Command {
     /// Read the config and touch each outside thing once, sending nothing
     Check(check::Check),
     /// Deliver, until told to stop
-    Run,
+    Run(run::Run),
+    /// Ask the running relay whether it gets on
+    Health(health::Health),
     /// Send a message, as an application does
     Send(Box<send::Send>),
     /// What there is to do, who does it, and what needs you
@@ -198,7 +202,8 @@ async fn dispatch(arguments: Arguments) -> Answer {
         Command::Init => Ok(Verdict::Ok),
         Command::Migrate(command) => command.run(&config).await,
         Command::Check(command) => command.run(config).await,
-        Command::Run => run::run(&file, config).await,
+        Command::Run(command) => command.run(&file, config).await,
+        Command::Health(command) => command.run(&config).await,
         Command::Send(command) => command.run(&config).await,
         Command::Status(command) => command.run(&config).await,
         Command::List(command) => command.run(&config).await,

@@ -6,6 +6,7 @@
 //! with its first event misses that event.
 
 mod catalogue;
+mod file;
 mod outbox;
 mod process;
 mod pulse;
@@ -19,13 +20,15 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 
 pub use catalogue::Described;
+pub use file::FileMetrics;
 pub use outbox::{Look, LookAtSink, Outbox};
 pub use pulse::{Pulse, SinkPulse};
-pub use sink::{AtWork, InFlight, SinkMetrics};
-pub use words::{End, MailEnd, OpenState, RunEnd, TakenFrom, WaitsFor, Went, WokenBy};
+pub use sink::{AtWork, Counted, Owned, SinkMetrics, Standing};
+pub use words::{AttemptEnd, MailEnd, OpenState, RunEnd, TakenFrom, WaitsFor, Went, WokenBy};
 
 use crate::alert::Cause;
 use catalogue::{Catalogue, Counters, Labels, Measure};
+use file::FileFamilies;
 use sink::SinkFamilies;
 
 /// How the OpenMetrics text is announced.
@@ -57,6 +60,7 @@ struct Inner {
     /// What the series stand for now.
     names: Mutex<Names>,
     sinks: SinkFamilies,
+    files: FileFamilies,
     outbox: Outbox,
     pulse: Pulse,
     counts: Counts,
@@ -100,13 +104,14 @@ impl Metrics {
         let version: prometheus_client::metrics::family::Family<Labels, Gauge> =
             c.gauges("outboxd_build_info", &["version"], "1, with the version of outboxd");
         version.get_or_create(&Labels::new(&[("version", env!("CARGO_PKG_VERSION"))])).set(1);
-        let (sinks, outbox) = (SinkFamilies::new(&mut c), Outbox::new(&mut c));
+        let (sinks, files) = (SinkFamilies::new(&mut c), FileFamilies::new(&mut c));
+        let outbox = Outbox::new(&mut c);
         let counts = Counts::new(&mut c);
         c.registry.register_collector(Box::new(process::ProcessCollector));
         c.list.extend(process::described());
         let (names, pulse) = (Mutex::default(), Pulse::new());
         let metrics =
-            Metrics(Arc::new(Inner { catalogue: c, names, sinks, outbox, pulse, counts }));
+            Metrics(Arc::new(Inner { catalogue: c, names, sinks, files, outbox, pulse, counts }));
         metrics.create_fixed();
         metrics
     }
@@ -126,6 +131,7 @@ impl Metrics {
     pub fn stand_for(&self, names: Names) {
         let mut known = self.0.names.lock().unwrap_or_else(PoisonError::into_inner);
         self.0.sinks.stand_for(&known, &names);
+        self.0.files.stand_for(&known, &names);
         self.0.outbox.stand_for(&known, &names);
         for (schedule, end) in runs(&known.schedules) {
             if !names.schedules.contains(schedule) {
@@ -142,6 +148,18 @@ impl Metrics {
     #[must_use]
     pub fn sink(&self, sink: &str) -> SinkMetrics {
         self.0.sinks.of(sink, self.clone())
+    }
+
+    /// What the files of one sink are counted in.
+    #[must_use]
+    pub fn file(&self, sink: &str) -> FileMetrics {
+        self.0.files.of(sink)
+    }
+
+    /// This relay took a sink; it is owned until what this answers is dropped.
+    #[must_use]
+    pub fn taken(&self, sink: &str, from: TakenFrom) -> Owned {
+        self.0.sinks.taken(sink, from)
     }
 
     /// What the last look at the database found.
@@ -203,14 +221,10 @@ impl Metrics {
         self.0.pulse.listens(listens);
     }
 
-    /// What /readyz answered.
-    pub fn ready(&self, ready: bool) {
-        self.0.counts.ready.set(i64::from(ready));
-    }
-
-    /// The process was told to stop.
-    pub fn draining(&self) {
-        self.0.counts.draining.set(1);
+    /// What /readyz answers, and whether the process was told to stop.
+    pub fn ready(&self, is_ready: bool, is_draining: bool) {
+        self.0.counts.ready.set(i64::from(is_ready));
+        self.0.counts.draining.set(i64::from(is_draining));
     }
 
     /// How many calls have failed and connections were made so far, as the store counts them.
@@ -274,7 +288,7 @@ impl Counts {
             listening: c.gauge("outboxd_listening", "1 while the LISTEN session hears, else 0"),
             listen_lost: c
                 .counter("outboxd_listen_sessions_lost", "LISTEN sessions that ended or fell deaf"),
-            ready: c.gauge("outboxd_ready", "What /readyz last answered: 1 ready, 0 not"),
+            ready: c.gauge("outboxd_ready", "What /readyz answers: 1 ready, 0 not"),
             draining: c.gauge("outboxd_draining", "1 once this process was told to stop"),
             database_errors: c
                 .counter("outboxd_database_errors", "Calls to PostgreSQL that failed"),
@@ -301,8 +315,8 @@ fn run_labels(schedule: &str, end: RunEnd) -> Labels {
 }
 
 /// Brings a counter up to what is counted elsewhere.
-fn catch_up(counter: &Counter, counted: u64) {
-    counter.inc_by(counted.saturating_sub(counter.get()));
+fn catch_up(counter: &Counter, there: u64) {
+    counter.inc_by(there.saturating_sub(counter.get()));
 }
 
 #[cfg(test)]

@@ -34,12 +34,8 @@ pub(super) fn described() -> Vec<Described> {
     };
     let mut list: Vec<Described> =
         [RESIDENT, VIRTUAL, OPEN, MAX, STARTED, THREADS].into_iter().map(gauge).collect();
-    list.push(Described { kind: "counter", ..gauge(CPU) });
-    list.iter_mut().for_each(|row| {
-        if row.kind == "counter" {
-            row.name.push_str("_total");
-        }
-    });
+    let name = format!("{}_total", CPU.0);
+    list.push(Described { name, kind: "counter", labels: &[], help: CPU.1 });
     list
 }
 
@@ -137,6 +133,9 @@ mod tests {
             stat.virtual_bytes,
             stat.resident_bytes,
         ];
-        assert_eq!(figures.map(|figure| figure.round()), [2.0, 11.0, 1_040.0, 1e6, 1_024_000.0]);
+        assert_eq!(
+            figures.map(|figure| figure.to_string()),
+            ["2", "11", "1040", "1000000", "1024000"]
+        );
     }
 }

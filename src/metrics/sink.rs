@@ -1,5 +1,6 @@
 //! What the work of one sink is counted in.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use prometheus_client::metrics::counter::Counter;
@@ -7,8 +8,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 
 use super::catalogue::{Catalogue, Counters, Gauges, Histograms, Labels};
-use super::words::{End, MailEnd, TakenFrom, WaitsFor, Went, WokenBy};
-use super::{Metrics, Names};
+use super::words::{AttemptEnd, TakenFrom, WaitsFor, Went, WokenBy};
+use super::{Metrics, Names, SinkPulse};
 
 /// The metrics with a label for the sink.
 pub(super) struct SinkFamilies {
@@ -21,22 +22,51 @@ pub(super) struct SinkFamilies {
     fetches: Counters,
     fetched_rows: Counters,
     wakes: Counters,
+    settling: Settling,
+    breaker_open: Gauges,
+    waiting: Gauges,
+    parked: Gauges,
+}
+
+pub(super) const SINK: &[&str] = &["sink"];
+
+/// Those of the record that an attempt leaves.
+struct Settling {
     settlements: Counters,
     settle_seconds: Histograms,
     settle_errors: Counters,
     refused: Counters,
     gone: Counters,
-    breaker_open: Gauges,
-    waiting: Gauges,
-    parked: Gauges,
-    files_cut: Counters,
-    files_published: Counters,
-    file_rows: Counters,
-    file_errors: Counters,
-    mails: Counters,
 }
 
-const SINK: &[&str] = &["sink"];
+impl Settling {
+    fn new(c: &mut Catalogue) -> Settling {
+        Settling {
+            settlements: c
+                .counters("outboxd_settlements", SINK, "Ends of attempts that are on record"),
+            settle_seconds: c.histograms(
+                "outboxd_settle_seconds",
+                SINK,
+                "How long a batch of settlements took to be committed, repeats included",
+            ),
+            settle_errors: c.counters(
+                "outboxd_settle_errors",
+                SINK,
+                "Batches of settlements that could not be written at once",
+            ),
+            refused: c.counters(
+                "outboxd_settlements_refused",
+                SINK,
+                "Settlements the fence refused: another relay has the sink. Nought, but for suspends",
+            ),
+            gone: c.counters(
+                "outboxd_settlements_gone",
+                SINK,
+                "Settlements whose row an operator or another end had changed or closed",
+            ),
+        }
+    }
+}
 
 impl SinkFamilies {
     pub fn new(c: &mut Catalogue) -> SinkFamilies {
@@ -74,28 +104,7 @@ impl SinkFamilies {
                 &["sink", "by"],
                 "What made the sink look: a producer's bell, or time",
             ),
-            settlements: c
-                .counters("outboxd_settlements", SINK, "Ends of attempts that are on record"),
-            settle_seconds: c.histograms(
-                "outboxd_settle_seconds",
-                SINK,
-                "How long a batch of settlements took to be committed, repeats included",
-            ),
-            settle_errors: c.counters(
-                "outboxd_settle_errors",
-                SINK,
-                "Batches of settlements that could not be written at once",
-            ),
-            refused: c.counters(
-                "outboxd_settlements_refused",
-                SINK,
-                "Settlements the fence refused: another relay has the sink. Nought, but for suspends",
-            ),
-            gone: c.counters(
-                "outboxd_settlements_gone",
-                SINK,
-                "Settlements whose row an operator or another end had changed or closed",
-            ),
+            settling: Settling::new(c),
             breaker_open: c.gauges(
                 "outboxd_breaker_open",
                 SINK,
@@ -110,20 +119,6 @@ impl SinkFamilies {
                 "outboxd_parked_keys",
                 SINK,
                 "Keys whose first delivery cannot go now and holds the later ones back",
-            ),
-            files_cut: c.counters("outboxd_files_cut", SINK, "Files that were opened by a cut"),
-            files_published: c
-                .counters("outboxd_files_published", SINK, "Files that have their name"),
-            file_rows: c.counters("outboxd_file_rows", SINK, "Rows in published files"),
-            file_errors: c.counters(
-                "outboxd_file_errors",
-                SINK,
-                "Times a file could not be cut or written; its rows are safe",
-            ),
-            mails: c.counters(
-                "outboxd_file_mails",
-                &["sink", "end"],
-                "Dialogues and refusals of the mails of files, by how they ended",
             ),
         }
     }
@@ -142,39 +137,26 @@ impl SinkFamilies {
         for sink in &names.sinks {
             self.create(sink);
         }
-        for file in &names.files {
-            for family in [&self.files_cut, &self.files_published, &self.file_rows] {
-                drop(family.get_or_create(&of(file)));
-            }
-            drop(self.file_errors.get_or_create(&of(file)));
-            for end in MailEnd::ALL {
-                drop(self.mails.get_or_create(&and(file, "end", end.word())));
-            }
-        }
     }
 
-    fn counters(&self) -> [&Counters; 9] {
+    fn counters(&self) -> [&Counters; 5] {
         [
             &self.fetched_rows,
-            &self.settlements,
-            &self.settle_errors,
-            &self.refused,
-            &self.gone,
-            &self.files_cut,
-            &self.files_published,
-            &self.file_rows,
-            &self.file_errors,
+            &self.settling.settlements,
+            &self.settling.settle_errors,
+            &self.settling.refused,
+            &self.settling.gone,
         ]
     }
 
     fn create(&self, sink: &str) {
-        for family in &self.counters()[..5] {
+        for family in self.counters() {
             drop(family.get_or_create(&of(sink)));
         }
         for family in [&self.in_flight, &self.breaker_open, &self.parked] {
             drop(family.get_or_create(&of(sink)));
         }
-        for family in [&self.attempt_seconds, &self.lag_seconds, &self.settle_seconds] {
+        for family in [&self.attempt_seconds, &self.lag_seconds, &self.settling.settle_seconds] {
             drop(family.get_or_create(&of(sink)));
         }
         for (family, name, words) in self.worded() {
@@ -190,7 +172,7 @@ impl SinkFamilies {
     /// The counters of deliveries with a second label, its name and its words.
     fn worded(&self) -> [(&Counters, &'static str, Vec<&'static str>); 3] {
         [
-            (&self.attempts, "end", End::ALL.iter().map(|end| end.word()).collect()),
+            (&self.attempts, "end", AttemptEnd::ALL.iter().map(|end| end.word()).collect()),
             (&self.fetches, "went", Went::ALL.iter().map(|went| went.word()).collect()),
             (&self.wakes, "by", WokenBy::ALL.iter().map(|by| by.word()).collect()),
         ]
@@ -204,7 +186,7 @@ impl SinkFamilies {
         for family in [&self.owned, &self.in_flight, &self.breaker_open, &self.parked] {
             family.remove(&labels);
         }
-        for family in [&self.attempt_seconds, &self.lag_seconds, &self.settle_seconds] {
+        for family in [&self.attempt_seconds, &self.lag_seconds, &self.settling.settle_seconds] {
             family.remove(&labels);
         }
         for (family, name, words) in self.worded() {
@@ -218,55 +200,97 @@ impl SinkFamilies {
         for from in TakenFrom::ALL {
             self.take_overs.remove(&and(sink, "from", from.word()));
         }
-        for end in MailEnd::ALL {
-            self.mails.remove(&and(sink, "end", end.word()));
-        }
     }
 
     pub fn of(&self, sink: &str, metrics: Metrics) -> SinkMetrics {
-        let labels = of(sink);
-        SinkMetrics {
-            attempt_seconds: self.attempt_seconds.get_or_create_owned(&labels),
-            lag_seconds: self.lag_seconds.get_or_create_owned(&labels),
-            in_flight: self.in_flight.get_or_create_owned(&labels),
-            fetched_rows: self.fetched_rows.get_or_create_owned(&labels),
-            settlements: self.settlements.get_or_create_owned(&labels),
-            settle_seconds: self.settle_seconds.get_or_create_owned(&labels),
-            breaker_open: self.breaker_open.get_or_create_owned(&labels),
-            parked: self.parked.get_or_create_owned(&labels),
+        let (one, counter) = (of(sink), |family: &Counters| family.get_or_create_owned(&of(sink)));
+        let gauge = |family: &Gauges| family.get_or_create_owned(&one);
+        let histogram = |family: &Histograms| family.get_or_create_owned(&one);
+        let counters = |family: &Counters, name, words: &[&str]| {
+            words.iter().map(|word| family.get_or_create_owned(&and(sink, name, word))).collect()
+        };
+        let waiting = WaitsFor::ALL
+            .iter()
+            .map(|why| (*why, self.waiting.get_or_create_owned(&and(sink, "why", why.word()))));
+        SinkMetrics(Arc::new(Handles {
+            attempts: counters(&self.attempts, "end", &words(AttemptEnd::ALL, AttemptEnd::word)),
+            attempt_seconds: histogram(&self.attempt_seconds),
+            lag_seconds: histogram(&self.lag_seconds),
+            in_flight: gauge(&self.in_flight),
+            fetches: counters(&self.fetches, "went", &words(Went::ALL, Went::word)),
+            fetched_rows: counter(&self.fetched_rows),
+            wakes: counters(&self.wakes, "by", &words(WokenBy::ALL, WokenBy::word)),
+            settlements: counter(&self.settling.settlements),
+            settle_seconds: histogram(&self.settling.settle_seconds),
+            settle_errors: counter(&self.settling.settle_errors),
+            refused: counter(&self.settling.refused),
+            gone: counter(&self.settling.gone),
+            breaker_open: gauge(&self.breaker_open),
+            waiting: waiting.collect(),
+            parked: gauge(&self.parked),
             sink: sink.to_owned(),
             metrics,
-        }
+        }))
+    }
+
+    pub fn taken(&self, sink: &str, from: TakenFrom) -> Owned {
+        self.take_overs.get_or_create(&and(sink, "from", from.word())).inc();
+        Counted::new(self.owned.get_or_create_owned(&of(sink)))
     }
 }
 
-fn of(sink: &str) -> Labels {
+pub(super) fn of(sink: &str) -> Labels {
     Labels::new(&[("sink", sink)])
 }
 
-fn and(sink: &str, name: &'static str, word: &str) -> Labels {
+pub(super) fn and(sink: &str, name: &'static str, word: &str) -> Labels {
     Labels::new(&[("sink", sink), (name, word)])
 }
 
-/// What the work of one sink is counted in. Clones count in the same.
+fn words<W: Copy>(all: &[W], word: fn(W) -> &'static str) -> Vec<&'static str> {
+    all.iter().map(|of| word(*of)).collect()
+}
+
+/// What the work of one sink is counted in. Clones count in the same; so does a relay that still drains
+/// a sink which the config in force has no more, only that nobody sees it.
 #[derive(Clone)]
-pub struct SinkMetrics {
+pub struct SinkMetrics(Arc<Handles>);
+
+/// Lists are in the order of their words.
+struct Handles {
     sink: String,
     metrics: Metrics,
+    attempts: Vec<Counter>,
     attempt_seconds: Histogram,
     lag_seconds: Histogram,
     in_flight: Gauge,
+    fetches: Vec<Counter>,
     fetched_rows: Counter,
+    wakes: Vec<Counter>,
     settlements: Counter,
     settle_seconds: Histogram,
+    settle_errors: Counter,
+    refused: Counter,
+    gone: Counter,
     breaker_open: Gauge,
+    waiting: Vec<(WaitsFor, Gauge)>,
     parked: Gauge,
 }
 
-/// An open attempt, until it is dropped.
-pub struct InFlight(Gauge);
+/// One more in a gauge, until it is dropped.
+pub struct Counted(Gauge);
 
-impl Drop for InFlight {
+/// A sink that this relay owns, until it is dropped.
+pub type Owned = Counted;
+
+impl Counted {
+    fn new(gauge: Gauge) -> Counted {
+        gauge.inc();
+        Counted(gauge)
+    }
+}
+
+impl Drop for Counted {
     fn drop(&mut self) {
         self.0.dec();
     }
@@ -277,135 +301,119 @@ pub struct AtWork(SinkMetrics);
 
 impl Drop for AtWork {
     fn drop(&mut self) {
-        self.0.metrics.pulse().ends(&self.0.sink);
-        self.0.shut(false, None, 0);
+        self.0.0.metrics.pulse().ends(&self.0.0.sink);
+        self.0.stands(&Standing::default());
+    }
+}
+
+/// What lets a sink begin less than it could.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Standing {
+    /// Whether its breaker or that of its host is open.
+    pub is_open: bool,
+    /// What it waits for besides.
+    pub waits: Option<WaitsFor>,
+    /// Keys that are held back by their first delivery.
+    pub parked: usize,
+    /// Whether it has as much in hand as it may.
+    pub is_full: bool,
+}
+
+impl Standing {
+    /// Why deliveries that are due do not begin, where that is not the relay's doing.
+    fn excuse(&self) -> Option<&'static str> {
+        match self.waits {
+            _ if self.is_open => {
+                Some("old, but the sink or its host is in trouble: its breaker is open")
+            }
+            Some(WaitsFor::Rate) => Some("old, but the sink waits for its rate"),
+            Some(WaitsFor::Quota) => Some("old, but the sink waits for its daily quota"),
+            Some(WaitsFor::Receiver) => Some("old, but the receiver asked to wait"),
+            None if self.is_full => Some("old, but all attempts that may run are under way"),
+            None if self.parked > 0 => Some("old, but keys wait for their first delivery"),
+            None | Some(WaitsFor::Database) => None,
+        }
     }
 }
 
 impl SinkMetrics {
-    fn families(&self) -> &SinkFamilies {
-        &self.metrics.0.sinks
-    }
-
-    fn count(&self, family: &Counters, name: &'static str, word: &str) {
-        family.get_or_create(&and(&self.sink, name, word)).inc();
-    }
-
-    /// This relay took the sink.
-    pub fn taken(&self, from: TakenFrom) {
-        self.families().owned.get_or_create(&of(&self.sink)).inc();
-        self.count(&self.families().take_overs, "from", from.word());
-    }
-
-    /// And gave it back, or lost it.
-    pub fn not_owned(&self) {
-        self.families().owned.get_or_create(&of(&self.sink)).dec();
-    }
-
     /// Its deliveries are worked from now on.
     #[must_use]
     pub fn at_work(&self) -> AtWork {
-        self.metrics.pulse().begins(&self.sink);
+        self.0.metrics.pulse().begins(&self.0.sink);
         AtWork(self.clone())
     }
 
     /// An attempt begins.
     #[must_use]
-    pub fn attempt(&self) -> InFlight {
-        self.in_flight.inc();
-        InFlight(self.in_flight.clone())
+    pub fn attempt(&self) -> Counted {
+        Counted::new(self.0.in_flight.clone())
     }
 
     /// An attempt ended, or a row was put back or closed without one.
-    pub fn ended(&self, end: End, took: Duration) {
-        self.count(&self.families().attempts, "end", end.word());
+    pub fn ended(&self, end: AttemptEnd, took: Duration) {
+        self.0.attempts[end as usize].inc();
         if end.is_attempt() {
-            self.attempt_seconds.observe(took.as_secs_f64());
-            self.metrics.pulse().change(&self.sink, |pulse| pulse.settled = Instant::now());
+            self.0.attempt_seconds.observe(took.as_secs_f64());
+            self.change(|pulse| pulse.settled = Instant::now());
         }
     }
 
     /// A look brought so many rows.
     pub fn fetched(&self, rows: usize) {
-        self.count(&self.families().fetches, "went", Went::Ok.word());
-        self.fetched_rows.inc_by(u64::try_from(rows).unwrap_or_default());
-        self.cycled();
+        self.0.fetches[Went::Ok as usize].inc();
+        self.0.fetched_rows.inc_by(u64::try_from(rows).unwrap_or_default());
+        self.change(|pulse| pulse.cycled = Instant::now());
     }
 
     /// A look failed.
     pub fn not_fetched(&self) {
-        self.count(&self.families().fetches, "went", Went::Failed.word());
-    }
-
-    /// The sink got on: it looked, or has as much in hand as it can.
-    pub fn cycled(&self) {
-        self.metrics.pulse().change(&self.sink, |pulse| pulse.cycled = Instant::now());
+        self.0.fetches[Went::Failed as usize].inc();
     }
 
     /// Something made the sink look.
     pub fn woken(&self, by: WokenBy) {
-        self.count(&self.families().wakes, "by", by.word());
+        self.0.wakes[by as usize].inc();
     }
 
     /// A batch of settlements is committed.
     pub fn settled(&self, count: usize, took: Duration) {
-        self.settlements.inc_by(u64::try_from(count).unwrap_or_default());
-        self.settle_seconds.observe(took.as_secs_f64());
+        self.0.settlements.inc_by(u64::try_from(count).unwrap_or_default());
+        self.0.settle_seconds.observe(took.as_secs_f64());
     }
 
     /// A delivery is on record as delivered, so long after it fell due.
     pub fn delivered(&self, lag: Duration) {
-        self.lag_seconds.observe(lag.as_secs_f64());
+        self.0.lag_seconds.observe(lag.as_secs_f64());
     }
 
     /// A batch of settlements could not be written; it is repeated.
     pub fn not_settled(&self) {
-        self.families().settle_errors.get_or_create(&of(&self.sink)).inc();
+        self.0.settle_errors.inc();
     }
 
     /// Settlements found that another relay has the sink, or that their row was changed or closed.
-    pub fn not_applied(&self, count: usize, fenced_off: bool) {
-        let families = self.families();
-        let family = if fenced_off { &families.refused } else { &families.gone };
-        let count = u64::try_from(count).unwrap_or_default();
-        family.get_or_create(&of(&self.sink)).inc_by(count);
+    pub fn not_applied(&self, count: usize, is_fenced_off: bool) {
+        let counter = if is_fenced_off { &self.0.refused } else { &self.0.gone };
+        counter.inc_by(u64::try_from(count).unwrap_or_default());
     }
 
-    /// What lets nothing begin, and what of it excuses deliveries that are due and not begun.
-    pub fn shut(&self, open_breaker: bool, waits: Option<WaitsFor>, parked: usize) {
-        self.breaker_open.set(i64::from(open_breaker));
-        self.parked.set(i64::try_from(parked).unwrap_or(i64::MAX));
-        for wait in WaitsFor::ALL {
-            let waiting =
-                self.families().waiting.get_or_create_owned(&and(&self.sink, "why", wait.word()));
-            waiting.set(i64::from(waits == Some(*wait)));
+    /// How the sink stands, about once a second.
+    pub fn stands(&self, standing: &Standing) {
+        self.0.breaker_open.set(i64::from(standing.is_open));
+        self.0.parked.set(i64::try_from(standing.parked).unwrap_or(i64::MAX));
+        for (why, gauge) in &self.0.waiting {
+            gauge.set(i64::from(standing.waits == Some(*why)));
         }
+        self.change(|pulse| {
+            pulse.excuse = standing.excuse();
+            if standing.is_full {
+                pulse.cycled = Instant::now();
+            }
+        });
     }
 
-    /// Why deliveries that are due do not begin, where that is not the relay's doing.
-    pub fn excused(&self, excuse: Option<&'static str>) {
-        self.metrics.pulse().change(&self.sink, |pulse| pulse.excuse = excuse);
-    }
-
-    /// A file was opened by a cut.
-    pub fn file_cut(&self) {
-        self.families().files_cut.get_or_create(&of(&self.sink)).inc();
-    }
-
-    /// A file has its name.
-    pub fn file_published(&self, rows: i64) {
-        self.families().files_published.get_or_create(&of(&self.sink)).inc();
-        let rows = u64::try_from(rows).unwrap_or_default();
-        self.families().file_rows.get_or_create(&of(&self.sink)).inc_by(rows);
-    }
-
-    /// A file could not be cut or written.
-    pub fn file_failed(&self) {
-        self.families().file_errors.get_or_create(&of(&self.sink)).inc();
-    }
-
-    /// A mail of files ended so.
-    pub fn mailed(&self, end: MailEnd) {
-        self.count(&self.families().mails, "end", end.word());
+    fn change(&self, change: impl FnOnce(&mut SinkPulse)) {
+        self.0.metrics.pulse().change(&self.0.sink, change);
     }
 }

@@ -23,7 +23,7 @@ macro_rules! words {
 
 words!(
     /// What was decided of a row that was begun.
-    End {
+    AttemptEnd {
         /// The receiver has it.
         Delivered = "delivered",
         /// Refused for now; another attempt follows.
@@ -116,23 +116,23 @@ words!(
     }
 );
 
-impl End {
+impl AttemptEnd {
     /// Of a settlement.
     #[must_use]
-    pub fn of(settlement: &Settlement) -> End {
+    pub fn of(settlement: &Settlement) -> AttemptEnd {
         match settlement {
-            Settlement::Done { .. } => End::Delivered,
-            Settlement::Retry { .. } => End::Retry,
-            Settlement::Dead { .. } => End::Dead,
-            Settlement::Held { .. } => End::Held,
-            Settlement::Expired => End::Expired,
-            Settlement::Release { .. } => End::Released,
+            Settlement::Done { .. } => AttemptEnd::Delivered,
+            Settlement::Retry { .. } => AttemptEnd::Retry,
+            Settlement::Dead { .. } => AttemptEnd::Dead,
+            Settlement::Held { .. } => AttemptEnd::Held,
+            Settlement::Expired => AttemptEnd::Expired,
+            Settlement::Release { .. } => AttemptEnd::Released,
         }
     }
 
     /// Whether there was an attempt that spent itself.
     #[must_use]
     pub fn is_attempt(self) -> bool {
-        !matches!(self, End::Expired | End::Released)
+        !matches!(self, AttemptEnd::Expired | AttemptEnd::Released)
     }
 }

@@ -14,9 +14,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::lease::{Lease, since_boot};
+use super::listening::Listening;
 use super::restored::Guard;
 use super::share::share;
 use super::{Life, RunError};
+use crate::metrics::{self, Metrics, TakenFrom};
 use crate::store::own::{self, RelayEntry, SinkRow, TakenOver};
 use crate::store::{Link, StoreError};
 
@@ -33,6 +35,8 @@ struct Owned {
     giving: bool,
     /// Taken because the relay that it was meant for did not: not offered to that one again.
     keep: bool,
+    /// Counts it as owned until it is dropped.
+    counted: metrics::Owned,
 }
 
 /// How a sink's work is begun: answers the work, which ends when it is drained or cut.
@@ -61,6 +65,8 @@ pub struct Taken {
 pub struct Owner {
     link: Arc<Link>,
     lease: Arc<Lease>,
+    listening: Arc<Listening>,
+    metrics: Metrics,
     entry: RelayEntry,
     guard: Guard,
     begin: Box<Begin>,
@@ -79,10 +85,18 @@ pub struct Owner {
 impl Owner {
     /// An owner that is not entered yet and owns nothing.
     #[must_use]
-    pub fn new(lease: Arc<Lease>, entry: RelayEntry, guard: Guard, begin: Box<Begin>) -> Owner {
+    pub fn new(
+        (lease, listening): (Arc<Lease>, Arc<Listening>),
+        metrics: Metrics,
+        entry: RelayEntry,
+        guard: Guard,
+        begin: Box<Begin>,
+    ) -> Owner {
         Owner {
             link: Arc::clone(guard.link()),
             lease,
+            listening,
+            metrics,
             entry,
             guard,
             begin,
@@ -102,6 +116,7 @@ impl Owner {
         let beat = self.entry.lease / 3;
         let mut entered = false;
         while !life.is_ending() {
+            life.signs.round(self.entry.lease);
             let result = if entered { self.beat(false).await } else { self.enter().await };
             match result {
                 Ok(false) if !entered => {
@@ -113,11 +128,13 @@ impl Owner {
                 }
                 Err(error) => {
                     warn!(%error, retry_in = ?beat, "cannot renew the lease; trying again");
+                    self.metrics.not_renewed();
                 }
             }
             if !self.lease.holds() {
                 if entered {
                     error!("the lease ran out; stopping all work until it is back");
+                    self.metrics.lost_the_lease();
                 }
                 self.lose_all();
                 entered = false;
@@ -159,6 +176,7 @@ impl Owner {
             return Ok(false);
         }
         self.lease.renew(asked_at, self.entry.lease);
+        self.metrics.renewed(self.lease.left());
         info!(relay = self.entry.id, "entered");
         // Entered it is, whatever happens next: to enter twice under one id is refused.
         if let Err(error) = self.share_out().await {
@@ -170,13 +188,15 @@ impl Owner {
     /// Renews the lease and looks at the sinks; `false` if the lease had run out.
     async fn beat(&mut self, draining: bool) -> Result<bool, StoreError> {
         let asked_at = since_boot();
+        let hears = self.listening.hears();
         let renewed =
-            self.limited(own::heartbeat(&self.link, &self.entry.id, draining, None)).await?;
+            self.limited(own::heartbeat(&self.link, &self.entry.id, draining, hears)).await?;
         if !renewed {
             self.lease.end();
             return Ok(false);
         }
         self.lease.renew(asked_at, self.entry.lease);
+        self.metrics.renewed(self.lease.left());
         self.limited(self.guard.look()).await?;
         if !draining {
             self.share_out().await?;
@@ -302,12 +322,15 @@ impl Owner {
                 "the relay that this sink was meant for did not take it for a whole lease"
             );
         }
+        let from = if taken.unclean { TakenFrom::Silent } else { TakenFrom::Nobody };
+        let counted = self.metrics.taken(&row.name, from);
         let (work, ended) = ((self.begin)(taken), Arc::clone(&self.ended));
         let work = tokio::spawn(async move {
             work.await;
             ended.notify_one();
         });
-        self.owned.insert(row.name, Owned { epoch, drain, cut, work, giving: false, keep });
+        self.owned
+            .insert(row.name, Owned { epoch, drain, cut, work, giving: false, keep, counted });
         Ok(())
     }
 
@@ -315,6 +338,7 @@ impl Owner {
     fn lose(&mut self, sink: &str) {
         if let Some(owned) = self.owned.remove(sink) {
             owned.cut.cancel();
+            drop(owned.counted);
             self.ending.insert(sink.to_owned(), owned.work);
         }
     }

@@ -1,6 +1,7 @@
 //! Process: what outlives a config. A relay that takes another's place in the same process counts in the
 //! same metrics, and answers through the same listener.
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -19,6 +20,8 @@ const LOOK_LIMIT: Duration = Duration::from_secs(2);
 /// What all relays of a process share, one after another.
 #[derive(Debug, Default)]
 pub struct Process {
+    /// For development: nothing is sent, and what would be becomes files in this directory.
+    pub capture: Option<PathBuf>,
     /// What is counted.
     pub metrics: Metrics,
     /// What becomes of calls to the database.
@@ -49,6 +52,12 @@ pub(super) fn names(config: &Config) -> Names {
 }
 
 impl Process {
+    /// One that captures, where a directory is given.
+    #[must_use]
+    pub fn new(capture: Option<PathBuf>) -> Process {
+        Process { capture, ..Process::default() }
+    }
+
     /// From now on the process stands for this config.
     pub(super) fn stands_for(&self, target: &Arc<Target>, names: &Names) {
         self.metrics.stand_for(names.clone());
@@ -85,9 +94,8 @@ impl Process {
         }
     }
 
-    /// The metrics as text, after a look at the database.
-    pub(super) async fn text(self: Arc<Self>) -> String {
-        Arc::clone(&self).look().await;
+    /// The metrics as text.
+    pub(super) fn text(&self) -> String {
         self.metrics.database(self.tally.errors(), self.tally.connections());
         self.metrics.text()
     }

@@ -66,7 +66,7 @@ pub async fn figures(link: &Link, sinks: &[String]) -> Result<Figures, StoreErro
         match row.get("what") {
             "sink" => figures.sinks.push(sink(row)),
             "alert" => {
-                figures.alerts.extend(Cause::of(row.get("name")).map(|cause| (cause, count)))
+                figures.alerts.extend(Cause::of(row.get("name")).map(|cause| (cause, count)));
             }
             "unrouted" => figures.unrouted = count,
             "unseen" => figures.unseen = count,

@@ -34,7 +34,7 @@ pub(super) async fn answer(
     }
     Ok(match request.uri().path() {
         "/livez" => live(&desk),
-        "/readyz" => ready(desk).await,
+        "/readyz" => ready(&desk).await,
         "/metrics" if !may_read(&request, desk.token.as_ref()) => {
             let words = "needs the header Authorization: Bearer TOKEN, with [admin] token\n";
             let mut page = page(StatusCode::UNAUTHORIZED, TEXT, words.to_owned());
@@ -42,8 +42,8 @@ pub(super) async fn answer(
             page
         }
         "/metrics" => {
-            let text = Arc::clone(&desk.process).text().await;
-            page(StatusCode::OK, metrics::CONTENT_TYPE, text)
+            drop(progress(&desk).await);
+            page(StatusCode::OK, metrics::CONTENT_TYPE, desk.process.text())
         }
         _ => page(StatusCode::NOT_FOUND, TEXT, PAGES.to_owned()),
     })
@@ -55,12 +55,18 @@ fn live(desk: &Desk) -> Page {
     page(status, JSON, Progress { checks: vec![turns] }.text("live"))
 }
 
-async fn ready(desk: Arc<Desk>) -> Page {
-    let metrics = desk.process.metrics.clone();
+/// How far the relay gets on, with the database looked at if that is due.
+async fn progress(desk: &Desk) -> Progress {
+    let metrics = &desk.process.metrics;
     Arc::clone(&desk.process).look().await;
     let is_draining = desk.stop.is_cancelled();
-    let progress = Progress::of(&metrics, is_draining);
-    metrics.ready(progress.is_ready());
+    let progress = Progress::of(metrics, is_draining);
+    metrics.ready(progress.is_ready(), is_draining);
+    progress
+}
+
+async fn ready(desk: &Desk) -> Page {
+    let progress = progress(desk).await;
     let status = if progress.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     page(status, JSON, progress.text("ready"))
 }

@@ -187,7 +187,11 @@ mod tests {
         assert!(is_ok(300.0, &pulse, false));
         assert!(!is_ok(301.0, &pulse, false));
         assert!(is_ok(301.0, &pulse, true));
-        assert!(is_ok(301.0, &SinkPulse { excuse: Some("breaker"), ..pulse }, false));
-        assert!(is_ok(301.0, &SinkPulse { settled: Instant::now(), ..pulse }, false));
+        let mut excused = pulse;
+        excused.excuse = Some("breaker");
+        assert!(is_ok(301.0, &excused, false));
+        let mut busy = pulse;
+        busy.settled = Instant::now();
+        assert!(is_ok(301.0, &busy, false));
     }
 }
