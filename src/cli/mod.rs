@@ -14,6 +14,7 @@ mod list;
 mod logs;
 mod mail;
 mod migrate;
+mod migrate_as;
 mod pause;
 mod preview;
 mod replay;
