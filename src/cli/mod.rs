@@ -14,6 +14,7 @@ mod list;
 mod logs;
 mod mail;
 mod migrate;
+mod migrate_as;
 mod notify;
 mod pause;
 mod preview;
