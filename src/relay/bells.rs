@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::listening::{Hearing, Listening};
-use crate::store::listen::{Heard, Listener, echoes};
+use crate::store::listen::{DEAF, Heard, Listener, echoes};
 use crate::store::{Link, StoreError};
 
 /// Pauses between attempts to connect.
@@ -29,11 +29,6 @@ const HEARTBEAT_EVERY: Duration = Duration::from_secs(10);
 const TEST_EVERY: Duration = Duration::from_mins(1);
 /// How long after a session that heard nothing the next one is tried.
 const DEAF_RETRY: Duration = Duration::from_mins(1);
-/// What is told of it, once.
-const DEAF: &str = "the LISTEN session hears nothing, as behind a pooler in transaction mode; polling, at \
-                    least once a second. To be woken: name a connection past the pooler in [database] \
-                    listen_url; else set [database] listen = false";
-
 /// What a sink asks of the LISTEN session.
 enum Ask {
     /// Bells came or went.
@@ -158,7 +153,7 @@ impl Ears {
             self.listening.note(hearing);
             let wait = if hearing == Hearing::Deaf {
                 if !std::mem::replace(&mut told_deaf, true) {
-                    warn!("{DEAF}");
+                    warn!("listen: {DEAF}");
                 }
                 DEAF_RETRY
             } else {

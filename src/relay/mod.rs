@@ -50,7 +50,7 @@ use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable};
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::config::Config;
 use crate::name::Name;
@@ -247,8 +247,10 @@ where
 async fn wait_for_schema(target: &Arc<Target>, config: &Config) -> Result<Installation, RunError> {
     let look = || async {
         let state = migrate::state(target).await?;
-        if state != SchemaState::Current {
-            return Ok(Err(state));
+        match state.sound(&config.database.schema) {
+            Some(words) if state != SchemaState::Current => info!("{words}"),
+            Some(_) => {}
+            None => return Ok(Err(state)),
         }
         let link = Link::new(Arc::clone(target));
         sees_all(&link).await?;

@@ -20,6 +20,11 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 /// How long an echo may take; longer, and the session is deaf.
 const ECHO_LIMIT: Duration = Duration::from_secs(5);
 
+/// What is told of a session that hears nothing.
+pub const DEAF: &str = "LISTEN hears nothing here, as behind a pooler in transaction mode; a relay polls then, \
+                        at least once a second. To be woken: name a connection past the pooler in [database] \
+                        listen_url; else set [database] listen = false";
+
 /// A direct connection that listens. Its bells are released by the server when it ends.
 pub struct Listener {
     target: Arc<Target>,
