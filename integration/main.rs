@@ -17,6 +17,7 @@ mod harness;
 mod harness_test;
 mod mailing;
 mod main_job;
+mod metrics;
 mod order;
 mod outage;
 mod ownership;
