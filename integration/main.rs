@@ -19,6 +19,7 @@ mod order;
 mod outage;
 mod ownership;
 mod pace;
+mod places;
 mod poison;
 mod policy;
 mod producers;
