@@ -23,6 +23,7 @@ mod outage;
 mod ownership;
 mod pace;
 mod ping;
+mod places;
 mod poison;
 mod policy;
 mod producers;
