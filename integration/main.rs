@@ -13,6 +13,7 @@ mod guarantee;
 mod hand;
 mod harness;
 mod harness_test;
+mod inbox;
 mod mailing;
 mod main_job;
 mod order;
