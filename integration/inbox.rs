@@ -13,7 +13,7 @@ use crate::harness::plane::{LONG, number, send, until_closed, until_count, until
 use crate::harness::postgres::{Cluster, Database};
 use crate::harness::proxy::{Proxy, Target};
 use crate::harness::relay::{Relay, config};
-use crate::producers::python;
+use crate::producers::{assert_shows_what_is_run, python};
 
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 const BODY: &str = r#"{"customer": "ann", "points": 5}"#;
@@ -196,4 +196,10 @@ async fn old_ids_are_forgotten_and_young_ones_kept() {
     );
     inbox.database.psql(include_str!("../examples/inbox/retention.sql"));
     assert_eq!(inbox.database.psql("SELECT id FROM inbox.seen"), "young");
+}
+
+/// What docs/inbox.md shows stands in the recipe's files.
+#[test]
+fn the_page_shows_what_is_run() {
+    assert_shows_what_is_run("docs/inbox.md", 2);
 }

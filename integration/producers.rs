@@ -274,3 +274,42 @@ async fn a_type_may_hold_every_letter_and_no_white_space() {
         assert_eq!(error.code(), Some(&SqlState::CHECK_VIOLATION), "{wrong:?}");
     }
 }
+
+/// What docs/producers.md shows stands in an example, which is run.
+#[test]
+fn the_page_shows_what_is_run() {
+    assert_shows_what_is_run("docs/producers.md", 10);
+}
+
+/// Whether each block of a page is a piece of a file in `examples/`, where a line of a comment will do for a
+/// command.
+pub fn assert_shows_what_is_run(page: &str, at_least: usize) {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(root.join(page)).unwrap();
+    let mut files = Vec::new();
+    read_all(&root.join("examples"), &mut files);
+    let mut blocks = 0;
+    for (number, fenced) in text.split("```").enumerate().filter(|(number, _)| number % 2 == 1) {
+        let (language, block) = fenced.split_once('\n').unwrap();
+        let commands = language == "sh";
+        let stands = |piece: &str| files.iter().any(|file| file.contains(piece));
+        let found = if commands || block.lines().count() == 1 {
+            block.lines().all(stands)
+        } else {
+            files.iter().any(|file| file.contains(&format!("\n{block}")))
+        };
+        assert!(found, "{page}, block {}: no example has it:\n{block}", number / 2 + 1);
+        blocks += 1;
+    }
+    assert!(blocks >= at_least, "only {blocks} blocks in {page}");
+}
+
+fn read_all(folder: &Path, files: &mut Vec<String>) {
+    for entry in std::fs::read_dir(folder).unwrap().flatten() {
+        if entry.file_type().unwrap().is_dir() {
+            read_all(&entry.path(), files);
+        } else if let Ok(text) = std::fs::read_to_string(entry.path()) {
+            files.push(text);
+        }
+    }
+}
