@@ -15,6 +15,7 @@ mod guarantee;
 mod hand;
 mod harness;
 mod harness_test;
+mod inbox;
 mod mailing;
 mod main_job;
 mod metrics;
