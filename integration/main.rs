@@ -8,6 +8,7 @@ mod csv_readers;
 mod daily_orders;
 mod data_plane;
 mod delivery;
+mod doctor;
 mod exports;
 mod guarantee;
 mod hand;

@@ -7,13 +7,16 @@ mod actor;
 mod bulk;
 mod check;
 mod discard;
+mod doctor;
 mod export;
 mod filter;
+mod finding;
 mod init;
 mod list;
 mod logs;
 mod mail;
 mod migrate;
+mod outside;
 mod pause;
 mod preview;
 mod replay;
@@ -85,6 +88,8 @@ enum Command {
     Migrate(migrate::Migrate),
     /// Read the config and touch each outside thing once, sending nothing
     Check(check::Check),
+    /// What in the environment keeps messages from flowing, and what to do about it
+    Doctor(doctor::Doctor),
     /// Deliver, until told to stop
     Run,
     /// Send a message, as an application does
@@ -198,6 +203,7 @@ async fn dispatch(arguments: Arguments) -> Answer {
         Command::Init => Ok(Verdict::Ok),
         Command::Migrate(command) => command.run(&config).await,
         Command::Check(command) => command.run(config).await,
+        Command::Doctor(command) => Box::pin(command.run(config)).await,
         Command::Run => run::run(&file, config).await,
         Command::Send(command) => command.run(&config).await,
         Command::Status(command) => command.run(&config).await,

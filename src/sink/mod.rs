@@ -7,6 +7,7 @@
 //!
 //! CSV has no attempts: its files are cut by the relay, with [`csv`].
 
+pub mod certificate;
 pub mod csv;
 pub mod mail;
 pub mod retry_after;
