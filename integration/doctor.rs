@@ -147,9 +147,9 @@ impl Said {
     /// See [`Patient::finds`].
     #[track_caller]
     fn finds(&self, causes: &[&str]) -> Vec<String> {
-        assert_eq!(self.causes(), causes, "{self:?}");
+        assert_eq!(self.causes(), causes, "{}", self.text);
         let fails = self.lines.iter().any(|line| line["ok"] == false);
-        assert_eq!(self.code, i32::from(fails), "{self:?}");
+        assert_eq!(self.code, i32::from(fails), "{}", self.text);
         let remedy = |line: &&Value| line["remedy"].as_str().map(str::to_owned);
         let remedies: Vec<String> = self.lines.iter().filter_map(|line| remedy(&line)).collect();
         for remedy in &remedies {

@@ -13,6 +13,8 @@ WITH here AS MATERIALIZED (
     JOIN here h ON h.oid = c.relnamespace
    WHERE c.relkind IN ('r', 'p', 'v', 'c') AND NOT c.relispartition
 )
+SELECT o.kind, o.name, regexp_replace(o.definition, '\s+', ' ', 'g') AS definition
+  FROM (
 SELECT CASE t.relkind WHEN 'v' THEN 'view' WHEN 'c' THEN 'type' ELSE 'table' END AS kind, t.relname::text AS name,
        CASE WHEN t.relpersistence = 'u' THEN 'unlogged' ELSE '' END AS definition
   FROM tables t
@@ -53,4 +55,5 @@ SELECT 'function', p.proname || '(' || replace(pg_get_function_identity_argument
   FROM here h
   JOIN pg_catalog.pg_proc p ON p.pronamespace = h.oid
   JOIN pg_catalog.pg_language l ON l.oid = p.prolang
+) o
  ORDER BY 1, 2, 3

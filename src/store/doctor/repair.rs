@@ -51,7 +51,7 @@ fn statement(thing: &Thing, drift: &Drift) -> String {
         "table" if is_there => format!("ALTER TABLE outbox.{table} SET LOGGED;"),
         "function" => {
             let name = thing.name.split('(').next().unwrap_or_default();
-            match made(&["FUNCTION"], name, "(", "$$;") {
+            match made("FUNCTION", name, "(", &["$$;"]) {
                 Some(text) if is_there => text,
                 // What is made anew may be run by everybody; the rights show in the next look.
                 Some(text) => {
@@ -60,26 +60,32 @@ fn statement(thing: &Thing, drift: &Drift) -> String {
                 None => by_hand("take it from: outboxd migrate --print"),
             }
         }
-        "view" => made(&["VIEW"], table, " AS", ";\n")
+        // Its indexes, and columns that later migrations added, show in the next look.
+        "table" => made("TABLE", table, " (", &["\n)", ";"])
+            .unwrap_or_else(|| by_hand("take it from: outboxd migrate --print")),
+        "view" => made("VIEW", table, " AS", &[";"])
             .unwrap_or_else(|| by_hand("take it from: outboxd migrate --print")),
         _ => by_hand("take it from: outboxd migrate --print, or its rows from a backup"),
     }
 }
 
-/// The last text in the migrations that makes an object, from CREATE to its end.
-fn made(kinds: &[&str], name: &str, behind: &str, end: &str) -> Option<String> {
-    let find = |text: &'static str, kind: &str| {
-        let head = [
-            format!("CREATE {kind} outbox.{name}{behind}"),
-            format!("CREATE OR REPLACE {kind} outbox.{name}{behind}"),
-        ];
-        let at = head.iter().filter_map(|head| text.rfind(head.as_str())).max()?;
-        let length = text[at..].find(end)? + end.len();
-        let made = text[at..at + length].trim_end();
-        Some(made.replacen(&format!("CREATE {kind}"), &format!("CREATE OR REPLACE {kind}"), 1))
+/// The last text in the migrations that makes an object, from CREATE to the last of its ends.
+fn made(kind: &str, name: &str, behind: &str, ends: &[&str]) -> Option<String> {
+    let find = |text: &'static str| {
+        let heads = ["CREATE", "CREATE OR REPLACE"]
+            .map(|create| format!("{create} {kind} outbox.{name}{behind}"));
+        let at = heads.iter().filter_map(|head| text.rfind(head.as_str())).max()?;
+        let made = &text[at..];
+        let length = ends
+            .iter()
+            .try_fold(0, |from, end| made[from..].find(end).map(|at| from + at + end.len()))?;
+        Some(made[..length].to_owned())
     };
     let texts: Vec<&'static str> = migrate::texts().collect();
-    texts.iter().rev().find_map(|text| kinds.iter().find_map(|kind| find(text, kind)))
+    let text = texts.into_iter().rev().find_map(find)?;
+    let again = matches!(kind, "FUNCTION" | "VIEW");
+    let replace = format!("CREATE OR REPLACE {kind}");
+    Some(if again { text.replacen(&format!("CREATE {kind}"), &replace, 1) } else { text })
 }
 
 #[cfg(test)]
