@@ -54,8 +54,8 @@ async fn a_proxy_that_swallows_notifications() {
     patient.configure(&url, "");
     let said = patient.doctor(&[]);
     let remedies = said.finds(&["listen-deaf"]);
-    assert!(said.text.contains("a notification did not come through within 5 s"), "{}", said.text);
-    assert!(remedies[0].contains("let [database] url lead to the server itself"), "{remedies:?}");
+    assert!(said.text.contains("a notification did not come through within"), "{}", said.text);
+    assert!(remedies[0].contains("listen_url"), "{remedies:?}");
     patient.configure(&patient.url(), "");
     patient.finds(&[]);
 }

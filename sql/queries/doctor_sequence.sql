@@ -1,10 +1,8 @@
--- The sequence that ids of messages come from, and the highest id that is still known. The sequence's own
--- position is NULL where the role may not read it.
+-- The sequence that ids of messages come from, whether our role may read it, and the highest id that is
+-- still known.
 -- $1 schema
 SELECT s.seqrelid::regclass::text AS sequence, s.seqcache AS cache,
        has_sequence_privilege(s.seqrelid, 'SELECT') AS readable,
-       CASE WHEN has_sequence_privilege(s.seqrelid, 'SELECT') THEN coalesce(pg_sequence_last_value(s.seqrelid), 0) END
-         AS reached,
        greatest(0, (SELECT max(m.id) FROM outbox.message m), (SELECT max(d.message_id) FROM outbox.delivery d),
                 (SELECT max(l.message_id) FROM outbox.ledger l)) AS highest
   FROM pg_catalog.pg_sequence s

@@ -150,16 +150,20 @@ WITH live AS MATERIALIZED (
   SELECT 'paused', '', statement_timestamp(), 1, 0, 0, NULL, i.paused_for
     FROM outbox.installation i WHERE i.paused
   UNION ALL
-  -- Relays that fell silent, by host: that one is there again is seen by one that entered from there since.
-  SELECT 'silent', r.host, min(r.heartbeat_at), count(*), 0, 0, min(r.id),
-         CASE WHEN EXISTS (SELECT FROM outbox.sink s WHERE s.owner = ANY (array_agg(r.id)))
+  -- Relays that fell silent, by host, less those that entered from there since: of each host as many are
+  -- missing as were not replaced.
+  SELECT 'silent', q.host, q.since, q.count - x.count, 0, 0, q.id,
+         CASE WHEN EXISTS (SELECT FROM outbox.sink s WHERE s.owner = ANY (q.ids))
               THEN 'nobody has taken its sinks yet' ELSE 'its sinks have other owners' END
-    FROM outbox.relay r
-   WHERE r.heartbeat_at < statement_timestamp() - r.lease
-     AND NOT EXISTS (SELECT FROM outbox.relay a
-                      WHERE a.host = r.host AND a.started_at > r.heartbeat_at
-                        AND a.heartbeat_at > statement_timestamp() - a.lease)
-   GROUP BY r.host
+    FROM (SELECT r.host, min(r.heartbeat_at) AS first_at, max(r.heartbeat_at) AS since, count(*) AS count,
+                 array_agg(r.id) AS ids, (array_agg(r.id ORDER BY r.heartbeat_at DESC))[1] AS id
+            FROM outbox.relay r
+           WHERE r.heartbeat_at < statement_timestamp() - r.lease
+           GROUP BY r.host) q
+   CROSS JOIN LATERAL (
+           SELECT count(*) AS count FROM outbox.relay a
+            WHERE a.host = q.host AND a.started_at > q.first_at) x
+   WHERE q.count > x.count
   UNION ALL
   SELECT 'missed', m.schedule, min(m.ran_at), sum(m.periods)::bigint, sum(m.periods)::bigint,
          extract(epoch FROM max(m.due_at) FILTER (WHERE m.periods > 0))::bigint,

@@ -3,18 +3,21 @@
 mod calendar;
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use clap::Args;
 use futures_util::future::join_all;
 use jiff::Timestamp;
 
-use super::finding::{Finding, tell};
-use super::outside::{database, probe};
+use super::finding::{Finding, Found, tell};
+use super::outside::{database, is_sound, probe};
 use super::route::kind;
 use super::{Answer, connect};
 use crate::config::Config;
 use crate::relay::route::Routes;
+use crate::store::Target;
 use crate::store::inspect::server;
+use crate::store::listen::{DEAF, hears};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -39,12 +42,27 @@ impl Check {
         let server = server(&link).await;
         let reachable = server.is_ok();
         lines.extend(database(config, &link, server, &hash).await);
+        if reachable && is_sound(&link).await {
+            lines.push(Finding::of("listen", listens(link.target()).await));
+        }
         lines.extend(join_all(config.sinks.values().map(probe)).await);
         lines.extend(plans);
         if reachable {
             lines.extend(calendar::queries(config, &link).await);
         }
         tell(&lines, self.json)
+    }
+}
+
+/// Whether a relay would be woken: where not, it polls, which is no fault.
+async fn listens(target: &Arc<Target>) -> Found {
+    if !target.listens() {
+        return Found::Good("a relay polls, as [database] listen says".to_owned());
+    }
+    match hears(target).await {
+        Ok(true) => Found::Good("a relay is woken".to_owned()),
+        Ok(false) => Found::Doubt(DEAF.to_owned()),
+        Err(error) => Found::Wrong(error.to_string()),
     }
 }
 

@@ -17,12 +17,13 @@ use futures_util::future::join_all;
 use jiff::Timestamp;
 
 use super::finding::{Finding, tell};
-use super::outside::{PROBE_LIMIT, database, probe};
+use super::outside::{PROBE_LIMIT, database, is_sound, probe};
 use super::{Answer, Failure, Verdict, connect, say, words};
 use crate::config::Config;
 use crate::relay::route::Routes;
 use crate::store::doctor::{self, catalog, repair, session};
 use crate::store::inspect::{Server, server};
+use crate::store::listen::hears;
 use crate::store::{Link, StoreError, migrate, own, restored};
 
 const EXAMPLES: &str = "\
@@ -58,13 +59,12 @@ impl Doctor {
         }
         let server = server(&link).await;
         let known = server.as_ref().ok().cloned();
-        let current = known.is_some()
-            && matches!(migrate::state(link.target()).await, Ok(migrate::SchemaState::Current));
+        let sound = known.is_some() && is_sound(&link).await;
         let checked = async {
             let mut found = database(config, &link, server, &hash).await;
             if let Some(server) = known.as_ref() {
                 found.extend(self.place(&link).await);
-                if current {
+                if sound {
                     found.extend(self.outbox(&link, config, server).await);
                 }
             }
@@ -73,7 +73,7 @@ impl Doctor {
         let sweep_link = connect(config);
         let (checked, swept, sessions, sinks, names, certificates) = tokio::join!(
             checked,
-            async { if current { self.unseen(&sweep_link).await } else { Vec::new() } },
+            async { if sound { self.unseen(&sweep_link).await } else { Vec::new() } },
             async { if known.is_some() { sessions(&link).await } else { Vec::new() } },
             join_all(config.sinks.values().map(probe)),
             network::names(config),
@@ -125,8 +125,11 @@ impl Doctor {
             doctor::relays(link),
         );
         let expected = catalog::read(catalog::EXPECTED);
-        let mut found = judged("objects", live, |live| {
-            judge::objects(&catalog::compare(&expected, live), live.len())
+        let state = migrate::state(link.target()).await;
+        let mut found = judged("objects", both(live, state), |(live, state)| match state {
+            // What a newer version made is not ours to judge.
+            migrate::SchemaState::Works(_) => Vec::new(),
+            _ => judge::objects(&catalog::compare(&expected, live), live.len()),
         });
         found.extend(judged("trigger", both(triggers, replicas), |(triggers, replicas)| {
             judge::triggers(triggers, replicas, schema)
@@ -160,7 +163,7 @@ async fn sessions(link: &Link) -> Vec<Finding> {
     let all = async {
         tokio::join!(
             session::is_pooled(target),
-            session::hears(target),
+            async { if target.listens() { hears(target).await.map(Some) } else { Ok(None) } },
             doctor::clock(&own),
             doctor::place(link)
         )
@@ -170,7 +173,8 @@ async fn sessions(link: &Link) -> Vec<Finding> {
         return vec![Finding::new("listen", Err(words))];
     };
     let is_pooled = pooled.as_ref().is_ok_and(|pooled| *pooled);
-    let mut found = judged("pooler", pooled, |pooled| judge::pooler(*pooled));
+    let was_heard = heard.as_ref().ok().copied().flatten();
+    let mut found = judged("pooler", pooled, |pooled| judge::pooler(*pooled, was_heard));
     found.extend(judged("listen", heard, |heard| {
         judge::listen(*heard, is_pooled, place.as_ref().ok())
     }));
@@ -182,7 +186,8 @@ async fn repair(link: &Link) -> Answer {
     match migrate::state(link.target()).await? {
         migrate::SchemaState::Current => {}
         state => {
-            let words = state.remedy(link.target().schema()).unwrap_or_default();
+            let schema = link.target().schema();
+            let words = state.remedy(schema).or_else(|| state.sound(schema)).unwrap_or_default();
             return Err(Failure::Fault(words));
         }
     }

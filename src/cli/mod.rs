@@ -16,6 +16,8 @@ mod list;
 mod logs;
 mod mail;
 mod migrate;
+mod migrate_as;
+mod notify;
 mod outside;
 mod pause;
 mod preview;
@@ -91,7 +93,7 @@ enum Command {
     /// What in the environment keeps messages from flowing, and what to do about it
     Doctor(doctor::Doctor),
     /// Deliver, until told to stop
-    Run,
+    Run(run::Run),
     /// Send a message, as an application does
     Send(Box<send::Send>),
     /// What there is to do, who does it, and what needs you
@@ -204,7 +206,7 @@ async fn dispatch(arguments: Arguments) -> Answer {
         Command::Migrate(command) => command.run(&config).await,
         Command::Check(command) => command.run(config).await,
         Command::Doctor(command) => Box::pin(command.run(config)).await,
-        Command::Run => run::run(&file, config).await,
+        Command::Run(command) => command.run(&file, config).await,
         Command::Send(command) => command.run(&config).await,
         Command::Status(command) => command.run(&config).await,
         Command::List(command) => command.run(&config).await,

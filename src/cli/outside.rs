@@ -43,11 +43,12 @@ pub(super) async fn database(
     let schema = &config.database.schema;
     let state = migrate::state(link.target()).await;
     let missing = matches!(state, Ok(SchemaState::Missing));
-    let sound = matches!(state, Ok(SchemaState::Current));
+    let sound = state.as_ref().is_ok_and(|state| state.sound(schema).is_some());
     let found = match state {
-        Ok(state) => {
-            state.remedy(schema).map_or(Ok(format!("{} is current", schema.as_str())), Err)
-        }
+        Ok(state) => state.remedy(schema).map_or_else(
+            || Ok(state.sound(schema).unwrap_or_default().replace("schema ", "")),
+            Err,
+        ),
         Err(error) => Err(error.to_string()),
     };
     lines.push(Finding::new("schema", found));
@@ -63,6 +64,12 @@ pub(super) async fn database(
         lines.push(Finding::new("routes", in_force(link, hash).await));
     }
     lines
+}
+
+/// Whether the schema is one that a relay of this version works.
+pub(super) async fn is_sound(link: &Link) -> bool {
+    let schema = link.target().schema();
+    migrate::state(link.target()).await.is_ok_and(|state| state.sound(schema).is_some())
 }
 
 async fn installation(link: &Link, config: &Config) -> Result<String, String> {

@@ -288,10 +288,16 @@ pub async fn sequence(link: &Link) -> Result<Sequence, StoreError> {
     let rows = link.rows_by_index("look at the sequence", sql, &params).await?;
     let gone = || StoreError::said("look at the sequence", "message.id draws from no sequence");
     let row = rows.first().ok_or_else(gone)?;
+    let reached = if row.get("readable") {
+        let row = link.row("look at the sequence", &link.queries().doctor_reached, &[]).await?;
+        Some(row.get("reached"))
+    } else {
+        None
+    };
     Ok(Sequence {
         name: row.get("sequence"),
         cache: row.get("cache"),
-        reached: row.get("reached"),
+        reached,
         highest: row.get("highest"),
     })
 }

@@ -49,10 +49,10 @@ book! {
         => "as the owner: REVOKE {rights} ON {table} FROM {grantee}";
     Warn "grants" "row-security": "row security is on for {table}: what it hides counts as absent"
         => "as the owner: ALTER TABLE {table} DISABLE ROW LEVEL SECURITY";
-    Warn "pooler" "pooler": "sessions are handed to others between transactions: a relay hears no bell here, and polls"
-        => "let [database] url lead to the server itself; or accept that messages wait for the next poll";
-    Fail "listen" "listen-deaf": "a notification did not come through within {limit}"
-        => "let [database] url lead to the server itself, past whatever swallows notifications";
+    Warn "pooler" "pooler": "sessions are handed to others between transactions: no bell is heard, and a relay polls, at least once a second"
+        => "name a connection past the pooler in [database] listen_url; else set [database] listen = false";
+    Warn "listen" "listen-deaf": "a notification did not come through within {limit}: a relay polls, at least once a second"
+        => "name a connection in [database] listen_url that leads past what swallows it; else set [database] listen = false";
     Warn "listen" "notify-queue": "the queue of notifications is {percent} % full: a session listens and does not end its transaction"
         => "look for it under snapshots below, and end it";
     Warn "clock" "clock-skew": "this host is {seconds} s {direction} the database"

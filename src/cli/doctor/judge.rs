@@ -8,8 +8,8 @@ use super::book::finding;
 use crate::cli::finding::Finding;
 use crate::cli::words::age;
 use crate::store::doctor::catalog::{Drift, Thing};
-use crate::store::doctor::session::HEARING_LIMIT;
 use crate::store::doctor::{Excess, Place, Sequence, Setting, Sweep, Table};
+use crate::store::listen::ECHO_LIMIT;
 use crate::store::restored::Copy;
 
 /// Objects told of one by one.
@@ -119,25 +119,40 @@ pub(super) fn grants(excess: &[Excess], tables: &[Table], schema: &str) -> Vec<F
     })
 }
 
-pub(super) fn pooler(pooled: bool) -> Vec<Finding> {
-    let told = pooled.then(|| finding("pooler", &[])).into_iter().collect();
-    or_well(told, "pooler", || "none: each session keeps its server process".to_owned())
+/// What is heard past a pooler is no trouble.
+pub(super) fn pooler(pooled: bool, heard: Option<bool>) -> Vec<Finding> {
+    let cut_off = pooled && heard == Some(false);
+    let told = cut_off.then(|| finding("pooler", &[])).into_iter().collect();
+    or_well(told, "pooler", || {
+        let none = "none: each session keeps its server process";
+        let words = match (pooled, heard) {
+            (false, _) => none,
+            (true, None) => "there is one, and a relay polls, as [database] listen says",
+            (true, Some(_)) => "there is one, and bells are heard past it",
+        };
+        words.to_owned()
+    })
 }
 
-/// Through a pooler nothing is heard, and that is told as what it is.
-pub(super) fn listen(heard: Option<Duration>, pooled: bool, place: Option<&Place>) -> Vec<Finding> {
+/// `heard` is none where the config wants no relay to listen. Through a pooler nothing is heard, and that is
+/// told as what it is.
+pub(super) fn listen(heard: Option<bool>, pooled: bool, place: Option<&Place>) -> Vec<Finding> {
     let mut found = Vec::new();
-    if heard.is_none() && !pooled {
-        let limit = format!("{} s", HEARING_LIMIT.as_secs());
+    if heard == Some(false) && !pooled {
+        let limit = format!("{} s", ECHO_LIMIT.as_secs());
         found.push(finding("listen-deaf", &[("limit", &limit)]));
     }
     if let Some(place) = place.filter(|place| place.queue > QUEUE) {
         let percent = format!("{:.0}", place.queue * 100.0);
         found.push(finding("notify-queue", &[("percent", &percent)]));
     }
-    or_well(found, "listen", || match heard {
-        Some(after) => format!("heard after {} ms", after.as_millis().max(1)),
-        None => "nothing is heard through the pooler".to_owned(),
+    or_well(found, "listen", || {
+        let words = match heard {
+            Some(true) => "a relay is woken",
+            Some(false) => "nothing is heard through the pooler",
+            None => "a relay polls, as [database] listen says",
+        };
+        words.to_owned()
     })
 }
 
@@ -358,10 +373,15 @@ mod tests {
 
     #[test]
     fn what_is_deaf_behind_a_pooler_is_told_as_the_pooler() {
-        assert_eq!(causes(&listen(None, true, None)), [""; 0]);
-        assert_eq!(causes(&listen(None, false, None)), ["listen-deaf"]);
+        let (hears, deaf) = (Some(true), Some(false));
+        assert_eq!(causes(&listen(deaf, true, None)), [""; 0]);
+        assert_eq!(causes(&pooler(true, deaf)), ["pooler"]);
+        assert_eq!(causes(&listen(deaf, false, None)), ["listen-deaf"]);
+        assert_eq!(causes(&pooler(true, hears)), [""; 0]);
+        assert_eq!(causes(&pooler(true, None)), [""; 0]);
+        assert_eq!(causes(&listen(None, false, None)), [""; 0]);
         let full = Place { queue: 0.6, ..Place::default() };
-        let told = listen(Some(Duration::ZERO), false, Some(&full));
+        let told = listen(hears, false, Some(&full));
         assert_eq!(causes(&told), ["notify-queue"]);
     }
 

@@ -8,10 +8,11 @@ use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tokio_postgres::Config as Connect;
 use tokio_postgres::config::Host;
 
 use crate::certificate::Look;
-use crate::config::{Database, DatabaseTls};
+use crate::config::{Database, DatabaseTls, Listen};
 
 /// No look may take longer.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -22,7 +23,16 @@ const PORT: u16 = 5432;
 /// Hosts of the database that are reached over the network, with the port of each.
 #[must_use]
 pub fn hosts(database: &Database) -> Vec<(String, u16)> {
-    let connect = &database.connect;
+    let mut found = hosts_of(&database.connect);
+    if let Listen::Apart { connect, .. } = &database.listen {
+        found.extend(hosts_of(connect));
+    }
+    found.sort();
+    found.dedup();
+    found
+}
+
+fn hosts_of(connect: &Connect) -> Vec<(String, u16)> {
     let (hosts, ports) = (connect.get_hosts(), connect.get_ports());
     let port = |at: usize| ports.get(at).or(ports.first()).copied().unwrap_or(PORT);
     let named = |(at, host): (usize, &Host)| match host {
