@@ -10,6 +10,7 @@ mod daily_orders;
 mod data_plane;
 mod delivery;
 mod deploy;
+mod doctor;
 mod exports;
 mod guarantee;
 mod hand;

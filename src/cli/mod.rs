@@ -7,8 +7,10 @@ mod actor;
 mod bulk;
 mod check;
 mod discard;
+mod doctor;
 mod export;
 mod filter;
+mod finding;
 mod health;
 mod init;
 mod list;
@@ -17,6 +19,7 @@ mod mail;
 mod migrate;
 mod migrate_as;
 mod notify;
+mod outside;
 mod pause;
 mod preview;
 mod replay;
@@ -88,6 +91,8 @@ enum Command {
     Migrate(migrate::Migrate),
     /// Read the config and touch each outside thing once, sending nothing
     Check(check::Check),
+    /// What in the environment keeps messages from flowing, and what to do about it
+    Doctor(doctor::Doctor),
     /// Deliver, until told to stop
     Run(run::Run),
     /// Ask the running relay whether it gets on
@@ -203,6 +208,7 @@ async fn dispatch(arguments: Arguments) -> Answer {
         Command::Init => Ok(Verdict::Ok),
         Command::Migrate(command) => command.run(&config).await,
         Command::Check(command) => command.run(config).await,
+        Command::Doctor(command) => Box::pin(command.run(config)).await,
         Command::Run(command) => command.run(&file, config).await,
         Command::Health(command) => command.run(&config).await,
         Command::Send(command) => command.run(&config).await,
