@@ -1,4 +1,8 @@
 //! How outboxd is run: as the first process of a container, by a service manager, from the files in
 //! deploy/.
 
+mod empty_root;
+mod first;
+mod image;
 mod notify;
+mod room;
