@@ -1,6 +1,7 @@
 //! The integration tests: one binary, one harness.
 
 mod audit;
+mod capture;
 mod chaos;
 mod cli;
 mod crash;
@@ -20,6 +21,7 @@ mod order;
 mod outage;
 mod ownership;
 mod pace;
+mod ping;
 mod poison;
 mod policy;
 mod producers;

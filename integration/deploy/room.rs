@@ -188,7 +188,9 @@ impl First {
 
     pub async fn until_log(&self, words: &str) {
         eventually(words, Duration::from_secs(60), async || {
-            if self.log().contains(words) { Ok(()) } else { Err(self.log()) }
+            let log = self.log();
+            let last = log.lines().last().unwrap_or_default();
+            if log.contains(words) { Ok(()) } else { Err(last.to_owned()) }
         })
         .await;
     }
@@ -229,7 +231,9 @@ impl Drop for First {
         let _ = self.outer.kill();
         let _ = self.outer.wait();
         if std::thread::panicking() {
-            eprintln!("its log:\n{}", self.log());
+            let log = self.log();
+            let tail: Vec<&str> = log.lines().rev().take(20).collect();
+            eprintln!("the end of its log, last line first:\n{}", tail.join("\n"));
         }
     }
 }

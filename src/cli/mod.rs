@@ -88,7 +88,7 @@ enum Command {
     /// Read the config and touch each outside thing once, sending nothing
     Check(check::Check),
     /// Deliver, until told to stop
-    Run,
+    Run(run::Run),
     /// Send a message, as an application does
     Send(Box<send::Send>),
     /// What there is to do, who does it, and what needs you
@@ -185,7 +185,7 @@ fn start(arguments: Arguments) -> Answer {
         .build()
         .map_err(|error| Failure::Fault(format!("cannot start threads: {error}")))?;
     // The relay obeys signals by itself, and in order.
-    let obeys = matches!(arguments.command, Command::Run);
+    let obeys = matches!(arguments.command, Command::Run(_));
     let work = dispatch(arguments);
     let answer = if first::is_first() && !obeys {
         runtime.block_on(first::endable(work))
@@ -207,7 +207,7 @@ async fn dispatch(arguments: Arguments) -> Answer {
         Command::Init => Ok(Verdict::Ok),
         Command::Migrate(command) => command.run(&config).await,
         Command::Check(command) => command.run(config).await,
-        Command::Run => run::run(&file, config).await,
+        Command::Run(command) => command.run(&file, config).await,
         Command::Send(command) => command.run(&config).await,
         Command::Status(command) => command.run(&config).await,
         Command::List(command) => command.run(&config).await,
