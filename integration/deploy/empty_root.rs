@@ -187,10 +187,7 @@ async fn in_an_empty_root_names_resolve_certificates_are_verified_and_time_zones
         let line = line(&checked, &format!("sink {sink}"));
         assert!(line.starts_with("FAIL") && line.contains(words), "{words}: {checked}");
     }
-    let next = root.ok(&["schedule", "list"]);
-    let zone = jiff::tz::TimeZone::get("Australia/Lord_Howe").unwrap();
-    let offset = jiff::Timestamp::now().to_zoned(zone).strftime("08:00%:z").to_string();
-    assert!(next.contains(&offset) || next.contains("08:00+1"), "{offset}: {next}");
+    assert!(line(&checked, "schedule daily").contains(" 08:00+1"), "10:30 or 11 hours: {checked}");
 
     let mut relay = root.start(&[], &["run"]).await;
     relay.until_log("routes are in force").await;

@@ -75,7 +75,8 @@ async fn as_the_first_process_it_drains_at_the_first_signal_and_stops_at_the_sec
     let done = number(&client, done).await;
     assert_eq!(i64::try_from(peer.requests()).unwrap(), done, "nothing was cut short");
     let open = "SELECT count(*) FROM outbox.delivery WHERE sink = 'crm'";
-    assert_eq!(number(&client, open).await, BACKLOG - done);
+    // That of the file is everybody's, too.
+    assert_eq!(number(&client, open).await, BACKLOG + 1 - done);
 
     let gate = Gate::new();
     peer.always(Answer::Gated(gate.clone(), Box::new(Answer::status(204))));

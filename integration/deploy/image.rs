@@ -127,9 +127,10 @@ fn the_image_runs_as_a_number_with_no_shell_and_stops_at_the_signal_that_drains(
     let (_, health) =
         last("HEALTHCHECK").split_once("CMD ").map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();
     let health: Vec<String> = serde_json::from_str(&health).expect("without a shell");
+    super::arguments::exist(&health);
     assert_eq!(health, [program, "health"]);
     let (variable, file) =
         last("ENV").split_once('=').map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();
-    assert_eq!(variable, "OUTBOXD_CONFIG");
+    super::arguments::variable_exists(&variable);
     assert_eq!(file, super::room::CONFIG);
 }
