@@ -15,6 +15,7 @@ mod list;
 mod logs;
 mod mail;
 mod migrate;
+mod migrate_as;
 mod notify;
 mod pause;
 mod preview;
