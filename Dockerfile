@@ -23,6 +23,6 @@ ENV OUTBOXD_CONFIG=/etc/outboxd/outboxd.toml
 USER 65532:65532
 EXPOSE 9464
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=15s --timeout=5s --start-period=30s CMD ["/usr/local/bin/outboxd", "health"]
+HEALTHCHECK --interval=15s --timeout=10s --start-period=30s CMD ["/usr/local/bin/outboxd", "health"]
 ENTRYPOINT ["/usr/local/bin/outboxd"]
 CMD ["run"]

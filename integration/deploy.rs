@@ -2,9 +2,11 @@
 //! deploy/.
 
 mod arguments;
+mod compose;
 mod empty_root;
 mod first;
 mod image;
 mod manifests;
 mod notify;
 mod room;
+mod unit;

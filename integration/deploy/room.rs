@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
+use super::arguments::PROGRAM;
 use crate::harness::eventually;
 use crate::harness::program::program;
 
@@ -21,6 +22,9 @@ const STATIC: &str = "OUTBOXD_STATIC";
 pub const USER: &str = "65532";
 /// Where the programs of a container find their files.
 pub const CONFIG: &str = "/etc/outboxd/outboxd.toml";
+
+/// Where files of csv sinks may be written.
+const FILES: &str = "/var/lib/outboxd";
 
 /// Runs the test of this name once more in a network and with mounts of its own, where all ports are free
 /// and nobody else listens. `true` in there; outside, `false` once it has passed.
@@ -90,25 +94,45 @@ fn link() -> PathBuf {
 /// An empty root with outboxd in it and these files, which nothing can be written to any more.
 pub struct Root {
     folder: TempDir,
+    /// What stands in the environment of what runs in here.
+    variables: Vec<(String, String)>,
 }
 
 impl Root {
     pub fn new(files: &[(&str, &str)]) -> Root {
-        let root = Root { folder: tempfile::tempdir().unwrap() };
-        root.mount(&["-t", "tmpfs", "-o", "mode=755", "tmpfs"]);
-        fs::copy(binary(), root.path("/outboxd")).unwrap();
+        let root = Root { folder: tempfile::tempdir().unwrap(), variables: Vec::new() };
+        root.mount(&["-t", "tmpfs", "-o", "mode=755", "tmpfs"], "/");
+        fs::create_dir_all(root.path(PROGRAM).parent().unwrap()).unwrap();
+        fs::copy(binary(), root.path(PROGRAM)).unwrap();
         for (name, text) in files {
             let file = root.path(name);
             fs::create_dir_all(file.parent().unwrap()).unwrap();
             fs::write(file, text).unwrap();
         }
-        root.mount(&["-o", "remount,ro"]);
+        fs::create_dir_all(root.path(FILES)).unwrap();
+        root.mount(&["-o", "remount,ro"], "/");
         root
     }
 
-    fn mount(&self, arguments: &[&str]) {
+    /// Puts a volume there, which the image's user may write to.
+    pub fn with_volume(self) -> Root {
+        let owner = format!("uid={USER},gid={USER}");
+        let root = rustix::process::geteuid().is_root();
+        let options = if root { &owner } else { "mode=755" };
+        self.mount(&["-t", "tmpfs", "-o", options, "tmpfs"], FILES);
+        self
+    }
+
+    /// The same root with this in the environment.
+    pub fn with(mut self, name: &str, value: &str) -> Root {
+        self.variables.retain(|(known, _)| known != name);
+        self.variables.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    fn mount(&self, arguments: &[&str], inside: &str) {
         let mut mount = Command::new("mount");
-        let mounted = mount.args(arguments).arg(self.folder.path()).status();
+        let mounted = mount.args(arguments).arg(self.path(inside)).status();
         assert!(mounted.is_ok_and(|status| status.success()), "mount {arguments:?}");
     }
 
@@ -130,8 +154,9 @@ impl Root {
         if rustix::process::geteuid().is_root() {
             command.args(["--setuid", USER, "--setgid", USER]);
         }
-        command.args(["--", "/outboxd", "--config", CONFIG]).args(arguments);
+        command.args(["--", PROGRAM]).args(arguments);
         command.env_clear().stdin(Stdio::null());
+        command.env("OUTBOXD_CONFIG", CONFIG).envs(self.variables.iter().cloned());
         command
     }
 
@@ -169,7 +194,8 @@ impl Root {
 
 impl Drop for Root {
     fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(self.folder.path()).status();
+        // With what is mounted within.
+        let _ = Command::new("umount").args(["-l", "-R"]).arg(self.folder.path()).status();
     }
 }
 

@@ -10,6 +10,7 @@ mod discard;
 mod export;
 mod filter;
 mod first;
+mod health;
 mod init;
 mod list;
 mod logs;
@@ -90,6 +91,8 @@ enum Command {
     Check(check::Check),
     /// Deliver, until told to stop
     Run(run::Run),
+    /// Ask the running relay whether it gets on
+    Health(health::Health),
     /// Send a message, as an application does
     Send(Box<send::Send>),
     /// What there is to do, who does it, and what needs you
@@ -209,6 +212,7 @@ async fn dispatch(arguments: Arguments) -> Answer {
         Command::Migrate(command) => command.run(&config).await,
         Command::Check(command) => command.run(config).await,
         Command::Run(command) => command.run(&file, config).await,
+        Command::Health(command) => command.run(&config).await,
         Command::Send(command) => command.run(&config).await,
         Command::Status(command) => command.run(&config).await,
         Command::List(command) => command.run(&config).await,

@@ -7,6 +7,7 @@
 pub mod calendar;
 mod error;
 pub mod export;
+pub mod figures;
 pub mod flow;
 pub mod inspect;
 pub mod link;
@@ -26,5 +27,5 @@ pub mod watch;
 pub mod work;
 
 pub use error::StoreError;
-pub use link::{Link, Target};
+pub use link::{Link, Tally, Target};
 pub use queries::Queries;
