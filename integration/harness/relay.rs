@@ -120,6 +120,21 @@ impl Process {
         (code, String::from_utf8(output.stdout).expect("UTF-8"))
     }
 
+    /// Puts another config in place of its own, and tells it to read it.
+    pub fn reload(&self, toml: &str) {
+        std::fs::write(self.folder.path().join("outboxd.toml"), toml).expect("write the config");
+        self.signal("HUP");
+    }
+
+    /// Waits until its log says this so many times.
+    pub async fn until_log(&self, words: &str, times: usize) {
+        super::eventually(words, Duration::from_secs(60), async || {
+            let said = self.log().matches(words).count();
+            if said >= times { Ok(()) } else { Err(format!("said {said} times")) }
+        })
+        .await;
+    }
+
     /// What it has logged.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()

@@ -4,6 +4,7 @@ mod calendar;
 
 use std::fmt::Write as _;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
@@ -19,9 +20,10 @@ use crate::config::{Config, SinkConfig, Way};
 use crate::relay::route::Routes;
 use crate::sink::Sink;
 use crate::store::inspect::{Server, server, wanting_rights};
+use crate::store::listen::{DEAF, hears};
 use crate::store::migrate::SchemaState;
 use crate::store::routes::{Standing, standing};
-use crate::store::{Link, StoreError, migrate, own};
+use crate::store::{Link, StoreError, Target, migrate, own};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -157,11 +159,12 @@ async fn database(
     let schema = &config.database.schema;
     let state = migrate::state(link.target()).await;
     let missing = matches!(state, Ok(SchemaState::Missing));
-    let sound = matches!(state, Ok(SchemaState::Current));
+    let sound = state.as_ref().is_ok_and(|state| state.sound(schema).is_some());
     let found = match state {
-        Ok(state) => {
-            state.remedy(schema).map_or(Ok(format!("{} is current", schema.as_str())), Err)
-        }
+        Ok(state) => state.remedy(schema).map_or_else(
+            || Ok(state.sound(schema).unwrap_or_default().replace("schema ", "")),
+            Err,
+        ),
         Err(error) => Err(error.to_string()),
     };
     lines.push(Line::new("schema", found));
@@ -175,8 +178,21 @@ async fn database(
     }
     if sound {
         lines.push(Line::new("routes", in_force(link, hash).await));
+        lines.push(Line { thing: "listen".to_owned(), found: listens(link.target()).await });
     }
     lines
+}
+
+/// Whether a relay would be woken: where not, it polls, which is no fault.
+async fn listens(target: &Arc<Target>) -> Found {
+    if !target.listens() {
+        return Found::Good("a relay polls, as [database] listen says".to_owned());
+    }
+    match hears(target).await {
+        Ok(true) => Found::Good("a relay is woken".to_owned()),
+        Ok(false) => Found::Doubt(DEAF.to_owned()),
+        Err(error) => Found::Wrong(error.to_string()),
+    }
 }
 
 async fn installation(link: &Link, config: &Config) -> Result<String, String> {

@@ -1,13 +1,17 @@
 //! `outboxd migrate`: makes the schema, or brings it up to date.
 
+use std::time::Duration;
+
 use clap::Args;
 use jiff::Timestamp;
 use serde_json::json;
 
 use super::migrate_as::{Form, Printed};
-use super::{Answer, Verdict, other_installation, say, say_aside, say_json};
+use super::{Answer, Verdict, other_installation, say, say_aside, say_json, words};
 use crate::config::Config;
-use crate::store::migrate::{NEWEST, SchemaState, migrate_warned, print, state};
+use crate::store::migrate::{
+    MIGRATIONS, NEWEST, PATIENCE, SchemaState, migrate_with, print, state,
+};
 use crate::store::{Link, Target, own};
 
 const EXAMPLES: &str = "\
@@ -34,6 +38,9 @@ pub(super) struct Migrate {
     /// Only look whether the schema is what this outboxd needs
     #[arg(long)]
     check: bool,
+    /// How long to try for a lock that somebody else holds, such as 30s; default 5m
+    #[arg(long, value_name = "SPAN", value_parser = words::span, conflicts_with_all = ["check", "print"])]
+    wait: Option<Duration>,
     /// Answer in JSON
     #[arg(long)]
     json: bool,
@@ -59,13 +66,15 @@ impl Migrate {
     async fn migrate(&self, config: &Config, target: &std::sync::Arc<Target>) -> Answer {
         let schema = config.database.schema.as_str();
         let warn = |words: &str| say_aside(&format!("warning: {words}"));
-        let ran = migrate_warned(target, &config.database, warn).await?;
+        let wait = self.wait.unwrap_or(PATIENCE);
+        let ran = migrate_with(target, &config.database, MIGRATIONS, wait, warn).await?;
         let installation = own::installation(&Link::new(target.clone())).await?.name;
         let other = installation != config.database.installation.as_str();
         if self.json {
             say_json(&json!({ "schema": schema, "ran": ran, "installation": installation }));
         } else if ran.is_empty() {
-            say(&format!("schema {schema} is current: nothing to do"));
+            let found = state(target).await?.sound(&config.database.schema).unwrap_or_default();
+            say(&format!("{found}: nothing to do"));
         } else {
             let numbers = ran.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
             say(&format!(
@@ -81,8 +90,9 @@ impl Migrate {
     async fn check(&self, config: &Config, target: &Target) -> Answer {
         let found = state(target).await?;
         let remedy = found.remedy(&config.database.schema);
-        let word = match found {
+        let word = match &found {
             SchemaState::Current => "current",
+            SchemaState::Works(_) => "newer, works",
             SchemaState::Missing => "missing",
             SchemaState::Older(_) => "older",
             SchemaState::Newer(_) => "newer",
@@ -92,7 +102,8 @@ impl Migrate {
         if self.json {
             say_json(&json!({ "schema": schema, "state": word, "remedy": remedy }));
         } else {
-            say(remedy.as_deref().unwrap_or(&format!("schema {schema} is current")));
+            let sound = found.sound(&config.database.schema).unwrap_or_default();
+            say(remedy.as_deref().unwrap_or(&sound));
         }
         Ok(Verdict::wrong_if(remedy.is_some()))
     }

@@ -15,6 +15,7 @@ mod logs;
 mod mail;
 mod migrate;
 mod migrate_as;
+mod notify;
 mod pause;
 mod preview;
 mod replay;
@@ -87,7 +88,7 @@ enum Command {
     /// Read the config and touch each outside thing once, sending nothing
     Check(check::Check),
     /// Deliver, until told to stop
-    Run,
+    Run(run::Run),
     /// Send a message, as an application does
     Send(Box<send::Send>),
     /// What there is to do, who does it, and what needs you
@@ -199,7 +200,7 @@ async fn dispatch(arguments: Arguments) -> Answer {
         Command::Init => Ok(Verdict::Ok),
         Command::Migrate(command) => command.run(&config).await,
         Command::Check(command) => command.run(config).await,
-        Command::Run => run::run(&file, config).await,
+        Command::Run(command) => command.run(&file, config).await,
         Command::Send(command) => command.run(&config).await,
         Command::Status(command) => command.run(&config).await,
         Command::List(command) => command.run(&config).await,

@@ -1,9 +1,11 @@
 //! `[database]`: a DATABASE_URL as Rails, Django, Heroku and libpq write it, and what the PG*
 //! variables add to it.
 
-use super::read::Section;
-use super::{Database, Schema, connect, dsn};
+use super::read::{Section, Source};
+use super::{Database, DatabaseTls, Listen, Schema, connect, dsn};
 use crate::name::Name;
+
+const FORM: &str = "write postgres://user:password@host:5432/database";
 
 /// Reads the section; what the URL lacks comes from the environment.
 pub(super) fn read(mut section: Section) -> Option<Database> {
@@ -14,18 +16,57 @@ pub(super) fn read(mut section: Section) -> Option<Database> {
     });
     let installation = section.get("installation").and_then(|item| item.name());
     let url = url(&mut section);
+    let listen = listen(&mut section);
     section.close();
-    let (line, key, text) = url?;
-    let mut sound = true;
-    let mut fault = |wrong| {
-        source.fault(line, &key, wrong);
-        sound = false;
-    };
-    let parameters = dsn::parse(&text).map_err(&mut fault).ok()?;
-    let (connect, tls) = connect::read(source, parameters, &mut fault);
+    let reached = url.and_then(|(line, key, text)| reach(source, line, &key, &text));
     let schema = schema.unwrap_or_else(|| Schema("outbox".to_owned()));
     let installation = installation.or_else(|| Name::parse("default").ok())?;
-    sound.then_some(Database { connect, tls, schema, installation })
+    let (connect, tls) = reached?;
+    Some(Database { connect, tls, schema, installation, listen: listen? })
+}
+
+/// From the text of a URL to a connection; its faults are told of the key that it came from.
+fn reach(
+    source: &Source,
+    line: usize,
+    key: &str,
+    text: &str,
+) -> Option<(tokio_postgres::Config, DatabaseTls)> {
+    let mut sound = true;
+    let mut fault = |wrong| {
+        source.fault(line, key, wrong);
+        sound = false;
+    };
+    let parameters = dsn::parse(text).map_err(&mut fault).ok()?;
+    let reached = connect::read(source, parameters, &mut fault);
+    sound.then_some(reached)
+}
+
+/// Where to listen, if at all.
+fn listen(section: &mut Section) -> Option<Listen> {
+    let source = section.source;
+    let switch = section.get("listen");
+    let wanted = match &switch {
+        Some(item) => item.boolean()?,
+        None => true,
+    };
+    let apart = section.has("listen_url") || section.has("listen_url_file");
+    let url = section.secret("listen_url", "listen_url_file");
+    if let (Some(item), true, false) = (&switch, apart, wanted) {
+        item.fault("is false, and listen_url is there too", "keep one of the two");
+        return None;
+    }
+    let Some((item, text)) = url else {
+        // A file that cannot be read was told of.
+        let way = if wanted { Listen::Here } else { Listen::Off };
+        return (!apart).then_some(way);
+    };
+    if text.trim().is_empty() {
+        item.fault("is empty", FORM);
+        return None;
+    }
+    let (connect, tls) = reach(source, item.line, &item.path, text.trim())?;
+    Some(Listen::Apart { connect: Box::new(connect), tls })
 }
 
 /// The URL with the line and key it came from: `url`, `url_file`, else `$DATABASE_URL`; with
@@ -33,7 +74,7 @@ pub(super) fn read(mut section: Section) -> Option<Database> {
 fn url(section: &mut Section) -> Option<(usize, String, String)> {
     if let Some((item, text)) = section.secret("url", "url_file") {
         if text.trim().is_empty() {
-            item.fault("is empty", "write postgres://user:password@host:5432/database");
+            item.fault("is empty", FORM);
             return None;
         }
         return Some((item.line, item.path, text.trim().to_owned()));
@@ -168,6 +209,25 @@ mod tests {
     }
 
     #[test]
+    fn where_to_listen() {
+        let good = "[database]\nurl = \"postgres://u:p@pooler:6432/d\"\n";
+        let listen = |more: &str| parse(&format!("{good}{more}"), &[]).expect(more).database.listen;
+        assert!(matches!(listen(""), Listen::Here));
+        assert!(matches!(listen("listen = true"), Listen::Here));
+        assert!(matches!(listen("listen = false"), Listen::Off));
+        let url = "postgres://u:p@h:5432/d?sslmode=require";
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("url");
+        std::fs::write(&file, format!("{url}\n")).unwrap();
+        let in_file = format!("listen_url_file = \"{}\"", file.display());
+        for more in [format!("listen_url = \"{url}\""), in_file] {
+            let Listen::Apart { connect, tls } = listen(&more) else { panic!("{more}") };
+            assert_eq!(connect.get_ports(), [5432]);
+            assert_eq!(tls, DatabaseTls::Require);
+        }
+    }
+
+    #[test]
     fn faults_of_the_section() {
         let form = "write it like postgres://user:password@host:5432/database";
         let good = "[database]\nurl = \"postgres://h\"\n";
@@ -202,6 +262,18 @@ mod tests {
                 format!("{good}installation = \"shop_1\"\n"),
                 "3: database.installation: \"shop_1\" is no name; \
                  use a lower-case letter, then up to 39 of a-z, 0-9 and -",
+            ),
+            (
+                format!("{good}listen_url = \"mysql://sesame\"\n"),
+                &format!("3: database.listen_url: is no PostgreSQL URL; {form}"),
+            ),
+            (
+                format!("{good}listen_url = \"\"\n"),
+                "3: database.listen_url: is empty; write postgres://user:password@host:5432/database",
+            ),
+            (
+                format!("{good}listen = false\nlisten_url = \"postgres://h\"\n"),
+                "3: database.listen: is false, and listen_url is there too; keep one of the two",
             ),
             (format!("{good}ulr = 1\n"), "3: database.ulr: is unknown; did you mean url?"),
         ] {

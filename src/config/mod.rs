@@ -18,6 +18,7 @@ mod mailing;
 mod policy;
 mod query;
 mod read;
+mod relay;
 mod retention;
 mod retry;
 mod route;
@@ -88,6 +89,24 @@ pub struct Database {
     pub schema: Schema,
     /// The name of the installation; part of every idempotency key. Default `default`.
     pub installation: Name,
+    /// From `listen`, `listen_url` and `listen_url_file`.
+    pub listen: Listen,
+}
+
+/// How a relay hears that there is work.
+#[derive(Clone, Debug)]
+pub enum Listen {
+    /// On a connection to where everything else goes (the default).
+    Here,
+    /// On a connection past a pooler.
+    Apart {
+        /// As [`Database::connect`].
+        connect: Box<tokio_postgres::Config>,
+        /// As [`Database::tls`].
+        tls: DatabaseTls,
+    },
+    /// Not at all: it polls.
+    Off,
 }
 
 /// A schema name that needs no quoting: `[a-z_][a-z0-9_]{0,39}`.
@@ -119,6 +138,18 @@ pub struct Relay {
     pub lease: Duration,
     /// How long a stopping relay waits for open attempts. Default 30 s, up to 1 h.
     pub grace: Duration,
+    /// `ping_url`: a monitor elsewhere that is told of as long as all is well. Default none.
+    pub ping: Option<Ping>,
+}
+
+/// A dead man's switch: a URL that is asked for (GET) as long as the relay makes progress. The monitor
+/// behind it raises the alarm when that stops, for whatever reason.
+#[derive(Clone, Debug)]
+pub struct Ping {
+    /// `http` or `https`.
+    pub url: Secret,
+    /// Default 1 min, 1 s to 1 h.
+    pub every: Duration,
 }
 
 /// `[retention]`: how long a message is kept after the last of its deliveries was closed.

@@ -1,6 +1,6 @@
 //! The relay: it alone knows the order of the steps.
 //!
-//! The path of a message: `wake` says when to look, `fetch` what may start, `admit` puts on record
+//! The path of a message: `wake` says when to look, told by the `bells` where those are heard, `fetch` what may start, `admit` puts on record
 //! what must be before it starts, `route` says what to make of it, `deliver` makes one attempt, whose
 //! `gate` knows how many may run, `decide` what its end means, `settle` records it. `work` walks a
 //! sink through these, `own` holds the lease and works the sinks that `share` plans for this relay,
@@ -11,6 +11,7 @@
 //! what is old.
 
 mod admit;
+mod bells;
 mod breaker;
 mod cut;
 mod decide;
@@ -22,9 +23,11 @@ mod hand;
 mod keep;
 mod lease;
 pub mod lines;
+pub mod listening;
 mod mailing;
 mod minute;
 mod own;
+mod ping;
 mod prune;
 mod ready;
 pub mod reload;
@@ -34,21 +37,24 @@ mod schedule;
 mod settle;
 mod share;
 mod shared;
+pub mod signs;
 mod turn;
 mod wake;
 pub mod watch;
 mod work;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable};
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::config::Config;
 use crate::name::Name;
 use crate::sink::BuildError;
+use crate::sink::ping::Monitor;
 use crate::store::migrate::{self, SchemaState};
 use crate::store::own::{Installation, installation, sees_all};
 use crate::store::{Link, StoreError, Target};
@@ -56,6 +62,7 @@ use own::Owner;
 use restored::Guard;
 use schedule::Scheduler;
 use shared::Shared;
+use signs::Signs;
 
 /// How long cut attempts may take to be settled once the grace period is over.
 const CUT_LIMIT: Duration = Duration::from_secs(5);
@@ -83,6 +90,9 @@ pub enum RunError {
     /// A sink cannot be built.
     #[error("sink {0}: {1}")]
     Sink(Name, #[source] BuildError),
+    /// The client for `ping_url` cannot be built.
+    #[error("[relay] ping_url: {0}")]
+    Ping(#[source] BuildError),
     /// A reload whose routes were in force before and were replaced since.
     #[error(
         "the routes of this config were replaced by another config's; if this config is the right one, \
@@ -103,7 +113,7 @@ pub enum RunError {
     },
 }
 
-/// What a relay is told while it runs, and tells: tokens, each cancelled once.
+/// What a relay is told while it runs, and tells: tokens, each cancelled once, and signs of life.
 #[derive(Clone, Debug, Default)]
 pub struct Life {
     /// Drain: take no more, finish within the grace period, settle, hand over, end.
@@ -114,6 +124,8 @@ pub struct Life {
     pub now: CancellationToken,
     /// The relay's word: it has entered, its routes are in force, it works.
     pub entered: CancellationToken,
+    /// What it shows to those who watch the process.
+    pub signs: Arc<Signs>,
     /// Whether it is to take another relay's place: then it does so wholly or not at all.
     pub replaces: bool,
 }
@@ -136,7 +148,10 @@ impl Life {
 
 /// What outlives a config: a relay that takes another's place in the same process has the same.
 #[derive(Debug, Default)]
-pub struct Process {}
+pub struct Process {
+    /// For development: nothing is sent, and what would be becomes files in this directory.
+    pub capture: Option<PathBuf>,
+}
 
 /// Runs until told to stop and everything in hand is settled.
 ///
@@ -153,6 +168,8 @@ pub async fn run(config: Config, process: Arc<Process>, life: Life) -> Result<()
     let lease = config.relay.lease;
     let grace = config.relay.grace;
     let retention = config.retention.clone();
+    let monitor = config.relay.ping.as_ref().map(|ping| Ok((Monitor::build(ping)?, ping.every)));
+    let monitor = monitor.transpose().map_err(RunError::Ping)?;
     let shared = Arc::new(Shared::build(config, &process, &target, &found, &life.now)?);
     let entry = shared.entry(lease);
     let guard = Guard::new(Arc::clone(&shared.own), &entry);
@@ -171,10 +188,18 @@ pub async fn run(config: Config, process: Arc<Process>, life: Life) -> Result<()
     let schedules = Scheduler::new(&target, shared.schedules.clone(), entry.id.clone());
     let begin = Arc::clone(&shared);
     let begin = Box::new(move |taken| begin.begin(taken));
-    let owner = Owner::new(Arc::clone(&shared.lease), entry, guard, begin);
+    let (lease, listening) = (Arc::clone(&shared.lease), Arc::clone(&shared.listening));
+    let owner = Owner::new(lease, listening, entry, guard, begin);
+    let lease = Arc::clone(&shared.lease);
+    let ping = async move {
+        if let Some((monitor, every)) = monitor {
+            let stuck = || (!lease.holds()).then(|| "it has no lease".to_owned());
+            ping::ping(monitor, every, stuck).await;
+        }
+    };
     // These end as soon as the relay is to go: what replaces it has other rules.
     let besides = tokio::spawn(until_ending(life.clone(), async {
-        tokio::join!(chores, schedules.run());
+        tokio::join!(chores, schedules.run(), ping);
     }));
     let ended = tokio::select! {
         ended = owner.run(&life, grace) => ended,
@@ -221,8 +246,10 @@ where
 async fn wait_for_schema(target: &Arc<Target>, config: &Config) -> Result<Installation, RunError> {
     let look = || async {
         let state = migrate::state(target).await?;
-        if state != SchemaState::Current {
-            return Ok(Err(state));
+        match state.sound(&config.database.schema) {
+            Some(words) if state != SchemaState::Current => info!("{words}"),
+            Some(_) => {}
+            None => return Ok(Err(state)),
         }
         let link = Link::new(Arc::clone(target));
         sees_all(&link).await?;

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::lease::{Lease, since_boot};
+use super::listening::Listening;
 use super::restored::Guard;
 use super::share::share;
 use super::{Life, RunError};
@@ -61,6 +62,7 @@ pub struct Taken {
 pub struct Owner {
     link: Arc<Link>,
     lease: Arc<Lease>,
+    listening: Arc<Listening>,
     entry: RelayEntry,
     guard: Guard,
     begin: Box<Begin>,
@@ -79,10 +81,17 @@ pub struct Owner {
 impl Owner {
     /// An owner that is not entered yet and owns nothing.
     #[must_use]
-    pub fn new(lease: Arc<Lease>, entry: RelayEntry, guard: Guard, begin: Box<Begin>) -> Owner {
+    pub fn new(
+        lease: Arc<Lease>,
+        listening: Arc<Listening>,
+        entry: RelayEntry,
+        guard: Guard,
+        begin: Box<Begin>,
+    ) -> Owner {
         Owner {
             link: Arc::clone(guard.link()),
             lease,
+            listening,
             entry,
             guard,
             begin,
@@ -102,6 +111,7 @@ impl Owner {
         let beat = self.entry.lease / 3;
         let mut entered = false;
         while !life.is_ending() {
+            life.signs.round(self.entry.lease);
             let result = if entered { self.beat(false).await } else { self.enter().await };
             match result {
                 Ok(false) if !entered => {
@@ -170,8 +180,9 @@ impl Owner {
     /// Renews the lease and looks at the sinks; `false` if the lease had run out.
     async fn beat(&mut self, draining: bool) -> Result<bool, StoreError> {
         let asked_at = since_boot();
+        let hears = self.listening.hears();
         let renewed =
-            self.limited(own::heartbeat(&self.link, &self.entry.id, draining, None)).await?;
+            self.limited(own::heartbeat(&self.link, &self.entry.id, draining, hears)).await?;
         if !renewed {
             self.lease.end();
             return Ok(false);

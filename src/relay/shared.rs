@@ -10,15 +10,17 @@ use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use super::bells::Bells;
 use super::cut::Cutter;
 use super::deliver::{Deliverer, Memory};
 use super::gate::{Gate, Hosts};
 use super::lease::Lease;
+use super::listening::Listening;
 use super::mailing::{Left, Mailer};
 use super::own::Taken;
 use super::route::{Paused, Routes};
 use super::turn::Turns;
-use super::wake::{Bells, Wake};
+use super::wake::Wake;
 use super::work::Worker;
 use super::{Process, RunError, keep, patiently, random_id};
 use crate::config::{Config, ScheduleConfig, SinkConfig, Way};
@@ -33,11 +35,13 @@ pub(super) struct Shared {
     sinks: BTreeMap<String, (Arc<SinkConfig>, Option<Arc<Sink>>)>,
     pub schedules: Vec<Arc<ScheduleConfig>>,
     config_hash: String,
+    captures: bool,
     routes: Arc<Routes>,
     pub paused: Arc<Paused>,
     pub installation: Name,
-    doorbell: bool,
-    bells: Bells,
+    /// None where the relay only polls.
+    bells: Option<Bells>,
+    pub listening: Arc<Listening>,
     memory: Memory,
     hosts: Hosts,
     turns: Turns,
@@ -57,34 +61,46 @@ pub(super) struct Shared {
 impl Shared {
     pub(super) fn build(
         config: Config,
-        _process: &Process,
+        process: &Process,
         target: &Arc<Target>,
         found: &Installation,
         now: &CancellationToken,
     ) -> Result<Shared, RunError> {
         let installation = config.database.installation;
         let mut sinks = BTreeMap::new();
-        for (name, config) in config.sinks {
-            let sink = Sink::build(&config).map_err(|error| RunError::Sink(name.clone(), error))?;
+        for (name, mut config) in config.sinks {
+            let sink = match &process.capture {
+                None => Sink::build(&config),
+                Some(directory) => Sink::build_capturing(&mut config, directory),
+            };
+            let sink = sink.map_err(|error| RunError::Sink(name.clone(), error))?;
             sinks.insert(name.to_string(), (Arc::new(config), sink.map(Arc::new)));
         }
         let link = || Arc::new(Link::new(Arc::clone(target)));
+        let keep = link();
+        let listens = found.doorbell && target.listens();
+        let listening = Arc::new(Listening::new(listens));
+        let bells = listens.then(|| {
+            let (keep, listening) = (Arc::clone(&keep), Arc::clone(&listening));
+            Bells::start(keep, found.bell_class, listening, now.clone())
+        });
         Ok(Shared {
             sinks,
             schedules: config.schedules.into_values().map(Arc::new).collect(),
             config_hash: config.hash,
+            captures: process.capture.is_some(),
             routes: Arc::new(Routes::new(config.routes)),
             paused: Arc::default(),
             installation,
-            doorbell: found.doorbell,
-            bells: Bells::start(Arc::clone(target), found.bell_class, now.clone()),
+            bells,
+            listening,
             memory: Memory::new(),
             hosts: Hosts::default(),
             turns: Turns::new(),
             lease: Arc::default(),
             lease_time: config.relay.lease,
             own: link(),
-            keep: link(),
+            keep,
             fetch: link(),
             settle: link(),
             large: link(),
@@ -107,7 +123,7 @@ impl Shared {
             sinks: self.sinks.iter().map(|(n, (config, _))| (n.clone(), kind(config))).collect(),
             schedules: self.schedules.iter().map(|config| config.name.to_string()).collect(),
             config_hash: self.config_hash.clone(),
-            captures: false,
+            captures: self.captures,
         }
     }
 
@@ -219,12 +235,15 @@ impl Shared {
             lease: Arc::clone(&self.lease),
             cut: taken.cut,
         });
-        let (bells, doorbell) = (self.bells.clone(), self.doorbell);
+        let bells = self.bells.clone();
         let (fetch, settle) = (Arc::clone(&self.fetch), Arc::clone(&self.settle));
         let (turns, lease) = (self.turns.clone(), self.lease_time);
         let give_up = self.now.clone();
         async move {
-            let bell = if doorbell { Some(bells.take(taken.bell).await) } else { None };
+            let bell = match bells {
+                Some(bells) => Some(bells.take(taken.bell).await),
+                None => None,
+            };
             let (epoch, unclean, drain) = (taken.epoch, taken.unclean, taken.drain);
             let wake = Wake::new(bell);
             let worker = Worker {

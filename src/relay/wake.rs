@@ -4,17 +4,9 @@
 //! second without work its owner takes the sink's bell, looks once more, and sleeps: from then on
 //! producers ring. Polling never stops altogether, so a lost ring costs seconds, not messages.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use futures_util::StreamExt;
-use tokio::sync::{Notify, mpsc, oneshot};
-use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
-
-use crate::store::Target;
-use crate::store::listen::{Heard, Listener};
+use super::bells::Bell;
 
 /// First pause after work, and the longest one while awake.
 const PAUSE_MIN: Duration = Duration::from_millis(10);
@@ -24,183 +16,6 @@ const SLEEPY_AFTER: Duration = Duration::from_secs(1);
 /// Longest sleep with a bell, and longest pause without one.
 const SLEEP_MAX: Duration = Duration::from_secs(5);
 const DEAF_PAUSE_MAX: Duration = Duration::from_secs(1);
-/// How long a sink waits for its bell.
-const LOCK_LIMIT: Duration = Duration::from_secs(1);
-/// How often the LISTEN session is asked whether it still hears.
-const HEARTBEAT_EVERY: Duration = Duration::from_secs(10);
-
-/// What a sink asks of the LISTEN session.
-enum Ask {
-    /// Bells came or went.
-    Listen,
-    Lock(i32, oneshot::Sender<bool>),
-    Unlock(i32),
-}
-
-/// The bells of all sinks of this relay, over one LISTEN session.
-#[derive(Clone)]
-pub struct Bells {
-    ask: mpsc::Sender<Ask>,
-    rings: Arc<Rings>,
-}
-
-/// The sinks to be woken, by their bells.
-type Rings = Mutex<BTreeMap<i32, Arc<Notify>>>;
-
-impl Bells {
-    /// Starts the task that keeps the LISTEN session, until `stop`.
-    #[must_use]
-    pub fn start(target: Arc<Target>, bell_class: i32, stop: CancellationToken) -> Bells {
-        let (ask, asked) = mpsc::channel(256);
-        let bells = Bells { ask, rings: Arc::default() };
-        let rings = Arc::clone(&bells.rings);
-        tokio::spawn(async move {
-            tokio::select! {
-                () = keep_listening(&target, bell_class, asked, rings) => {}
-                () = stop.cancelled() => {}
-            }
-        });
-        bells
-    }
-
-    /// The bell of a sink this relay works from now on.
-    pub async fn take(&self, bell: i32) -> Bell {
-        let ring = Arc::new(Notify::new());
-        self.rings.lock().unwrap_or_else(PoisonError::into_inner).insert(bell, Arc::clone(&ring));
-        let _ = self.ask.send(Ask::Listen).await;
-        Bell { bells: self.clone(), number: bell, ring }
-    }
-}
-
-/// The bell of one sink.
-pub struct Bell {
-    bells: Bells,
-    number: i32,
-    ring: Arc<Notify>,
-}
-
-impl Bell {
-    /// Takes the bell for sleeping; `false` if it cannot be had now.
-    async fn lock(&self) -> bool {
-        let (answer, answered) = oneshot::channel();
-        let locked = async {
-            self.bells.ask.send(Ask::Lock(self.number, answer)).await.is_ok()
-                && answered.await.unwrap_or(false)
-        };
-        // While the session reconnects nobody answers; the sink polls then.
-        let locked = tokio::time::timeout(LOCK_LIMIT, locked).await.unwrap_or(false);
-        if !locked {
-            // It may yet be granted, after we have stopped waiting.
-            self.unlock();
-        }
-        locked
-    }
-
-    fn unlock(&self) {
-        // Best effort: a bell that stays locked makes producers ring once too often.
-        let _ = self.bells.ask.try_send(Ask::Unlock(self.number));
-    }
-}
-
-impl Drop for Bell {
-    fn drop(&mut self) {
-        self.bells.rings.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.number);
-        let _ = self.bells.ask.try_send(Ask::Unlock(self.number));
-        let _ = self.bells.ask.try_send(Ask::Listen);
-    }
-}
-
-/// Connects, listens, and connects again, for ever.
-async fn keep_listening(
-    target: &Arc<Target>,
-    bell_class: i32,
-    mut asked: mpsc::Receiver<Ask>,
-    rings: Arc<Rings>,
-) {
-    let mut pause = PAUSE_MAX;
-    let mut heard_before = false;
-    loop {
-        match Listener::connect(target, bell_class).await {
-            Ok((listener, heard)) => {
-                if heard_before {
-                    info!("listening again");
-                }
-                heard_before = true;
-                pause = PAUSE_MAX;
-                listen(listener, heard, &mut asked, &rings).await;
-                warn!("the LISTEN session ended; polling until it is back");
-            }
-            Err(error) => {
-                warn!(%error, retry_in = ?pause, "cannot listen; polling meanwhile");
-                // Sinks that ask meanwhile are told that there is no bell to be had.
-                let until = tokio::time::sleep(pause);
-                tokio::pin!(until);
-                loop {
-                    tokio::select! {
-                        () = &mut until => break,
-                        ask = asked.recv() => match ask {
-                            Some(Ask::Lock(_, answer)) => drop(answer.send(false)),
-                            Some(_) => {}
-                            None => return,
-                        }
-                    }
-                }
-                pause = (pause * 2).min(SLEEP_MAX);
-            }
-        }
-        ring_all(&rings);
-    }
-}
-
-fn ring_all(rings: &Rings) {
-    for ring in rings.lock().unwrap_or_else(PoisonError::into_inner).values() {
-        ring.notify_one();
-    }
-}
-
-/// Serves one LISTEN session to its end.
-async fn listen(
-    mut listener: Listener,
-    mut heard: impl futures_util::Stream<Item = Heard> + Send + Unpin + 'static,
-    asked: &mut mpsc::Receiver<Ask>,
-    rings: &Arc<Rings>,
-) {
-    // The wire needs a task of its own, which never waits: a call on the session waits for it.
-    let to_ring = Arc::clone(rings);
-    let mut wire = tokio::spawn(async move {
-        while let Some(Heard::Bell(bell)) = heard.next().await {
-            let rings = to_ring.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(ring) = rings.get(&bell) {
-                ring.notify_one();
-            }
-        }
-    });
-    let wanted = |rings: &Rings| -> BTreeSet<i32> {
-        rings.lock().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
-    };
-    let mut heartbeat = tokio::time::interval(HEARTBEAT_EVERY);
-    let mut result = listener.listen(&wanted(rings)).await;
-    // Whatever was missed while deaf is found by a look now.
-    ring_all(rings);
-    while result.is_ok() {
-        result = tokio::select! {
-            _ = &mut wire => break,
-            ask = asked.recv() => match ask {
-                Some(Ask::Listen) => listener.listen(&wanted(rings)).await,
-                Some(Ask::Lock(bell, answer)) => listener.lock_bell(bell).await.map(|held| {
-                    let _ = answer.send(held);
-                }),
-                Some(Ask::Unlock(bell)) => listener.unlock_bell(bell).await,
-                None => break,
-            },
-            _ = heartbeat.tick() => listener.heartbeat().await,
-        };
-    }
-    if let Err(error) = result {
-        warn!(%error, "the LISTEN session does not answer");
-    }
-    wire.abort();
-}
 
 /// How awake the owner of a sink is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -305,7 +120,7 @@ impl Wake {
         let Some(bell) = &self.bell else { return time.await };
         tokio::select! {
             () = time => {}
-            () = bell.ring.notified() => {
+            () = bell.rung() => {
                 // Also rung when the LISTEN session is new, and that holds no bell: whoever was
                 // asleep has to take it again before sleeping on.
                 self.get_up();

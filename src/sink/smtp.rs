@@ -19,6 +19,7 @@ use self::session::{Door, Session};
 use self::stock::Stock;
 pub use self::wire::Transcript;
 use self::wire::{Fault, Reply, dot_stuffed};
+use super::capture::Capture;
 use super::mail::{PreparedMail, to_ascii};
 use super::{BuildError, tls};
 use crate::config::SmtpConfig;
@@ -33,6 +34,8 @@ pub struct Smtp {
     door: Door,
     sender: Mailbox,
     stock: Stock,
+    /// Where mails are kept in place of being sent.
+    pub(super) capture: Option<Capture>,
 }
 
 /// What one attempt is about.
@@ -65,7 +68,7 @@ impl Smtp {
             credentials: way.credentials.clone(),
             tls: tls::client_config(way.ca_file.as_deref())?,
         };
-        Ok(Smtp { door, sender, stock: Stock::default() })
+        Ok(Smtp { door, sender, stock: Stock::default(), capture: None })
     }
 
     /// `From:`, in the form that every server takes.
@@ -80,6 +83,9 @@ impl Smtp {
         permanent: Option<&Codes>,
         phase: &Phase,
     ) -> Outcome {
+        if let Some(capture) = &self.capture {
+            return keep(capture, mail, phase).await;
+        }
         let attempt = Attempt { mail, permanent, phase };
         if let Some(session) = self.stock.take()
             && let Turn::Ended(outcome) = self.converse(session, &attempt).await
@@ -244,6 +250,14 @@ impl Attempt<'_> {
 
     fn said(&self, step: &str, reply: &Reply) -> String {
         clean_text(&without_addresses(&format!("{step}: {reply}"), &self.mail.to))
+    }
+}
+
+/// Keeps a mail in place of sending it.
+async fn keep(capture: &Capture, mail: &PreparedMail, phase: &Phase) -> Outcome {
+    match phase.begin() {
+        Ok(()) => capture.keep(&format!("{}.eml", mail.id), &mail.data).await,
+        Err(outcome) => outcome,
     }
 }
 

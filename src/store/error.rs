@@ -4,6 +4,8 @@ use std::fmt;
 
 use tokio_postgres::error::{DbError, ErrorPosition, SqlState};
 
+use super::tls;
+
 /// A failed database call.
 #[derive(Debug)]
 pub struct StoreError {
@@ -35,6 +37,11 @@ impl StoreError {
 
     pub(super) fn said(doing: &'static str, words: impl Into<String>) -> StoreError {
         StoreError { doing, kind: Kind::Said(words.into()) }
+    }
+
+    /// The same after all patience, in words that say what was waited for.
+    pub(super) fn waited(self, words: String) -> StoreError {
+        StoreError { doing: self.doing, kind: Kind::Said(words) }
     }
 
     /// The same, of a query that the operator wrote: the server's word on it is told with the line, and
@@ -115,7 +122,7 @@ impl StoreError {
 
     fn remedy(&self) -> Option<&'static str> {
         let Kind::Postgres(error) = &self.kind else { return None };
-        let code = error.code()?;
+        let Some(code) = error.code() else { return tls::remedy(error) };
         Some(match code {
             c if *c == SqlState::UNDEFINED_TABLE || *c == SqlState::INVALID_SCHEMA_NAME => {
                 "the outbox is missing in this database; run: outboxd migrate"

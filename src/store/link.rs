@@ -13,7 +13,7 @@ use tokio_postgres::{AsyncMessage, Client, Row};
 use super::error::StoreError;
 use super::queries::Queries;
 use super::tls;
-use crate::config::{Database, DatabaseTls, Schema};
+use crate::config::{Database, DatabaseTls, Listen, Schema};
 
 /// How long one call may take before its connection is given up.
 pub const CALL_LIMIT: Duration = Duration::from_secs(15);
@@ -43,6 +43,12 @@ impl Target {
     #[must_use]
     pub fn schema(&self) -> &Schema {
         &self.database.schema
+    }
+
+    /// Whether the config wants to be woken, and not only to poll.
+    #[must_use]
+    pub fn listens(&self) -> bool {
+        !matches!(self.database.listen, Listen::Off)
     }
 
     /// Whom we log in as.
@@ -85,36 +91,51 @@ impl Target {
         Ok(client)
     }
 
-    /// Connects and leaves the wire to the caller, who hears notifications on it.
+    /// Connects and leaves the wire to the caller.
     pub(super) async fn connect_undriven(&self) -> Result<(Client, tls::Connection), StoreError> {
-        limited("connect to PostgreSQL", CONNECT_LIMIT, async {
-            let doing = "connect to PostgreSQL";
-            match tls::connector(&self.database.tls).map_err(|e| StoreError::said(doing, e))? {
-                None => {
-                    let mut config = self.database.connect.clone();
-                    config.ssl_mode(tokio_postgres::config::SslMode::Disable);
-                    let (client, connection) = config
-                        .connect(tokio_postgres::NoTls)
-                        .await
-                        .map_err(|e| StoreError::postgres(doing, e))?;
-                    Ok((client, tls::Connection::plain(connection)))
-                }
-                Some(connector) => {
-                    let mut config = self.database.connect.clone();
-                    config.ssl_mode(match self.database.tls {
-                        DatabaseTls::Prefer => tokio_postgres::config::SslMode::Prefer,
-                        _ => tokio_postgres::config::SslMode::Require,
-                    });
-                    let (client, connection) = config
-                        .connect(connector)
-                        .await
-                        .map_err(|e| StoreError::postgres(doing, e))?;
-                    Ok((client, tls::Connection::tls(connection)))
-                }
-            }
-        })
-        .await
+        reach("connect to PostgreSQL", &self.database.connect, &self.database.tls).await
     }
+
+    /// Connects to where notifications are heard, and leaves the wire to the caller, who hears them.
+    pub(super) async fn connect_listening(&self) -> Result<(Client, tls::Connection), StoreError> {
+        match &self.database.listen {
+            Listen::Apart { connect, tls } => {
+                reach("connect to [database] listen_url", connect, tls).await
+            }
+            Listen::Here | Listen::Off => self.connect_undriven().await,
+        }
+    }
+}
+
+async fn reach(
+    doing: &'static str,
+    connect: &tokio_postgres::Config,
+    mode: &DatabaseTls,
+) -> Result<(Client, tls::Connection), StoreError> {
+    limited(doing, CONNECT_LIMIT, async {
+        match tls::connector(mode).map_err(|e| StoreError::said(doing, e))? {
+            None => {
+                let mut config = connect.clone();
+                config.ssl_mode(tokio_postgres::config::SslMode::Disable);
+                let (client, connection) = config
+                    .connect(tokio_postgres::NoTls)
+                    .await
+                    .map_err(|e| StoreError::postgres(doing, e))?;
+                Ok((client, tls::Connection::plain(connection)))
+            }
+            Some(connector) => {
+                let mut config = connect.clone();
+                config.ssl_mode(match mode {
+                    DatabaseTls::Prefer => tokio_postgres::config::SslMode::Prefer,
+                    _ => tokio_postgres::config::SslMode::Require,
+                });
+                let (client, connection) =
+                    config.connect(connector).await.map_err(|e| StoreError::postgres(doing, e))?;
+                Ok((client, tls::Connection::tls(connection)))
+            }
+        }
+    })
+    .await
 }
 
 /// A connection for one purpose, made when first needed and made anew after it broke.

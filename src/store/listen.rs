@@ -8,20 +8,30 @@ use std::time::Duration;
 use futures_util::stream;
 use futures_util::{Stream, StreamExt};
 use postgres_protocol::escape::escape_identifier;
+use tokio::sync::Notify;
 use tokio_postgres::types::Type;
 use tokio_postgres::{AsyncMessage, Client};
 
 use super::error::StoreError;
-use super::link::Target;
+use super::link::{Link, Target};
 
-/// How long the session may take to answer; longer, and it counts as deaf.
+/// How long the session may take to answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+/// How long an echo may take; longer, and the session is deaf.
+const ECHO_LIMIT: Duration = Duration::from_secs(5);
+
+/// What is told of a session that hears nothing.
+pub const DEAF: &str = "LISTEN hears nothing here, as behind a pooler in transaction mode; a relay polls then, \
+                        at least once a second. To be woken: name a connection past the pooler in [database] \
+                        listen_url; else set [database] listen = false";
 
 /// A direct connection that listens. Its bells are released by the server when it ends.
 pub struct Listener {
     target: Arc<Target>,
     client: Client,
     bell_class: i32,
+    /// A channel of this session's own: what it should hear when another connection calls there.
+    echo: String,
     channels: BTreeSet<i32>,
     /// Bells held now. Session locks are counted by the server, so each is taken once.
     held: BTreeSet<i32>,
@@ -32,6 +42,8 @@ pub struct Listener {
 pub enum Heard {
     /// This bell rang.
     Bell(i32),
+    /// What was called to this session itself.
+    Echo,
     /// The connection ended; nothing more will come.
     End,
 }
@@ -46,12 +58,18 @@ impl Listener {
         target: &Arc<Target>,
         bell_class: i32,
     ) -> Result<(Listener, impl Stream<Item = Heard> + Send + Unpin + use<>), StoreError> {
-        let (client, mut connection) = target.connect_undriven().await?;
-        let prefix = format!("{}_bell_", target.schema().as_str());
+        let (client, mut connection) = target.connect_listening().await?;
+        let schema = target.schema().as_str();
+        let prefix = format!("{schema}_bell_");
+        let echo = format!("{schema}_echo_{:08x}", fastrand::u32(..));
+        let called = echo.clone();
         let messages = stream::poll_fn(move |context| connection.poll_message(context));
         let heard = messages
             .filter_map(move |message| {
                 std::future::ready(match message {
+                    Ok(AsyncMessage::Notification(note)) if note.channel() == called => {
+                        Some(Heard::Echo)
+                    }
                     Ok(AsyncMessage::Notification(note)) => note
                         .channel()
                         .strip_prefix(&prefix)
@@ -63,8 +81,24 @@ impl Listener {
             })
             .chain(stream::once(std::future::ready(Heard::End)));
         let (channels, held) = (BTreeSet::new(), BTreeSet::new());
-        let listener = Listener { target: Arc::clone(target), client, bell_class, channels, held };
+        let target = Arc::clone(target);
+        let listener = Listener { target, client, bell_class, echo, channels, held };
         Ok((listener, heard))
+    }
+
+    /// Listens for what is called to this session itself; answers the channel, for [`echoes`].
+    ///
+    /// # Errors
+    /// When the session does not answer; it is of no use then.
+    pub async fn listen_for_echo(&mut self) -> Result<String, StoreError> {
+        let text = format!("LISTEN {}", escape_identifier(&self.echo));
+        answered(self.client.batch_execute(&text)).await?;
+        Ok(self.echo.clone())
+    }
+
+    /// Ends a session that is deaf. What a pooler lent it is not to go on listening for others.
+    pub async fn leave(self) {
+        let _ = answered(self.client.batch_execute("UNLISTEN *")).await;
     }
 
     /// Listens for exactly these bells.
@@ -131,11 +165,48 @@ impl Listener {
         let sql = &self.target.queries.listening;
         let row = answered(self.client.query_typed_one(sql, &[])).await?;
         let channels: i64 = row.get("channels");
-        if usize::try_from(channels) == Ok(self.channels.len()) {
+        if usize::try_from(channels) == Ok(self.channels.len() + 1) {
             return Ok(());
         }
         Err(StoreError::said("listen", "the LISTEN session no longer listens"))
     }
+}
+
+/// Calls on a session's channel from another connection, and answers whether the session heard it, which
+/// is told by `heard`. A pooler in transaction mode takes a LISTEN and lends the server connection to
+/// somebody else, so only this shows whether there is anybody who hears.
+///
+/// # Errors
+/// When the call could not be made, which says nothing about the session.
+pub async fn echoes(link: &Link, channel: &str, heard: &Notify) -> Result<bool, StoreError> {
+    let params: [super::link::Param<'_>; 1] = [(&channel, Type::TEXT)];
+    link.rows("call the LISTEN session", &link.queries().echo, &params).await?;
+    Ok(tokio::time::timeout(ECHO_LIMIT, heard.notified()).await.is_ok())
+}
+
+/// Whether a LISTEN session of this target would hear bells.
+///
+/// # Errors
+/// When one of the two connections cannot be had.
+pub async fn hears(target: &Arc<Target>) -> Result<bool, StoreError> {
+    let (mut listener, mut heard) = Box::pin(Listener::connect(target, 0)).await?;
+    let echo = Arc::new(Notify::new());
+    let told = Arc::clone(&echo);
+    let wire = tokio::spawn(async move {
+        while let Some(one) = heard.next().await {
+            if one == Heard::Echo {
+                told.notify_one();
+            }
+        }
+    });
+    let answer = async {
+        let channel = listener.listen_for_echo().await?;
+        echoes(&Link::new(Arc::clone(target)), &channel, &echo).await
+    };
+    let answer = answer.await;
+    listener.leave().await;
+    wire.abort();
+    answer
 }
 
 async fn answered<T>(

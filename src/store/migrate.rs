@@ -1,4 +1,7 @@
-//! Migrations: numbered, in one transaction, checksummed, one at a time.
+//! Migrations: numbered, in one transaction, checksummed, one at a time, and polite: none waits long for a
+//! lock, as whoever comes after would wait behind it.
+
+use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 use tokio_postgres::types::Type;
@@ -7,20 +10,24 @@ use tokio_postgres::{Client, GenericClient};
 use super::error::StoreError;
 use super::link::Target;
 use super::queries::in_schema;
-use crate::config::{Database, Schema};
+use crate::config::{Database, Schema, duration_in_words};
 use crate::hex::hex;
 
 /// One migration: a file of `sql/migrations/`.
-struct Migration {
-    number: i32,
-    name: &'static str,
-    text: &'static str,
+#[derive(Clone, Debug)]
+pub struct Migration {
+    /// Counted from 1.
+    pub number: i32,
+    /// What it is about.
+    pub name: &'static str,
+    /// Its statements.
+    pub text: &'static str,
     /// The newest migration that a relay must know to work a schema with this one.
-    works_from: i32,
+    pub works_from: i32,
 }
 
 /// All migrations, in order. Files are never changed once a version was tagged.
-const MIGRATIONS: &[Migration] = &[
+pub const MIGRATIONS: &[Migration] = &[
     Migration {
         number: 1,
         name: "outbox",
@@ -38,8 +45,12 @@ const MIGRATIONS: &[Migration] = &[
 /// The number of the last one.
 pub const NEWEST: i32 = MIGRATIONS[MIGRATIONS.len() - 1].number;
 
-/// Longest wait for another migration that is running.
-const LOCK_LIMIT: &str = "30s";
+/// How long one try waits for a lock, and how long after it the next one begins.
+const LOCK_LIMIT: &str = "50ms";
+const PAUSE_MIN: Duration = Duration::from_millis(250);
+const PAUSE_MAX: Duration = Duration::from_secs(2);
+/// How long tries are made unless told otherwise.
+pub const PATIENCE: Duration = Duration::from_mins(5);
 
 /// What the database holds, compared with what this binary knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,7 +61,9 @@ pub enum SchemaState {
     Missing,
     /// Migrations are wanting: their numbers.
     Older(Vec<i32>),
-    /// Made by a newer outboxd: the number this binary does not know.
+    /// Made by a newer outboxd, and this one works with it: the newest number it does not know.
+    Works(i32),
+    /// Made by a newer outboxd, and of no use to this one: the number it would have to know.
     Newer(i32),
     /// A migration ran with another text: its number.
     Changed(i32),
@@ -64,12 +77,25 @@ impl Migration {
 }
 
 impl SchemaState {
+    /// How it stands, where this outboxd can work with it.
+    #[must_use]
+    pub fn sound(&self, schema: &Schema) -> Option<String> {
+        let schema = schema.as_str();
+        match self {
+            SchemaState::Current => Some(format!("schema {schema} is current")),
+            SchemaState::Works(number) => Some(format!(
+                "schema {schema} is newer than this outboxd (migration {number}), which works with it"
+            )),
+            _ => None,
+        }
+    }
+
     /// What to do about it, or none where all is well.
     #[must_use]
     pub fn remedy(&self, schema: &Schema) -> Option<String> {
         let schema = schema.as_str();
         Some(match self {
-            SchemaState::Current => return None,
+            SchemaState::Current | SchemaState::Works(_) => return None,
             SchemaState::Missing => {
                 format!("schema {schema} is missing in this database; run: outboxd migrate")
             }
@@ -93,63 +119,136 @@ impl SchemaState {
 /// When the database cannot be asked.
 pub async fn state(target: &Target) -> Result<SchemaState, StoreError> {
     let client = target.connect().await?;
-    compare(&client, target).await.map_err(|e| StoreError::postgres("read the schema's state", e))
+    compare(&client, target, MIGRATIONS)
+        .await
+        .map_err(|e| StoreError::postgres("read the schema's state", e))
 }
 
 async fn compare(
     client: &impl GenericClient,
     target: &Target,
+    known: &[Migration],
 ) -> Result<SchemaState, tokio_postgres::Error> {
     let made = client.query_typed(&target.queries.applied_exists, &[]).await?;
     if !made.iter().any(|row| row.get("made")) {
         return Ok(SchemaState::Missing);
     }
-    let applied: Vec<(i32, String)> = client
+    let applied: Vec<Applied> = client
         .query_typed(&target.queries.applied, &[])
         .await?
         .iter()
-        .map(|row| (row.get("number"), row.get("sha256")))
+        .map(|row| Applied {
+            number: row.get("number"),
+            sha256: row.get("sha256"),
+            works_from: row.get("works_from"),
+        })
         .collect();
-    if let Some((number, _)) =
-        applied.iter().find(|(number, _)| MIGRATIONS.iter().all(|m| m.number != *number))
-    {
-        return Ok(SchemaState::Newer(*number));
+    Ok(judge(&applied, known))
+}
+
+/// A migration as the database has it on record.
+struct Applied {
+    number: i32,
+    sha256: String,
+    /// None where it ran before there was such a thing.
+    works_from: Option<i32>,
+}
+
+fn judge(applied: &[Applied], known: &[Migration]) -> SchemaState {
+    let newest = known.iter().map(|m| m.number).max().unwrap_or_default();
+    let unknown = || applied.iter().filter(|ran| known.iter().all(|m| m.number != ran.number));
+    if let Some(ran) = unknown().find(|ran| ran.works_from.is_none_or(|from| from > newest)) {
+        return SchemaState::Newer(ran.number);
     }
-    for migration in MIGRATIONS {
-        let ran = applied.iter().find(|(number, _)| *number == migration.number);
-        if ran.is_some_and(|(_, sha256)| *sha256 != migration.sha256()) {
-            return Ok(SchemaState::Changed(migration.number));
+    for migration in known {
+        let ran = applied.iter().find(|ran| ran.number == migration.number);
+        if ran.is_some_and(|ran| ran.sha256 != migration.sha256()) {
+            return SchemaState::Changed(migration.number);
         }
     }
-    let wanting: Vec<i32> = MIGRATIONS
+    let wanting: Vec<i32> = known
         .iter()
         .map(|m| m.number)
-        .filter(|number| applied.iter().all(|(ran, _)| ran != number))
+        .filter(|number| applied.iter().all(|ran| ran.number != *number))
         .collect();
-    Ok(if wanting.is_empty() { SchemaState::Current } else { SchemaState::Older(wanting) })
+    match unknown().map(|ran| ran.number).max() {
+        // Migrations run in order, so somebody else made it.
+        Some(number) if !wanting.is_empty() => SchemaState::Newer(number),
+        Some(number) => SchemaState::Works(number),
+        None if wanting.is_empty() => SchemaState::Current,
+        None => SchemaState::Older(wanting),
+    }
 }
 
 /// Brings the schema up to date and names the installation; answers the numbers of the migrations
 /// that ran, none if there was nothing to do. Two that start at once wait for each other.
 ///
 /// # Errors
-/// When the schema is newer or was made with other texts, when another migration holds the lock
-/// for more than 30 s, or when a statement fails; nothing stays then.
+/// When the schema is newer or was made with other texts, when a lock was not to be had for five
+/// minutes, or when a statement fails; nothing stays then.
 pub async fn migrate(target: &Target, database: &Database) -> Result<Vec<i32>, StoreError> {
-    migrate_warned(target, database, |_| {}).await
+    migrate_with(target, database, MIGRATIONS, PATIENCE, |_| {}).await
 }
 
-/// As [`migrate`]; hands on what the migrations warn of, such as roles that could not be made.
+/// As [`migrate`], with other migrations and another patience; hands on what the migrations warn of, such
+/// as roles that could not be made, and who keeps them waiting.
 ///
 /// # Errors
 /// As [`migrate`].
-pub async fn migrate_warned(
+pub async fn migrate_with(
     target: &Target,
     database: &Database,
-    warn: impl Fn(&str) + Send + 'static,
+    known: &[Migration],
+    patience: Duration,
+    warn: impl Fn(&str) + Clone + Send + 'static,
+) -> Result<Vec<i32>, StoreError> {
+    let begun = Instant::now();
+    let mut client: Client = target.connect_warned(warn.clone()).await?;
+    let mut pause = PAUSE_MIN;
+    loop {
+        let error = match attempt(&mut client, target, database, known).await {
+            Err(error) if error.is_lock_timeout() => error,
+            ended => return ended,
+        };
+        let holder = lock_holder(&client, target).await?;
+        if begun.elapsed() + pause > patience {
+            let patience = duration_in_words(patience);
+            return Err(error.waited(format!("no lock to be had for {patience}: {holder}")));
+        }
+        if pause == PAUSE_MIN {
+            warn(&format!("waiting for a lock, without keeping others waiting: {holder}"));
+        }
+        tokio::time::sleep(pause.mul_f64(1.0 + fastrand::f64() / 4.0)).await;
+        pause = (pause * 2).min(PAUSE_MAX);
+    }
+}
+
+/// Who is in the way, as far as it can be told.
+async fn lock_holder(client: &Client, target: &Target) -> Result<String, StoreError> {
+    let schema = target.schema().as_str();
+    let rows = client
+        .query_typed(&target.queries.lock_holders, &[(&schema, Type::TEXT)])
+        .await
+        .map_err(|e| StoreError::postgres("look who holds a lock", e))?;
+    let Some(row) = rows.first() else {
+        return Ok("another migration is running, or somebody is always in the way".to_owned());
+    };
+    let (pid, application): (i32, Option<&str>) = (row.get("pid"), row.get("application_name"));
+    let application = application.filter(|name| !name.is_empty());
+    let named = application.map_or(String::new(), |name| format!(" ({name})"));
+    let age: Option<f64> = row.get("age");
+    let since = age.map_or(String::new(), |age| format!(" for {age:.0} s"));
+    Ok(format!("process {pid}{named} has had a transaction open{since}; let it end"))
+}
+
+/// One try.
+async fn attempt(
+    client: &mut Client,
+    target: &Target,
+    database: &Database,
+    known: &[Migration],
 ) -> Result<Vec<i32>, StoreError> {
     const DOING: &str = "migrate";
-    let mut client: Client = target.connect_warned(warn).await?;
     let fail = |e| StoreError::postgres(DOING, e);
     let transaction = client.transaction().await.map_err(fail)?;
     transaction
@@ -161,12 +260,12 @@ pub async fn migrate_warned(
         .query_typed(&target.queries.lock_migration, &[(&lock, Type::INT8)])
         .await
         .map_err(fail)?;
-    let state = compare(&transaction, target).await.map_err(fail)?;
+    let state = compare(&transaction, target, known).await.map_err(fail)?;
     let wanting: Vec<&Migration> = match &state {
-        SchemaState::Current => Vec::new(),
-        SchemaState::Missing => MIGRATIONS.iter().collect(),
+        SchemaState::Current | SchemaState::Works(_) => Vec::new(),
+        SchemaState::Missing => known.iter().collect(),
         SchemaState::Older(numbers) => {
-            MIGRATIONS.iter().filter(|m| numbers.contains(&m.number)).collect()
+            known.iter().filter(|m| numbers.contains(&m.number)).collect()
         }
         SchemaState::Newer(_) | SchemaState::Changed(_) => {
             let words = state.remedy(&database.schema).unwrap_or_default();
@@ -230,4 +329,38 @@ pub fn print(database: &Database, from: i32) -> String {
 fn lock_number(schema: &Schema) -> i64 {
     let digest = Sha256::digest(format!("outboxd migrate {}", schema.as_str()));
     i64::from_be_bytes(digest[..8].try_into().expect("a digest has 32 bytes"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn known(number: i32) -> Migration {
+        Migration { number, name: "x", text: "SELECT 1", works_from: number }
+    }
+
+    fn ran(number: i32, works_from: Option<i32>) -> Applied {
+        Applied { number, sha256: known(number).sha256(), works_from }
+    }
+
+    #[test]
+    fn a_newer_schema_is_worked_if_all_that_is_unknown_allows_it() {
+        let two = [known(1), known(2)];
+        let (one, of_two) = (ran(1, Some(1)), ran(2, Some(1)));
+        let judged = |more: Vec<Applied>| {
+            let base = vec![ran(1, Some(1)), ran(2, Some(1))];
+            judge(&base.into_iter().chain(more).collect::<Vec<_>>(), &two)
+        };
+        assert_eq!(judged(vec![]), SchemaState::Current);
+        assert_eq!(judged(vec![ran(3, Some(2))]), SchemaState::Works(3));
+        assert_eq!(judged(vec![ran(3, Some(1)), ran(4, Some(2))]), SchemaState::Works(4));
+        assert_eq!(judged(vec![ran(3, Some(3))]), SchemaState::Newer(3));
+        assert_eq!(judged(vec![ran(3, Some(2)), ran(4, Some(3))]), SchemaState::Newer(4));
+        assert_eq!(judged(vec![ran(3, None)]), SchemaState::Newer(3));
+        assert_eq!(judge(&[one, ran(3, Some(1))], &two), SchemaState::Newer(3));
+        let changed = Applied { sha256: "y".to_owned(), ..of_two };
+        let all = [ran(1, Some(1)), changed, ran(3, Some(1))];
+        assert_eq!(judge(&all, &two), SchemaState::Changed(2));
+        assert_eq!(judge(&[ran(1, None)], &two), SchemaState::Older(vec![2]));
+    }
 }

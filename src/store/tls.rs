@@ -51,6 +51,42 @@ pub fn connector(mode: &DatabaseTls) -> Result<Option<MakeRustlsConnect>, String
     Ok(Some(MakeRustlsConnect::new(config)))
 }
 
+/// What mends a connection that failed for its TLS, if that is the reason.
+pub(super) fn remedy(error: &Error) -> Option<&'static str> {
+    let causes = std::iter::successors(Some(error as &dyn std::error::Error), |e| e.source());
+    for cause in causes {
+        if cause.to_string() == "server does not support TLS" {
+            return Some(
+                "set ssl = on at the server, or name one that has it; sslmode=disable in the URL would \
+                 send everything in clear text",
+            );
+        }
+        // In an io::Error it is not the source, but what is wrapped.
+        let wrapped = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        let tls = wrapped.and_then(|e| e.downcast_ref::<rustls::Error>());
+        let Some(rustls::Error::InvalidCertificate(wrong)) =
+            tls.or_else(|| cause.downcast_ref::<rustls::Error>())
+        else {
+            continue;
+        };
+        return Some(match wrong {
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+                "the server's certificate is for another name than the URL's host; write the name that \
+                 it is for"
+            }
+            CertificateError::UnknownIssuer => {
+                "the server's certificate is from an authority that is not trusted; name the \
+                 authority's certificate with sslrootcert in the URL"
+            }
+            CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+                "the server's certificate has expired; renew it"
+            }
+            _ => "the server's certificate is not accepted; have a look at it",
+        });
+    }
+    None
+}
+
 fn roots(file: Option<&Path>) -> Result<RootCertStore, String> {
     let mut store = RootCertStore::empty();
     match file {

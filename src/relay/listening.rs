@@ -1,0 +1,49 @@
+//! Whether bells are heard here: noted by what listens, read by the lease, and by whoever tells of it.
+
+use std::sync::{Mutex, PoisonError};
+
+/// How a relay learns that there is work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hearing {
+    /// Bells are heard.
+    Hears,
+    /// There is a LISTEN session, and it hears nothing. The relay polls.
+    Deaf,
+    /// There is no LISTEN session now. The relay polls.
+    Away,
+    /// None is wanted, or producers do not ring in this database. The relay polls.
+    Off,
+}
+
+/// How this relay learns of work just now.
+#[derive(Debug)]
+pub struct Listening(Mutex<Hearing>);
+
+impl Listening {
+    /// Before the first session: away where one is `wanted`.
+    #[must_use]
+    pub fn new(wanted: bool) -> Listening {
+        Listening(Mutex::new(if wanted { Hearing::Away } else { Hearing::Off }))
+    }
+
+    /// As it is now.
+    #[must_use]
+    pub fn now(&self) -> Hearing {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether bells are heard; none where nobody tries to.
+    #[must_use]
+    pub fn hears(&self) -> Option<bool> {
+        match self.now() {
+            Hearing::Hears => Some(true),
+            Hearing::Deaf | Hearing::Away => Some(false),
+            Hearing::Off => None,
+        }
+    }
+
+    /// Notes how it is from now on.
+    pub(super) fn note(&self, hearing: Hearing) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = hearing;
+    }
+}
