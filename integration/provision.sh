@@ -1,7 +1,7 @@
 # What the tests and the demonstration need from the system, on Debian or Ubuntu with a Rust toolchain.
 #
 #   . integration/provision.sh
-#   provision postgres postgres_versions pgbouncer cc python smtp faketime office deny producers
+#   provision postgres postgres_versions pgbouncer cc python smtp faketime office producers deny
 #
 # Sourced by bash. Installs what is missing and is quick when nothing is. Never creates, starts or
 # touches a PostgreSQL cluster or any other service: programs that come inside a service's package
@@ -12,10 +12,10 @@
 #         OUTBOXD_SMTP_SINK   postfix's smtp-sink, a mail server that takes everything
 #         OUTBOXD_SMTP_SOURCE postfix's smtp-source, a client that sends plenty
 #         OUTBOXD_FAKETIME    libfaketime.so.1, which gives a program a clock that is wrong
-#         OUTBOXD_NODE        a node that is new enough for today's NestJS and TypeORM
-#         OUTBOXD_NODE_MODULES  the folder of what examples/producers/nestjs depends on
 #         OUTBOXD_PG_VERSIONS a folder with one folder for each other major version of PostgreSQL
 #         OUTBOXD_PGBOUNCER   pgbouncer, a connection pooler
+#         OUTBOXD_NODE        a node that is new enough for today's NestJS and TypeORM
+#         OUTBOXD_NODE_MODULES  the folder of what examples/producers/nestjs depends on
 
 outboxd_tools=${XDG_CACHE_HOME:-${HOME:-/tmp}/.cache}/outboxd-tools
 outboxd_root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)

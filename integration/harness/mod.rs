@@ -2,10 +2,12 @@
 
 pub mod http;
 pub mod plane;
+pub mod pooler;
 pub mod postgres;
 pub mod program;
 pub mod proxy;
 pub mod relay;
+pub mod scrape;
 pub mod smtp;
 
 use std::panic::Location;

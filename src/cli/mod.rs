@@ -7,8 +7,11 @@ mod actor;
 mod bulk;
 mod check;
 mod discard;
+mod doctor;
 mod export;
 mod filter;
+mod finding;
+mod health;
 mod init;
 mod list;
 mod logs;
@@ -16,6 +19,7 @@ mod mail;
 mod migrate;
 mod migrate_as;
 mod notify;
+mod outside;
 mod pause;
 mod preview;
 mod replay;
@@ -87,8 +91,12 @@ enum Command {
     Migrate(migrate::Migrate),
     /// Read the config and touch each outside thing once, sending nothing
     Check(check::Check),
+    /// What in the environment keeps messages from flowing, and what to do about it
+    Doctor(doctor::Doctor),
     /// Deliver, until told to stop
     Run(run::Run),
+    /// Ask the running relay whether it gets on
+    Health(health::Health),
     /// Send a message, as an application does
     Send(Box<send::Send>),
     /// What there is to do, who does it, and what needs you
@@ -200,7 +208,9 @@ async fn dispatch(arguments: Arguments) -> Answer {
         Command::Init => Ok(Verdict::Ok),
         Command::Migrate(command) => command.run(&config).await,
         Command::Check(command) => command.run(config).await,
+        Command::Doctor(command) => Box::pin(command.run(config)).await,
         Command::Run(command) => command.run(&file, config).await,
+        Command::Health(command) => command.run(&config).await,
         Command::Send(command) => command.run(&config).await,
         Command::Status(command) => command.run(&config).await,
         Command::List(command) => command.run(&config).await,

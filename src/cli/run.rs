@@ -11,6 +11,7 @@ use tracing::{error, info, warn};
 use super::notify::ServiceManager;
 use super::{Answer, Failure, Verdict};
 use crate::config::Config;
+use crate::relay::admin::Listener;
 use crate::relay::reload::run_reloading;
 use crate::relay::{Life, Process};
 
@@ -45,8 +46,12 @@ impl Run {
         if let Some(directory) = &self.capture {
             warn!("nothing is sent: what would be is written into {}", directory.display());
         }
-        let process = Process { capture: self.capture.clone() };
-        let ended = run_reloading(config, Arc::new(process), life, configs).await;
+        let process = Arc::new(Process::new(self.capture.clone()));
+        let listener =
+            config.admin.as_ref().map(|admin| Listener::start(admin, &process, &life.stop));
+        let listener = listener.transpose().map_err(|error| Failure::Fault(error.to_string()))?;
+        let ended = run_reloading(config, process, life, configs).await;
+        drop(listener);
         obey.abort();
         follow.abort();
         ended.map(|()| Verdict::Ok).map_err(|error| Failure::Fault(error.to_string()))

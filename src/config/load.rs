@@ -9,7 +9,7 @@ use toml::de::{DeTable, Error};
 use super::fault::{ConfigError, Fault, Wrong};
 use super::item::{quote, read_file};
 use super::read::{Section, Source};
-use super::{Config, database, relay, retention, route, schedule, sink};
+use super::{Config, admin, database, relay, retention, route, schedule, sink};
 use crate::hex::hex;
 
 /// Lines on which the parser would stop that are told at once.
@@ -67,9 +67,9 @@ impl Config {
         };
         let empty = DeTable::new();
         let mut root = Section::new(&source, "", table.get_ref());
-        root.not_yet(&["admin"]);
         let database = database::read(root.section("database", &empty));
         let relay = relay::read(root.section("relay", &empty));
+        let admin = root.get("admin").and_then(|item| item.section()).and_then(admin::read);
         let retention = retention::read(root.section("retention", &empty));
         let (sinks, exports) = (root.section("sinks", &empty), root.section("exports", &empty));
         let kinds = sink::kinds(&sinks, &exports);
@@ -85,6 +85,7 @@ impl Config {
                 hash: hex(&source.hash.take().finalize()),
                 database,
                 relay,
+                admin,
                 retention,
                 sinks,
                 routes,
@@ -153,14 +154,13 @@ mod tests {
     use crate::config::testing::{parse, refuses};
 
     #[test]
-    fn what_is_planned_is_told_from_what_is_mistyped() {
+    fn what_is_mistyped_at_the_top_is_told() {
         for (text, fault) in [
-            ("[admin]\nlisten = \"[::1]:1\"\n", "admin: is not there yet; remove it"),
             ("[relays]\n", "relays: is unknown; did you mean relay?"),
             (
                 "[queue]\n",
                 "queue: is unknown; \
-                 known here: database, relay, retention, sinks, exports, schedules, routes",
+                 known here: database, relay, admin, retention, sinks, exports, schedules, routes",
             ),
             ("relay = 3\n", "relay: is an integer; write a table"),
         ] {

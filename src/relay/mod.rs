@@ -8,8 +8,9 @@
 //! config in its place, `cut` makes the files of CSV sinks,
 //! `mailing` mails them, `schedule` writes the messages that fall due by the calendar, `keep` does the
 //! chores, among them `watch`, which tells of troubles, and `prune`, which deletes
-//! what is old.
+//! what is old. `admin` answers for all of it, over what `process` keeps from one config to the next.
 
+pub mod admin;
 mod admit;
 mod bells;
 mod breaker;
@@ -28,6 +29,7 @@ mod mailing;
 mod minute;
 mod own;
 mod ping;
+pub mod process;
 mod prune;
 mod ready;
 pub mod reload;
@@ -43,7 +45,6 @@ mod wake;
 pub mod watch;
 mod work;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -59,6 +60,7 @@ use crate::store::migrate::{self, SchemaState};
 use crate::store::own::{Installation, installation, sees_all};
 use crate::store::{Link, StoreError, Target};
 use own::Owner;
+pub use process::Process;
 use restored::Guard;
 use schedule::Scheduler;
 use shared::Shared;
@@ -146,13 +148,6 @@ impl Life {
     }
 }
 
-/// What outlives a config: a relay that takes another's place in the same process has the same.
-#[derive(Debug, Default)]
-pub struct Process {
-    /// For development: nothing is sent, and what would be becomes files in this directory.
-    pub capture: Option<PathBuf>,
-}
-
 /// Runs until told to stop and everything in hand is settled.
 ///
 /// Waits for a database that is away, at the start and later, for as long as it takes.
@@ -160,7 +155,11 @@ pub struct Process {
 /// # Errors
 /// When it cannot start for a reason that waiting does not cure, or must not go on.
 pub async fn run(config: Config, process: Arc<Process>, life: Life) -> Result<(), RunError> {
-    let target = Target::new(&config.database);
+    let target = Target::counted(&config.database, Arc::clone(&process.tally));
+    let names = process::names(&config);
+    if !life.replaces {
+        process.stands_for(&target, &names);
+    }
     let found = tokio::select! {
         found = wait_for_schema(&target, &config) => found?,
         () = life.ending() => return Ok(()),
@@ -181,15 +180,17 @@ pub async fn run(config: Config, process: Arc<Process>, life: Life) -> Result<()
         mirrored = shared.mirror_routes(&entry.id, life.replaces) => mirrored?,
         () = life.ending() => return Ok(()),
     }
+    process.stands_for(&target, &names);
 
     let installation = shared.installation.clone();
     let (link, paused) = (Arc::clone(&shared.keep), Arc::clone(&shared.paused));
-    let chores = keep::keep(link, paused, installation, retention);
-    let schedules = Scheduler::new(&target, shared.schedules.clone(), entry.id.clone());
+    let chores = keep::keep(link, paused, installation, retention, shared.metrics.clone());
+    let schedules =
+        Scheduler::new(&target, shared.schedules.clone(), entry.id.clone(), shared.metrics.clone());
     let begin = Arc::clone(&shared);
     let begin = Box::new(move |taken| begin.begin(taken));
     let (lease, listening) = (Arc::clone(&shared.lease), Arc::clone(&shared.listening));
-    let owner = Owner::new(lease, listening, entry, guard, begin);
+    let owner = Owner::new((lease, listening), shared.metrics.clone(), entry, guard, begin);
     let lease = Arc::clone(&shared.lease);
     let ping = async move {
         if let Some((monitor, every)) = monitor {

@@ -24,6 +24,7 @@ use super::wake::Wake;
 use super::work::Worker;
 use super::{Process, RunError, keep, patiently, random_id};
 use crate::config::{Config, ScheduleConfig, SinkConfig, Way};
+use crate::metrics::Metrics;
 use crate::name::Name;
 use crate::sink::Sink;
 use crate::store::own::{Installation, RelayEntry, add_sinks};
@@ -39,6 +40,7 @@ pub(super) struct Shared {
     routes: Arc<Routes>,
     pub paused: Arc<Paused>,
     pub installation: Name,
+    pub metrics: Metrics,
     /// None where the relay only polls.
     bells: Option<Bells>,
     pub listening: Arc<Listening>,
@@ -79,7 +81,7 @@ impl Shared {
         let link = || Arc::new(Link::new(Arc::clone(target)));
         let keep = link();
         let listens = found.doorbell && target.listens();
-        let listening = Arc::new(Listening::new(listens));
+        let listening = Arc::new(Listening::new(listens, process.metrics.clone()));
         let bells = listens.then(|| {
             let (keep, listening) = (Arc::clone(&keep), Arc::clone(&listening));
             Bells::start(keep, found.bell_class, listening, now.clone())
@@ -92,6 +94,7 @@ impl Shared {
             routes: Arc::new(Routes::new(config.routes)),
             paused: Arc::default(),
             installation,
+            metrics: process.metrics.clone(),
             bells,
             listening,
             memory: Memory::new(),
@@ -161,6 +164,7 @@ impl Shared {
                 let (made, made_until) = tokio::sync::watch::channel(None);
                 let mailer = self.mailer(config, &taken, made_until);
                 let left = Left {
+                    metrics: self.metrics.file(config.name.as_str()),
                     sink: taken.sink,
                     relay: taken.relay,
                     epoch: taken.epoch,
@@ -173,6 +177,7 @@ impl Shared {
                     config: Arc::clone(config),
                     epoch: taken.epoch,
                     link: Arc::clone(&self.settle),
+                    metrics: self.metrics.file(config.name.as_str()),
                     lease: Arc::clone(&self.lease),
                     made_until: made,
                     drain: taken.drain,
@@ -204,6 +209,7 @@ impl Shared {
             config: Arc::clone(config),
             through: (Arc::clone(smtp.as_ref()?), Arc::clone(smtp_config)),
             installation: self.installation.clone(),
+            metrics: self.metrics.file(config.name.as_str()),
             relay: taken.relay.clone(),
             epoch: taken.epoch,
             link: Arc::clone(&self.settle),
@@ -239,6 +245,7 @@ impl Shared {
         let (fetch, settle) = (Arc::clone(&self.fetch), Arc::clone(&self.settle));
         let (turns, lease) = (self.turns.clone(), self.lease_time);
         let give_up = self.now.clone();
+        let metrics = self.metrics.sink(&taken.sink);
         async move {
             let bell = match bells {
                 Some(bells) => Some(bells.take(taken.bell).await),
@@ -251,6 +258,7 @@ impl Shared {
                 epoch,
                 unclean,
                 wake,
+                metrics,
                 fetch,
                 settle,
                 turns,
