@@ -11,6 +11,7 @@ mod doctor;
 mod export;
 mod filter;
 mod finding;
+mod first;
 mod health;
 mod init;
 mod list;
@@ -192,7 +193,14 @@ fn start(arguments: Arguments) -> Answer {
         .enable_all()
         .build()
         .map_err(|error| Failure::Fault(format!("cannot start threads: {error}")))?;
-    let answer = runtime.block_on(dispatch(arguments));
+    // The relay obeys signals by itself, and in order.
+    let obeys = matches!(arguments.command, Command::Run(_));
+    let work = dispatch(arguments);
+    let answer = if first::is_first() && !obeys {
+        runtime.block_on(first::endable(work))
+    } else {
+        runtime.block_on(work)
+    };
     // A name look-up that still hangs is nobody's any more.
     runtime.shutdown_background();
     answer
