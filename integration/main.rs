@@ -1,6 +1,7 @@
 //! The integration tests: one binary, one harness.
 
 mod audit;
+mod capture;
 mod chaos;
 mod cli;
 mod crash;
@@ -8,17 +9,22 @@ mod csv_readers;
 mod daily_orders;
 mod data_plane;
 mod delivery;
+mod deploy;
+mod doctor;
 mod exports;
 mod guarantee;
 mod hand;
 mod harness;
 mod harness_test;
+mod inbox;
 mod mailing;
 mod main_job;
+mod metrics;
 mod order;
 mod outage;
 mod ownership;
 mod pace;
+mod ping;
 mod places;
 mod poison;
 mod policy;

@@ -1,6 +1,7 @@
-//! README is tested: what it shows is parsed or run. Blocks marked `text` are output and are not.
+//! README and docs/ are tested: what they show is parsed or run. Blocks marked `text` are output and are not.
 
 mod days;
+mod pages;
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -8,20 +9,20 @@ use std::time::Duration;
 
 use outboxd::config::Config;
 use rustix::process::{Pid, Signal, kill_process};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::harness::eventually;
-use crate::harness::http::{Answer, HttpPeer};
+use crate::harness::http::{Answer, HttpPeer, signed_post};
 use crate::harness::plane::{LONG, send, until_closed, until_count, until_routed};
 use crate::harness::postgres::{Database, connect};
 use crate::harness::relay::{Relay, config};
 use crate::producers::python;
+use pages::{BACKGROUND, CALENDAR, PAGES};
 
 const README: &str = include_str!("../README.md");
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
-/// Commands of README that the test runs, with the exit code each must have there.
+/// Commands of README and the pages that the test runs, with the exit code each must have there.
 const COMMANDS: &[(&str, i32)] = &[
     ("outboxd init", 0),
     ("outboxd migrate", 0),
@@ -29,6 +30,7 @@ const COMMANDS: &[(&str, i32)] = &[
     ("outboxd migrate --print > outbox.sql", 0),
     ("outboxd migrate --check", 0),
     ("outboxd send order.created '{\"order_id\": 42}'", 0),
+    ("psql \"$DATABASE_URL\" -f sql/audit.sql", 0),
     // Message 1 is dead by then, and that needs somebody.
     ("outboxd status", 1),
     ("outboxd list --state dead", 0),
@@ -40,7 +42,6 @@ const COMMANDS: &[(&str, i32)] = &[
     ("outboxd resume --sink hooks", 0),
     ("outboxd retry --sink hooks --reason 'HTTP 503' --yes", 0),
     ("outboxd replay --sink hooks --since 2026-11-20T08:00:00Z --rate 100/min --dry-run", 0),
-    ("psql \"$DATABASE_URL\" -f sql/audit.sql", 0),
 ];
 /// Starts in the background and stays there.
 const RUN: &str = "outboxd run";
@@ -49,31 +50,33 @@ const SCRIPTS: &[&str] = &["examples/demo.sh", "integration/run.sh"];
 /// Runs tests of ours, told by variables how many.
 const TESTS: &str = "cargo test --test integration -- --nocapture ";
 
-/// The fenced blocks of one language.
+/// The fenced blocks of one language, of README and then of the pages.
 fn blocks(language: &str) -> Vec<String> {
-    blocks_of(README, language)
+    let texts = std::iter::once(README).chain(PAGES.iter().map(|(_, text)| *text));
+    let found: Vec<String> = texts.flat_map(|text| blocks_of(text, language)).collect();
+    assert!(!found.is_empty(), "no block is marked {language}");
+    found
 }
 
-/// The same of another README.
-pub(crate) fn blocks_of(readme: &str, language: &str) -> Vec<String> {
+/// The same of one text.
+pub(crate) fn blocks_of(text: &str, language: &str) -> Vec<String> {
     let mut found = Vec::new();
-    let mut lines = readme.lines();
+    let mut lines = text.lines();
     while let Some(line) = lines.next() {
         let Some(named) = line.trim_start().strip_prefix("```") else { continue };
         let known = ["toml", "sql", "python", "sh", "text"].contains(&named);
-        assert!(known, "a block of README is marked {named:?}; nothing runs that");
+        assert!(known, "a block is marked {named:?}; nothing runs that");
         let inside: Vec<&str> =
             lines.by_ref().take_while(|line| !line.trim_start().starts_with("```")).collect();
         if named == language {
             found.push(inside.join("\n") + "\n");
         }
     }
-    assert!(!found.is_empty(), "README has no block marked {language}");
     found
 }
 
 #[test]
-fn every_config_in_readme_parses() {
+fn every_config_in_readme_and_docs_parses() {
     // Where the templates are that a config may name.
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/README.toml");
     let env = |name: &str| match name {
@@ -87,7 +90,7 @@ fn every_config_in_readme_parses() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_statement_in_readme_runs() {
+async fn every_statement_in_readme_and_docs_runs() {
     const ROLES: [&str; 3] = ["shop_app", "shop_relay", "shop_support"];
     let database = Database::migrated().await;
     database.psql(include_str!("../examples/shop.sql"));
@@ -160,7 +163,7 @@ fn audited(said: &str) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_command_in_readme_runs_in_the_order_it_stands_there() {
+async fn every_command_in_readme_and_docs_runs_in_the_order_it_stands_there() {
     let (database, peer) = (Database::fresh().await, HttpPeer::start().await);
     // So that there is something to look at and to try again.
     peer.always(Answer::status(410));
@@ -172,7 +175,10 @@ async fn every_command_in_readme_runs_in_the_order_it_stands_there() {
     let dead = "SELECT count(*) FROM outbox.delivery WHERE state = 'dead'";
     let mut background = None;
     let mut ran = Vec::new();
-    let lines = blocks_of(&days::all_others(), "sh").concat();
+    let mut lines = blocks("sh").concat();
+    let of_the_calendar = blocks_of(CALENDAR, "sh").concat();
+    assert!(lines.contains(&of_the_calendar));
+    lines = lines.replace(&of_the_calendar, "");
     for line in lines.lines() {
         if SCRIPTS.contains(&line) {
             continue;
@@ -190,7 +196,7 @@ async fn every_command_in_readme_runs_in_the_order_it_stands_there() {
             continue;
         }
         let known = COMMANDS.iter().find(|(known, _)| *known == line);
-        let &(_, code) = known.unwrap_or_else(|| panic!("README says {line:?}; nothing runs it"));
+        let &(_, code) = known.unwrap_or_else(|| panic!("it says {line:?}; nothing runs it"));
         let said = run(folder, &url, line, code);
         assert!(!line.contains("audit") || audited(&said), "{said}");
         ran.push(line);
@@ -205,11 +211,11 @@ async fn every_command_in_readme_runs_in_the_order_it_stands_there() {
         }
     }
     let wanted: Vec<&str> = COMMANDS.iter().map(|(line, _)| *line).collect();
-    assert_eq!(ran, wanted, "README lacks a command that is run here");
+    assert_eq!(ran, wanted, "it lacks a command that is run here");
     until_count(&client, "message 1 is dead again", dead, 1).await;
     assert_eq!(peer.requests(), 2, "the attempt and the retry");
 
-    // Who may do what, as README says.
+    // Who may do what, as docs/operations.md says.
     let support = format!("support_{}", database.name());
     database.psql(&format!("CREATE ROLE {support} LOGIN IN ROLE outbox_operator"));
     let as_support = url.replace("user=postgres", &format!("user={support}"));
@@ -226,7 +232,7 @@ async fn every_command_in_readme_runs_in_the_order_it_stands_there() {
     }
 }
 
-/// What README's receiver runs as.
+/// What the receiver of docs/background.md runs as.
 struct Receiver {
     child: Child,
     port: u16,
@@ -240,7 +246,7 @@ impl Receiver {
         let port = free.local_addr().unwrap().port();
         drop(free);
         let child = Command::new(python())
-            .args(["-c", &blocks("python").concat()])
+            .args(["-c", &blocks_of(BACKGROUND, "python").concat()])
             .env("PORT", port.to_string())
             .env("WEBHOOK_SECRET", SECRET)
             .current_dir(folder.path())
@@ -256,21 +262,13 @@ impl Receiver {
     }
 
     /// Posts a body as outboxd does; the status line's code, or none without an answer.
-    async fn post(&self, id: &str, secret: &str, body: &str) -> Option<u16> {
-        let now = jiff::Timestamp::now().as_second();
-        let signer = standardwebhooks::Webhook::new(secret).unwrap();
-        let signature = signer.sign(id, now, body.as_bytes()).unwrap();
-        let request = format!(
-            "POST /background HTTP/1.1\r\nhost: x\r\nwebhook-id: {id}\r\nwebhook-timestamp: {now}\r\n\
-             webhook-signature: {signature}\r\noutboxd-type: invoice.paid\r\n\
-             content-length: {}\r\n\r\n{body}",
-            body.len()
-        );
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await.unwrap();
-        stream.write_all(request.as_bytes()).await.unwrap();
-        let mut reply = String::new();
-        stream.read_to_string(&mut reply).await.unwrap();
-        reply.split(' ').nth(1).and_then(|code| code.parse().ok())
+    async fn post(
+        &self,
+        id: &'static str,
+        secret: &'static str,
+        body: &'static str,
+    ) -> Option<u16> {
+        signed_post(self.port, id, secret, body).await
     }
 
     fn invoices(&self) -> String {
@@ -290,7 +288,7 @@ impl Drop for Receiver {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_receiver_in_readme_verifies_and_does_repeated_work_once() {
+async fn the_receiver_in_docs_verifies_and_does_repeated_work_once() {
     let receiver = Receiver::start().await;
     let database = Database::migrated().await;
     let toml = format!(

@@ -29,10 +29,10 @@ async fn configs_take_each_others_place_under_load_and_nothing_is_lost_or_double
     let relay = Process::start(&to(&database, &peer, "/0", ""));
     until_routed(&client).await;
     let producer = database.connect().await;
-    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let produced = tokio::spawn(async move {
+    let (halt, halted) = tokio::sync::oneshot::channel::<()>();
+    let sending = tokio::spawn(async move {
         tokio::select! {
-            _ = stopped => {}
+            _ = halted => {}
             () = async { loop { send(&producer, "order.created", "{}").await; } } => {}
         }
     });
@@ -42,8 +42,8 @@ async fn configs_take_each_others_place_under_load_and_nothing_is_lost_or_double
         let path = format!("/{round}");
         peer.until(|peer| peer.received().iter().any(|request| request.path == path)).await;
     }
-    stop.send(()).unwrap();
-    produced.await.unwrap();
+    halt.send(()).unwrap();
+    sending.await.unwrap();
     until_closed(&client).await;
 
     let sent = number(&client, "SELECT count(*) FROM outbox.message").await;

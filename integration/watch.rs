@@ -1,6 +1,7 @@
 //! Alerts: what is in trouble is told, once, and never through the sink that is the trouble.
 
 mod calendar;
+mod silent;
 
 use std::time::Duration;
 

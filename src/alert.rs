@@ -51,6 +51,8 @@ pub enum Cause {
     File,
     /// Mails of a sink's files wait for an operator, as dead and held deliveries do.
     Mail,
+    /// A relay fell silent without leaving, and none came back from its host.
+    Silent,
 }
 
 /// A trouble as the store knows it.
@@ -58,8 +60,8 @@ pub enum Cause {
 pub struct Alert {
     /// What is wrong.
     pub cause: Cause,
-    /// With what: a sink; a type where it is unrouted; of what the calendar does a schedule or a sink;
-    /// empty for the outbox as a whole.
+    /// With what: a sink; a type where it is unrouted; a host where a relay is silent; of what the
+    /// calendar does a schedule or a sink; empty for the outbox as a whole.
     pub subject: String,
     /// Since when.
     pub since: Timestamp,
@@ -100,7 +102,7 @@ pub struct Digest {
 
 impl Cause {
     /// All of them.
-    pub const ALL: [Cause; 12] = [
+    pub const ALL: [Cause; 13] = [
         Cause::Dead,
         Cause::Held,
         Cause::Open,
@@ -113,6 +115,7 @@ impl Cause {
         Cause::Overdue,
         Cause::File,
         Cause::Mail,
+        Cause::Silent,
     ];
 
     /// Its word, in the database and in payloads.
@@ -131,6 +134,7 @@ impl Cause {
             Cause::Overdue => "overdue",
             Cause::File => "file",
             Cause::Mail => "mail",
+            Cause::Silent => "silent",
         }
     }
 
@@ -151,16 +155,19 @@ impl Cause {
             | Cause::Late
             | Cause::File
             | Cause::Mail => true,
-            Cause::Unrouted | Cause::Unseen | Cause::Paused | Cause::Missed | Cause::Overdue => {
-                false
-            }
+            Cause::Unrouted
+            | Cause::Unseen
+            | Cause::Paused
+            | Cause::Missed
+            | Cause::Overdue
+            | Cause::Silent => false,
         }
     }
 
     /// Whether it may pass by itself within moments, as when relays restart one after another, or catch
     /// up after all of them were down: then it is told only once it has lasted.
     fn passes(self) -> bool {
-        matches!(self, Cause::Orphaned | Cause::Unrouted | Cause::Overdue)
+        matches!(self, Cause::Orphaned | Cause::Unrouted | Cause::Overdue | Cause::Silent)
     }
 }
 

@@ -12,17 +12,21 @@
 //! 3  relay      the order of the steps: wake, fetch, route, deliver, settle; own, cut, keep, watch, prune
 //! 2  store      all SQL, one statement a file in sql/queries/
 //!    sink       all other network and file output; a stranger to the store
+//!    metrics    what is counted; a stranger to both
 //! 1  config     the file, parsed once into values that cannot be wrong
-//! 0  message, alert, delivery, pattern, retry, template, calendar, name, hex: the words; no I/O and no clock
+//! 0  message, alert, delivery, pattern, retry, template, calendar, certificate, name, hex: the words; no I/O and no
+//!               clock
 //! ```
 
 pub mod alert;
 pub mod calendar;
+pub mod certificate;
 pub mod cli;
 pub mod config;
 pub mod delivery;
 pub mod hex;
 pub mod message;
+pub mod metrics;
 pub mod name;
 pub mod pattern;
 pub mod policy;

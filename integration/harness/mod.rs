@@ -7,6 +7,7 @@ pub mod postgres;
 pub mod program;
 pub mod proxy;
 pub mod relay;
+pub mod scrape;
 pub mod smtp;
 
 use std::panic::Location;

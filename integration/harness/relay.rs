@@ -7,6 +7,7 @@ use std::time::Duration;
 use outboxd::config::Config;
 use outboxd::relay::{self, Life, RunError};
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
 /// Reads a config for a database; `rest` is everything but `[database]` and `[relay]`. The lease
 /// is short, so that take-overs are.
@@ -47,9 +48,14 @@ pub struct Relay {
 impl Relay {
     /// Starts one.
     pub fn start(config: Config) -> Relay {
+        Relay::start_in(config, &Arc::default())
+    }
+
+    /// Starts one in a process that others may have been in before.
+    pub fn start_in(config: Config, process: &Arc<relay::Process>) -> Relay {
         log();
         let life = Life::default();
-        let task = tokio::spawn(relay::run(config, Arc::default(), life.clone()));
+        let task = tokio::spawn(relay::run(config, Arc::clone(process), life.clone()));
         Relay { life, task }
     }
 
@@ -58,6 +64,11 @@ impl Relay {
         self.life.stop.cancel();
         let ended = tokio::time::timeout(Duration::from_secs(60), self.task).await;
         ended.expect("the relay drains").expect("the relay does not panic").expect("it ran");
+    }
+
+    /// What tells it to stop.
+    pub fn told_to_stop(&self) -> CancellationToken {
+        self.life.stop.clone()
     }
 
     /// Asks it to stop and does not wait.
@@ -168,7 +179,8 @@ impl Process {
     }
 }
 
-fn command_in(folder: &Path, arguments: &[&str]) -> std::process::Command {
+/// The real binary, with the config in a folder.
+pub fn command_in(folder: &Path, arguments: &[&str]) -> std::process::Command {
     // Cargo says it to tests only; the demonstration, which shares this file, finds it itself.
     let Some(binary) = option_env!("CARGO_BIN_EXE_outboxd") else {
         panic!("cargo builds the binary for tests and benchmarks only");

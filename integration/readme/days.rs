@@ -1,10 +1,10 @@
-//! README's chapters on daily files and on schedules: their config and their commands, in the order they
-//! stand there, against a database, a mail server and a receiver.
+//! The chapters on daily files and on schedules: their config and their commands, in the order they stand
+//! in docs/calendar.md, against a database, a mail server and a receiver.
 
 use std::path::Path;
 use std::process::Stdio;
 
-use super::{Background, README, blocks_of, run, shell};
+use super::{Background, CALENDAR, blocks_of, run, shell};
 use crate::harness::http::HttpPeer;
 use crate::harness::plane::until_count;
 use crate::harness::postgres::Database;
@@ -16,13 +16,8 @@ const SCHEDULES: &str = "Messages by the calendar";
 
 /// A chapter's text.
 fn chapter(name: &str) -> &'static str {
-    let (_, rest) = README.split_once(&format!("\n## {name}\n")).expect(name);
+    let (_, rest) = CALENDAR.split_once(&format!("\n## {name}\n")).expect(name);
     rest.split_once("\n## ").map_or(rest, |(chapter, _)| chapter)
-}
-
-/// README without these chapters.
-pub(super) fn all_others() -> String {
-    README.replace(chapter(FILES), "").replace(chapter(SCHEDULES), "")
 }
 
 /// A shop's database, and a folder with the config of a chapter.

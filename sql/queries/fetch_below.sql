@@ -21,6 +21,7 @@ WITH walked AS MATERIALIZED (
 )
 SELECT d.message_id, d.target, d.lane, d.key, d.attempt, d.rev, d.round,
        coalesce(d.crashes, 0::smallint) AS crashes, d.content_hash, d.due_at,
+       statement_timestamp() AS asked_at,
        m.type, m.created_at,
        (extract(epoch FROM statement_timestamp() - m.created_at) * 1000)::bigint AS age_ms,
        m.headers::text AS headers,

@@ -4,6 +4,7 @@
 -- $1 sink, $2 targets, $3 keys, $4 whether dead and held heads are skipped
 SELECT h.message_id, h.target, h.lane, h.key, h.attempt, h.rev, h.round,
        coalesce(h.crashes, 0::smallint) AS crashes, h.content_hash, h.due_at,
+       statement_timestamp() AS asked_at,
        h.state = 'pending' AND h.due_at <= statement_timestamp()
          AND NOT EXISTS (SELECT FROM outbox.sink p WHERE p.name = $1 AND p.paused)
          AND NOT EXISTS (SELECT FROM outbox.installation i WHERE i.one AND i.paused)

@@ -150,6 +150,21 @@ WITH live AS MATERIALIZED (
   SELECT 'paused', '', statement_timestamp(), 1, 0, 0, NULL, i.paused_for
     FROM outbox.installation i WHERE i.paused
   UNION ALL
+  -- Relays that fell silent, by host, less those that entered from there since: of each host as many are
+  -- missing as were not replaced.
+  SELECT 'silent', q.host, q.since, q.count - x.count, 0, 0, q.id,
+         CASE WHEN EXISTS (SELECT FROM outbox.sink s WHERE s.owner = ANY (q.ids))
+              THEN 'nobody has taken its sinks yet' ELSE 'its sinks have other owners' END
+    FROM (SELECT r.host, min(r.heartbeat_at) AS first_at, max(r.heartbeat_at) AS since, count(*) AS count,
+                 array_agg(r.id) AS ids, (array_agg(r.id ORDER BY r.heartbeat_at DESC))[1] AS id
+            FROM outbox.relay r
+           WHERE r.heartbeat_at < statement_timestamp() - r.lease
+           GROUP BY r.host) q
+   CROSS JOIN LATERAL (
+           SELECT count(*) AS count FROM outbox.relay a
+            WHERE a.host = q.host AND a.started_at > q.first_at) x
+   WHERE q.count > x.count
+  UNION ALL
   SELECT 'missed', m.schedule, min(m.ran_at), sum(m.periods)::bigint, sum(m.periods)::bigint,
          extract(epoch FROM max(m.due_at) FILTER (WHERE m.periods > 0))::bigint,
          (array_agg(m.example ORDER BY m.due_at DESC) FILTER (WHERE m.example IS NOT NULL))[1], NULL
@@ -196,7 +211,13 @@ WITH live AS MATERIALIZED (
       OR (a.count, a.news, a.newest, a.example, a.reason)
          IS DISTINCT FROM (excluded.count, excluded.news, excluded.newest, excluded.example, excluded.reason)
 ), over AS (
-  UPDATE outbox.alert a SET gone = true, last_seen_at = clock_timestamp()
+  UPDATE outbox.alert a
+     SET gone = true, last_seen_at = clock_timestamp(),
+         -- A relay that nobody waits for any more is no recovery.
+         told_news = CASE WHEN a.cause <> 'silent'
+                            OR EXISTS (SELECT FROM outbox.relay r
+                                        WHERE r.host = a.subject AND r.heartbeat_at > statement_timestamp() - r.lease)
+                          THEN a.told_news END
    WHERE NOT a.gone
      AND NOT EXISTS (SELECT FROM trouble t WHERE t.cause = a.cause AND t.subject = a.subject)
 )

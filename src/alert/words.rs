@@ -72,6 +72,10 @@ impl Alert {
                 let some = some("mail of files waits", "mails of files wait");
                 format!("sink {name}: {some} for somebody to look")
             }
+            Cause::Silent => {
+                let some = some("relay", "relays");
+                format!("{some} on {name} fell silent without stopping: killed, hung or cut off")
+            }
         }
     }
 
@@ -119,6 +123,9 @@ impl Alert {
                     .as_deref()
                     .map_or(String::new(), |mail| mail_remedy(self.is_held(), mail))
             ),
+            Cause::Silent => {
+                format!("look at {name}: is it up, and what does outboxd's log say last there?")
+            }
         }
     }
 

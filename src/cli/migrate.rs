@@ -3,18 +3,24 @@
 use std::time::Duration;
 
 use clap::Args;
+use jiff::Timestamp;
 use serde_json::json;
 
+use super::migrate_as::{Form, Printed};
 use super::{Answer, Verdict, other_installation, say, say_aside, say_json, words};
 use crate::config::Config;
-use crate::store::migrate::{MIGRATIONS, PATIENCE, SchemaState, migrate_with, print, state};
+use crate::store::migrate::{
+    MIGRATIONS, NEWEST, PATIENCE, SchemaState, migrate_with, print, state,
+};
 use crate::store::{Link, Target, own};
 
 const EXAMPLES: &str = "\
 Examples:
   outboxd migrate              make the schema or bring it up to date, in one transaction
   outboxd migrate --check      change nothing; exit code 1 if something is wanting
-  outboxd migrate --print      the SQL, for your own migration tool or: … | psql --single-transaction";
+  outboxd migrate --print      the SQL, for your own migration tool or: … | psql --single-transaction
+  outboxd migrate --print --as rails      the same as a migration of Rails (or django, typeorm)
+  outboxd migrate --print --from 2        what this outboxd adds to a schema that has migration 1";
 
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
@@ -22,6 +28,13 @@ pub(super) struct Migrate {
     /// Write the SQL to stdout; needs no database
     #[arg(long, conflicts_with_all = ["check", "json"])]
     print: bool,
+    /// What to write it as: a migration of your own tool
+    #[arg(long = "as", value_name = "FORM", requires = "print", value_enum, default_value_t = Form::Sql)]
+    form: Form,
+    /// The first migration to write, where those before it have run
+    #[arg(long, value_name = "NUMBER", requires = "print", default_value_t = 1,
+          value_parser = clap::value_parser!(i32).range(1..=i64::from(NEWEST)))]
+    from: i32,
     /// Only look whether the schema is what this outboxd needs
     #[arg(long)]
     check: bool,
@@ -36,7 +49,10 @@ pub(super) struct Migrate {
 impl Migrate {
     pub async fn run(&self, config: &Config) -> Answer {
         if self.print {
-            say(&print(&config.database));
+            let sql = print(&config.database, self.from);
+            let schema = &config.database.schema;
+            let now = Timestamp::now();
+            say(&self.form.wrap(&Printed { sql: &sql, schema, from: self.from, to: NEWEST, now }));
             return Ok(Verdict::Ok);
         }
         let target = Target::new(&config.database);

@@ -75,6 +75,7 @@ fn state(relay: &RelayStatus) -> &'static str {
     match (relay.alive, relay.draining) {
         (false, _) => "silent",
         (true, true) => "draining",
+        (true, false) if relay.captures => "captures",
         (true, false) => "alive",
     }
 }

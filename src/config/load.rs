@@ -2,7 +2,6 @@
 
 use std::cell::RefCell;
 use std::path::Path;
-use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 use toml::de::{DeTable, Error};
@@ -10,7 +9,7 @@ use toml::de::{DeTable, Error};
 use super::fault::{ConfigError, Fault, Wrong};
 use super::item::{quote, read_file};
 use super::read::{Section, Source};
-use super::{Config, Relay, database, retention, route, schedule, sink};
+use super::{Config, admin, database, relay, retention, route, schedule, sink};
 use crate::hex::hex;
 
 /// Lines on which the parser would stop that are told at once.
@@ -68,9 +67,9 @@ impl Config {
         };
         let empty = DeTable::new();
         let mut root = Section::new(&source, "", table.get_ref());
-        root.not_yet(&["admin"]);
         let database = database::read(root.section("database", &empty));
-        let relay = relay(root.section("relay", &empty));
+        let relay = relay::read(root.section("relay", &empty));
+        let admin = root.get("admin").and_then(|item| item.section()).and_then(admin::read);
         let retention = retention::read(root.section("retention", &empty));
         let (sinks, exports) = (root.section("sinks", &empty), root.section("exports", &empty));
         let kinds = sink::kinds(&sinks, &exports);
@@ -86,6 +85,7 @@ impl Config {
                 hash: hex(&source.hash.take().finalize()),
                 database,
                 relay,
+                admin,
                 retention,
                 sinks,
                 routes,
@@ -99,16 +99,6 @@ impl Config {
 /// Where relative paths start.
 fn directory(file: &Path) -> &Path {
     file.parent().unwrap_or(Path::new(""))
-}
-
-fn relay(mut section: Section) -> Relay {
-    let second = Duration::from_secs(1);
-    let relay = Relay {
-        lease: section.duration("lease", 10 * second, second..=300 * second),
-        grace: section.duration("grace", 30 * second, Duration::ZERO..=3600 * second),
-    };
-    section.close();
-    relay
 }
 
 /// The text with blanks for the lines on which the parser would stop, and the faults of those: a
@@ -164,44 +154,13 @@ mod tests {
     use crate::config::testing::{parse, refuses};
 
     #[test]
-    fn the_relay_has_defaults_and_bounds() {
-        let relay = parse("").unwrap().relay;
-        assert_eq!((relay.lease.as_secs(), relay.grace.as_secs()), (10, 30));
-        let relay = parse("[relay]\nlease = \"1m\"\ngrace = \"0s\"\n").unwrap().relay;
-        assert_eq!((relay.lease.as_secs(), relay.grace.as_secs()), (60, 0));
-        for (line, fault) in [
-            ("lease = \"500ms\"", "lease: \"500ms\" is out of range; 1s to 5m"),
-            ("grace = \"2h\"", "grace: \"2h\" is out of range; 0s to 1h"),
-            ("lease = \"10\"", "lease: \"10\" is no duration; write it with a unit, e.g. \"15s\""),
-            (
-                "lease = \"soon\"",
-                "lease: \"soon\" is no duration; write it like \"500ms\", \"15s\", \"1h30m\" or \"7d\"",
-            ),
-            ("lease = 10", "lease: is an integer; write a duration, e.g. \"15s\""),
-            ("lease = [\"10s\"]", "lease: is an array; write a duration, e.g. \"15s\""),
-            ("leese = \"10s\"", "leese: is unknown; did you mean lease?"),
-            ("colour = 3", "colour: is unknown; known here: lease, grace"),
-            ("\"a b\" = 3", "\"a b\": is unknown; known here: lease, grace"),
-            ("lease = \"${NOPE}\"", "lease: the environment variable NOPE is not set; set it"),
-            ("lease = \"${NOPE\"", "lease: ${ has no }; write ${NAME}, or $$ for a dollar"),
-            (
-                "lease = \"${SESAME}\"",
-                "lease: \"${SESAME}\" is no duration; write it like \"500ms\", \"15s\", \"1h30m\" or \"7d\"",
-            ),
-        ] {
-            refuses(&format!("[relay]\n{line}\n"), &[&format!("outboxd.toml:2: relay.{fault}")]);
-        }
-    }
-
-    #[test]
-    fn what_is_planned_is_told_from_what_is_mistyped() {
+    fn what_is_mistyped_at_the_top_is_told() {
         for (text, fault) in [
-            ("[admin]\nlisten = \"[::1]:1\"\n", "admin: is not there yet; remove it"),
             ("[relays]\n", "relays: is unknown; did you mean relay?"),
             (
                 "[queue]\n",
                 "queue: is unknown; \
-                 known here: database, relay, retention, sinks, exports, schedules, routes",
+                 known here: database, relay, admin, retention, sinks, exports, schedules, routes",
             ),
             ("relay = 3\n", "relay: is an integer; write a table"),
         ] {

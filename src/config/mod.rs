@@ -3,6 +3,7 @@
 //! [`Config::load`] is offline: it reads the file, the files it names and the environment, and
 //! touches nothing else. Every fault is reported at once, each with file, line, key and remedy.
 
+mod admin;
 mod calendar;
 mod column;
 mod connect;
@@ -18,6 +19,7 @@ mod mailing;
 mod policy;
 mod query;
 mod read;
+mod relay;
 mod retention;
 mod retry;
 mod route;
@@ -31,6 +33,7 @@ mod webhook;
 mod words;
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -67,6 +70,8 @@ pub struct Config {
     pub database: Database,
     /// How this relay behaves.
     pub relay: Relay,
+    /// Where it answers for health and metrics; none: nowhere.
+    pub admin: Option<Admin>,
     /// How long messages are kept.
     pub retention: Retention,
     /// The ways out, by name; exports among them.
@@ -137,6 +142,27 @@ pub struct Relay {
     pub lease: Duration,
     /// How long a stopping relay waits for open attempts. Default 30 s, up to 1 h.
     pub grace: Duration,
+    /// `ping_url`: a monitor elsewhere that is told of as long as all is well. Default none.
+    pub ping: Option<Ping>,
+}
+
+/// A dead man's switch: a URL that is asked for (GET) as long as the relay makes progress. The monitor
+/// behind it raises the alarm when that stops, for whatever reason.
+#[derive(Clone, Debug)]
+pub struct Ping {
+    /// `http` or `https`.
+    pub url: Secret,
+    /// Default 1 min, 1 s to 1 h.
+    pub every: Duration,
+}
+
+/// `[admin]`: the listener for health and metrics.
+#[derive(Clone, Debug)]
+pub struct Admin {
+    /// Address and port.
+    pub listen: SocketAddr,
+    /// What whoever reads the metrics must show; none only where no other machine hears the listener.
+    pub token: Option<Secret>,
 }
 
 /// `[retention]`: how long a message is kept after the last of its deliveries was closed.

@@ -13,6 +13,7 @@ use super::deliver::Deliverer;
 use super::hand::Place;
 use crate::config::duration_in_words;
 use crate::delivery::Guarantee;
+use crate::metrics::WaitsFor;
 use crate::store::flow::{self, Intent, Reserved, Span};
 use crate::store::work::Fetched;
 use crate::store::{Link, StoreError};
@@ -114,7 +115,9 @@ impl Admission {
                 return;
             }
             let call = flow::reserve(&self.link, self.sink(), self.epoch, span, limit, wanted);
-            let reserved = match call.await {
+            let answer = call.await;
+            let is_trouble = answer.is_err();
+            let reserved = match answer {
                 Ok(Some(reserved)) => reserved,
                 // The sink has another owner, which will be noticed.
                 Ok(None) => Reserved { count: 0, wait: TROUBLE_PAUSE },
@@ -125,7 +128,8 @@ impl Admission {
             };
             if reserved.count < wanted {
                 let reason = in_words(span, limit);
-                self.deliverer.gate.wait(Instant::now() + reserved.wait, &reason);
+                let why = if is_trouble { WaitsFor::Database } else { waits_for(span) };
+                self.deliverer.gate.wait(Instant::now() + reserved.wait, why, &reason);
                 admitted.back.extend(admitted.start.drain(reserved.count..));
             }
         }
@@ -144,7 +148,8 @@ impl Admission {
         let applied = call.await.unwrap_or_else(|error| {
             warn!(sink = self.sink(), count = intents.len(), %error,
                 "cannot commit intents; nothing of it is sent, trying again");
-            self.deliverer.gate.wait(Instant::now() + TROUBLE_PAUSE, "intents cannot be committed");
+            let until = Instant::now() + TROUBLE_PAUSE;
+            self.deliverer.gate.wait(until, WaitsFor::Database, "intents cannot be committed");
             let room = UNHEARD_MAX.saturating_sub(self.unheard.len());
             let places = intents.iter().map(|intent| (intent.message_id, intent.target.clone()));
             self.unheard.extend(places.take(room));
@@ -235,6 +240,13 @@ impl Admission {
             }
         }
         Ok(strays)
+    }
+}
+
+fn waits_for(span: Span) -> WaitsFor {
+    match span {
+        Span::Rate(_) => WaitsFor::Rate,
+        Span::Day => WaitsFor::Quota,
     }
 }
 

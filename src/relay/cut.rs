@@ -23,6 +23,7 @@ use super::lease::Lease;
 use crate::calendar::Calendar;
 use crate::config::{CsvConfig, SinkConfig, Way};
 use crate::delivery::clean_text;
+use crate::metrics::FileMetrics;
 use crate::store::calendar::{self, RuleKind};
 use crate::store::export::{self, ExportState, NewCut, Waiting};
 use crate::store::{Link, StoreError};
@@ -43,6 +44,8 @@ pub struct Cutter {
     pub epoch: i64,
     /// For all statements.
     pub link: Arc<Link>,
+    /// What is counted.
+    pub metrics: FileMetrics,
     /// Whether the relay may still act.
     pub lease: Arc<Lease>,
     /// Where it is told up to when all files that were due have been made.
@@ -112,6 +115,7 @@ impl Cutter {
     }
 
     async fn tell(&self, trouble: Trouble, retry_in: Duration) {
+        self.metrics.failed();
         match trouble {
             Trouble::Store(error) => {
                 warn!(sink = self.sink(), %error, ?retry_in, "cannot cut; trying again");
@@ -176,6 +180,9 @@ impl Cutter {
         let opened = export::open(&self.link, self.sink(), self.epoch, &cut).await?;
         if opened.is_none() {
             warn!(sink = self.sink(), "paused, or another relay has this sink now; no file opened");
+        }
+        if opened.is_some() {
+            self.metrics.cut();
         }
         Ok(opened.is_some())
     }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::breaker::{Breaker, Opened};
 use crate::delivery::{Cause, Outcome};
+use crate::metrics::WaitsFor;
 
 /// First and longest wait after a receiver asked for less without saying for how long.
 const THROTTLE_MIN: Duration = Duration::from_secs(5);
@@ -46,7 +47,9 @@ struct Own {
 pub struct Waits {
     /// Until when.
     pub until: Instant,
-    /// What for, in words for the operator.
+    /// What for.
+    pub why: WaitsFor,
+    /// The same in words for the operator.
     pub reason: String,
 }
 
@@ -99,10 +102,10 @@ impl Gate {
     }
 
     /// Lets nothing begin before `until`. A longer wait that is asked for already stays.
-    pub fn wait(&self, until: Instant, reason: &str) {
+    pub fn wait(&self, until: Instant, why: WaitsFor, reason: &str) {
         let mut own = self.own();
         if own.waits.as_ref().is_none_or(|waits| waits.until < until) {
-            own.waits = Some(Waits { until, reason: reason.to_owned() });
+            own.waits = Some(Waits { until, why, reason: reason.to_owned() });
         }
     }
 
@@ -182,7 +185,7 @@ impl Gate {
             }
             if waiting { Duration::ZERO } else { wait }
         });
-        self.wait(now + wait, reason);
+        self.wait(now + wait, WaitsFor::Receiver, reason);
     }
 }
 

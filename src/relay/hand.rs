@@ -246,6 +246,7 @@ pub mod testing {
             crashes: 0,
             content_hash: None,
             due_at: Timestamp::UNIX_EPOCH,
+            fell_due: std::time::Instant::now(),
             expired: false,
             message: None,
         }

@@ -10,6 +10,7 @@ use super::prune::prune;
 use super::route::Paused;
 use super::watch::watch;
 use crate::config::Retention;
+use crate::metrics::Metrics;
 use crate::name::Name;
 use crate::store::inspect::pause::{RouteName, paused_routes, release_paused};
 use crate::store::routes::{route_existing, sweep, unrouted};
@@ -31,12 +32,18 @@ const SWEEP_SPAN: i64 = 5_000;
 const LEDGER_EVERY: Duration = Duration::from_secs(3600);
 
 /// Does all chores until dropped.
-pub async fn keep(link: Arc<Link>, paused: Arc<Paused>, installation: Name, retention: Retention) {
+pub async fn keep(
+    link: Arc<Link>,
+    paused: Arc<Paused>,
+    installation: Name,
+    retention: Retention,
+    metrics: Metrics,
+) {
     tokio::join!(
         look_at_pauses(Arc::clone(&link), paused),
-        route_and_sweep(Arc::clone(&link)),
-        watch(Arc::clone(&link), installation),
-        prune(link, retention),
+        route_and_sweep(Arc::clone(&link), metrics.clone()),
+        watch(Arc::clone(&link), installation, metrics.clone()),
+        prune(link, retention, metrics),
     );
 }
 
@@ -74,8 +81,8 @@ pub async fn read_pauses(link: &Link, paused: &Paused) -> Result<Vec<RouteName>,
     Ok(paused.set(routes.collect()))
 }
 
-async fn route_and_sweep(link: Arc<Link>) {
-    let mut chores = Chores { link, unrouted_after: 0, swept_to: 0 };
+async fn route_and_sweep(link: Arc<Link>, metrics: Metrics) {
+    let mut chores = Chores { link, metrics, unrouted_after: 0, swept_to: 0 };
     let mut routes = tokio::time::interval(UNROUTED_EVERY);
     let mut sweeps = tokio::time::interval(SWEEP_EVERY);
     let mut ledger = tokio::time::interval(LEDGER_EVERY);
@@ -96,6 +103,7 @@ async fn route_and_sweep(link: Arc<Link>) {
 
 struct Chores {
     link: Arc<Link>,
+    metrics: Metrics,
     /// Where the last page of unrouted messages ended.
     unrouted_after: i64,
     /// Where the last step of the sweep ended.
@@ -125,6 +133,7 @@ impl Chores {
         own::sees_all(&self.link).await?;
         let (reached, found) = sweep(&self.link, self.swept_to, SWEEP_SPAN).await?;
         self.swept_to = reached.unwrap_or(0);
+        self.metrics.swept(found);
         if found > 0 {
             warn!(
                 found,

@@ -2,6 +2,8 @@
 
 use std::sync::{Mutex, PoisonError};
 
+use crate::metrics::Metrics;
+
 /// How a relay learns that there is work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hearing {
@@ -17,19 +19,23 @@ pub enum Hearing {
 
 /// How this relay learns of work just now.
 #[derive(Debug)]
-pub struct Listening(Mutex<Hearing>);
+pub struct Listening {
+    hearing: Mutex<Hearing>,
+    metrics: Metrics,
+}
 
 impl Listening {
     /// Before the first session: away where one is `wanted`.
     #[must_use]
-    pub fn new(wanted: bool) -> Listening {
-        Listening(Mutex::new(if wanted { Hearing::Away } else { Hearing::Off }))
+    pub fn new(wanted: bool, metrics: Metrics) -> Listening {
+        let hearing = Mutex::new(if wanted { Hearing::Away } else { Hearing::Off });
+        Listening { hearing, metrics }
     }
 
     /// As it is now.
     #[must_use]
     pub fn now(&self) -> Hearing {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.hearing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether bells are heard; none where nobody tries to.
@@ -44,6 +50,7 @@ impl Listening {
 
     /// Notes how it is from now on.
     pub(super) fn note(&self, hearing: Hearing) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = hearing;
+        *self.hearing.lock().unwrap_or_else(PoisonError::into_inner) = hearing;
+        self.metrics.listens(self.hears());
     }
 }

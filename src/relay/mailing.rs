@@ -24,6 +24,7 @@ use super::lease::Lease;
 use crate::config::{CsvConfig, MailingConfig, SinkConfig, Way};
 use crate::delivery::{Guarantee, Outcome, Phase, clean_text};
 use crate::hex::hex;
+use crate::metrics::{FileMetrics, MailEnd};
 use crate::name::Name;
 use crate::policy::Policy;
 use crate::sink::Sink;
@@ -32,7 +33,7 @@ use crate::sink::mail::{Attached, FilesMail, NoMail, PreparedMail, prepare_files
 use crate::sink::smtp::{Entered, Smtp, Transcript};
 use crate::store::mailing::{self, Actor, Desk, Mailing, MailingEnd};
 use crate::store::{Link, StoreError};
-use ending::{clean_lines, ending, rest};
+use ending::{clean_lines, counted, ending, rest};
 pub use left::Left;
 use left::hold;
 use next::{Next, next};
@@ -54,6 +55,8 @@ pub struct Mailer {
     pub through: (Arc<Sink>, Arc<SinkConfig>),
     /// Part of every Message-ID.
     pub installation: Name,
+    /// What is counted.
+    pub metrics: FileMetrics,
     /// This relay.
     pub relay: String,
     /// The epoch it took the sink with.
@@ -118,7 +121,8 @@ impl Mailer {
 
     /// What a former owner was sending is in doubt.
     async fn hold_silent(&self) -> Result<(), StoreError> {
-        hold(&self.link, &self.actor(), self.lease_time + self.through.1.timeout).await
+        let until = self.lease_time + self.through.1.timeout;
+        hold(&self.link, &self.metrics, &self.actor(), until).await
     }
 
     /// Takes the next step; `false` if there is none to take now.
@@ -268,6 +272,7 @@ impl Mailer {
             reason,
             "the mail of this period is given up until an operator looks; nothing was sent"
         );
+        self.metrics.mailed(MailEnd::Dead);
         let reason = clean_text(reason);
         mailing::put_off(&self.link, &self.actor(), at_work.id, true, Duration::ZERO, &reason).await
     }
@@ -294,6 +299,7 @@ impl Mailer {
             retry_in = ?delay,
             "the mail server does not let us in; nothing was sent, no attempt is spent"
         );
+        self.metrics.mailed(MailEnd::Unsent);
         mailing::put_off(&self.link, &self.actor(), at_work.id, false, delay, &reason).await?;
         Ok(false)
     }
@@ -349,6 +355,7 @@ impl Mailer {
     fn tell(&self, end: &MailingEnd, reason: &str, at_work: &Mailing, took: Duration) {
         let (sink, period) = (self.sink(), at_work.period.as_str());
         let (through, attempt) = (self.through.1.name.as_str(), at_work.attempt + 1);
+        self.metrics.mailed(counted(end));
         match end {
             MailingEnd::Sent => info!(
                 sink,

@@ -8,8 +8,9 @@
 //! config in its place, `cut` makes the files of CSV sinks,
 //! `mailing` mails them, `schedule` writes the messages that fall due by the calendar, `keep` does the
 //! chores, among them `watch`, which tells of troubles, and `prune`, which deletes
-//! what is old.
+//! what is old. `admin` answers for all of it, over what `process` keeps from one config to the next.
 
+pub mod admin;
 mod admit;
 mod bells;
 mod breaker;
@@ -27,6 +28,8 @@ pub mod listening;
 mod mailing;
 mod minute;
 mod own;
+mod ping;
+pub mod process;
 mod prune;
 mod ready;
 pub mod reload;
@@ -36,6 +39,7 @@ mod schedule;
 mod settle;
 mod share;
 mod shared;
+pub mod signs;
 mod turn;
 mod wake;
 pub mod watch;
@@ -51,13 +55,16 @@ use tracing::{info, warn};
 use crate::config::Config;
 use crate::name::Name;
 use crate::sink::BuildError;
+use crate::sink::ping::Monitor;
 use crate::store::migrate::{self, SchemaState};
 use crate::store::own::{Installation, installation, sees_all};
 use crate::store::{Link, StoreError, Target};
 use own::Owner;
+pub use process::Process;
 use restored::Guard;
 use schedule::Scheduler;
 use shared::Shared;
+use signs::Signs;
 
 /// How long cut attempts may take to be settled once the grace period is over.
 const CUT_LIMIT: Duration = Duration::from_secs(5);
@@ -85,6 +92,9 @@ pub enum RunError {
     /// A sink cannot be built.
     #[error("sink {0}: {1}")]
     Sink(Name, #[source] BuildError),
+    /// The client for `ping_url` cannot be built.
+    #[error("[relay] ping_url: {0}")]
+    Ping(#[source] BuildError),
     /// A reload whose routes were in force before and were replaced since.
     #[error(
         "the routes of this config were replaced by another config's; if this config is the right one, \
@@ -105,7 +115,7 @@ pub enum RunError {
     },
 }
 
-/// What a relay is told while it runs, and tells: tokens, each cancelled once.
+/// What a relay is told while it runs, and tells: tokens, each cancelled once, and signs of life.
 #[derive(Clone, Debug, Default)]
 pub struct Life {
     /// Drain: take no more, finish within the grace period, settle, hand over, end.
@@ -116,6 +126,8 @@ pub struct Life {
     pub now: CancellationToken,
     /// The relay's word: it has entered, its routes are in force, it works.
     pub entered: CancellationToken,
+    /// What it shows to those who watch the process.
+    pub signs: Arc<Signs>,
     /// Whether it is to take another relay's place: then it does so wholly or not at all.
     pub replaces: bool,
 }
@@ -136,10 +148,6 @@ impl Life {
     }
 }
 
-/// What outlives a config: a relay that takes another's place in the same process has the same.
-#[derive(Debug, Default)]
-pub struct Process {}
-
 /// Runs until told to stop and everything in hand is settled.
 ///
 /// Waits for a database that is away, at the start and later, for as long as it takes.
@@ -147,7 +155,11 @@ pub struct Process {}
 /// # Errors
 /// When it cannot start for a reason that waiting does not cure, or must not go on.
 pub async fn run(config: Config, process: Arc<Process>, life: Life) -> Result<(), RunError> {
-    let target = Target::new(&config.database);
+    let target = Target::counted(&config.database, Arc::clone(&process.tally));
+    let names = process::names(&config);
+    if !life.replaces {
+        process.stands_for(&target, &names);
+    }
     let found = tokio::select! {
         found = wait_for_schema(&target, &config) => found?,
         () = life.ending() => return Ok(()),
@@ -155,6 +167,8 @@ pub async fn run(config: Config, process: Arc<Process>, life: Life) -> Result<()
     let lease = config.relay.lease;
     let grace = config.relay.grace;
     let retention = config.retention.clone();
+    let monitor = config.relay.ping.as_ref().map(|ping| Ok((Monitor::build(ping)?, ping.every)));
+    let monitor = monitor.transpose().map_err(RunError::Ping)?;
     let shared = Arc::new(Shared::build(config, &process, &target, &found, &life.now)?);
     let entry = shared.entry(lease);
     let guard = Guard::new(Arc::clone(&shared.own), &entry);
@@ -166,18 +180,27 @@ pub async fn run(config: Config, process: Arc<Process>, life: Life) -> Result<()
         mirrored = shared.mirror_routes(&entry.id, life.replaces) => mirrored?,
         () = life.ending() => return Ok(()),
     }
+    process.stands_for(&target, &names);
 
     let installation = shared.installation.clone();
     let (link, paused) = (Arc::clone(&shared.keep), Arc::clone(&shared.paused));
-    let chores = keep::keep(link, paused, installation, retention);
-    let schedules = Scheduler::new(&target, shared.schedules.clone(), entry.id.clone());
+    let chores = keep::keep(link, paused, installation, retention, shared.metrics.clone());
+    let schedules =
+        Scheduler::new(&target, shared.schedules.clone(), entry.id.clone(), shared.metrics.clone());
     let begin = Arc::clone(&shared);
     let begin = Box::new(move |taken| begin.begin(taken));
     let (lease, listening) = (Arc::clone(&shared.lease), Arc::clone(&shared.listening));
-    let owner = Owner::new(lease, listening, entry, guard, begin);
+    let owner = Owner::new((lease, listening), shared.metrics.clone(), entry, guard, begin);
+    let lease = Arc::clone(&shared.lease);
+    let ping = async move {
+        if let Some((monitor, every)) = monitor {
+            let stuck = || (!lease.holds()).then(|| "it has no lease".to_owned());
+            ping::ping(monitor, every, stuck).await;
+        }
+    };
     // These end as soon as the relay is to go: what replaces it has other rules.
     let besides = tokio::spawn(until_ending(life.clone(), async {
-        tokio::join!(chores, schedules.run());
+        tokio::join!(chores, schedules.run(), ping);
     }));
     let ended = tokio::select! {
         ended = owner.run(&life, grace) => ended,

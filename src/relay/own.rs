@@ -18,6 +18,7 @@ use super::listening::Listening;
 use super::restored::Guard;
 use super::share::share;
 use super::{Life, RunError};
+use crate::metrics::{self, Metrics, TakenFrom};
 use crate::store::own::{self, RelayEntry, SinkRow, TakenOver};
 use crate::store::{Link, StoreError};
 
@@ -34,6 +35,8 @@ struct Owned {
     giving: bool,
     /// Taken because the relay that it was meant for did not: not offered to that one again.
     keep: bool,
+    /// Counts it as owned until it is dropped.
+    counted: metrics::Owned,
 }
 
 /// How a sink's work is begun: answers the work, which ends when it is drained or cut.
@@ -63,6 +66,7 @@ pub struct Owner {
     link: Arc<Link>,
     lease: Arc<Lease>,
     listening: Arc<Listening>,
+    metrics: Metrics,
     entry: RelayEntry,
     guard: Guard,
     begin: Box<Begin>,
@@ -82,8 +86,8 @@ impl Owner {
     /// An owner that is not entered yet and owns nothing.
     #[must_use]
     pub fn new(
-        lease: Arc<Lease>,
-        listening: Arc<Listening>,
+        (lease, listening): (Arc<Lease>, Arc<Listening>),
+        metrics: Metrics,
         entry: RelayEntry,
         guard: Guard,
         begin: Box<Begin>,
@@ -92,6 +96,7 @@ impl Owner {
             link: Arc::clone(guard.link()),
             lease,
             listening,
+            metrics,
             entry,
             guard,
             begin,
@@ -111,6 +116,7 @@ impl Owner {
         let beat = self.entry.lease / 3;
         let mut entered = false;
         while !life.is_ending() {
+            life.signs.round(self.entry.lease);
             let result = if entered { self.beat(false).await } else { self.enter().await };
             match result {
                 Ok(false) if !entered => {
@@ -122,11 +128,13 @@ impl Owner {
                 }
                 Err(error) => {
                     warn!(%error, retry_in = ?beat, "cannot renew the lease; trying again");
+                    self.metrics.not_renewed();
                 }
             }
             if !self.lease.holds() {
                 if entered {
                     error!("the lease ran out; stopping all work until it is back");
+                    self.metrics.lost_the_lease();
                 }
                 self.lose_all();
                 entered = false;
@@ -168,6 +176,7 @@ impl Owner {
             return Ok(false);
         }
         self.lease.renew(asked_at, self.entry.lease);
+        self.metrics.renewed(self.lease.left());
         info!(relay = self.entry.id, "entered");
         // Entered it is, whatever happens next: to enter twice under one id is refused.
         if let Err(error) = self.share_out().await {
@@ -187,6 +196,7 @@ impl Owner {
             return Ok(false);
         }
         self.lease.renew(asked_at, self.entry.lease);
+        self.metrics.renewed(self.lease.left());
         self.limited(self.guard.look()).await?;
         if !draining {
             self.share_out().await?;
@@ -312,12 +322,15 @@ impl Owner {
                 "the relay that this sink was meant for did not take it for a whole lease"
             );
         }
+        let from = if taken.unclean { TakenFrom::Silent } else { TakenFrom::Nobody };
+        let counted = self.metrics.taken(&row.name, from);
         let (work, ended) = ((self.begin)(taken), Arc::clone(&self.ended));
         let work = tokio::spawn(async move {
             work.await;
             ended.notify_one();
         });
-        self.owned.insert(row.name, Owned { epoch, drain, cut, work, giving: false, keep });
+        self.owned
+            .insert(row.name, Owned { epoch, drain, cut, work, giving: false, keep, counted });
         Ok(())
     }
 
@@ -325,6 +338,7 @@ impl Owner {
     fn lose(&mut self, sink: &str) {
         if let Some(owned) = self.owned.remove(sink) {
             owned.cut.cancel();
+            drop(owned.counted);
             self.ending.insert(sink.to_owned(), owned.work);
         }
     }

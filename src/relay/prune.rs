@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
 use crate::config::Retention;
+use crate::metrics::Metrics;
 use crate::store::{Link, StoreError, prune as store};
 
 /// Ids a step looks at; no more messages than this are deleted at once.
@@ -27,9 +28,9 @@ const ACTIONS_KEPT: Duration = Duration::from_secs(90 * 24 * 3600);
 const CALENDAR_KEPT: Duration = Duration::from_secs(400 * 24 * 3600);
 
 /// Prunes until dropped.
-pub async fn prune(link: Arc<Link>, retention: Retention) {
+pub async fn prune(link: Arc<Link>, retention: Retention, metrics: Metrics) {
     let kinds = store::kinds(&retention);
-    let mut pruner = Pruner { link, retention, kinds, dedupe_after: Default::default() };
+    let mut pruner = Pruner { link, retention, metrics, kinds, dedupe_after: Default::default() };
     let mut records_due = Instant::now();
     loop {
         if let Err(error) = pruner.messages().await {
@@ -51,6 +52,7 @@ pub async fn prune(link: Arc<Link>, retention: Retention) {
 struct Pruner {
     link: Arc<Link>,
     retention: Retention,
+    metrics: Metrics,
     kinds: String,
     /// Where the last step round the dedupe keys ended.
     dedupe_after: (String, String),
@@ -65,6 +67,7 @@ impl Pruner {
             let (reached, pruned) =
                 store::prune(&self.link, after, SPAN, self.retention.default, &self.kinds).await?;
             total += pruned;
+            self.metrics.pruned(pruned);
             let Some(reached) = reached else { break };
             after = reached;
             tokio::time::sleep(PAUSE.max(begun.elapsed())).await;

@@ -33,10 +33,15 @@ pub async fn run_reloading(
 ) -> Result<(), RunError> {
     let mut current = Generation::start(first, &process, &life, false);
     let mut candidate: Option<Generation> = None;
+    let mut entered = false;
     let mut leaving = JoinSet::new();
     let ended = loop {
         tokio::select! {
             ended = &mut current.task => break ended,
+            () = current.life.entered.cancelled(), if !entered => {
+                entered = true;
+                life.signs.in_place();
+            }
             Some(config) = configs.recv(), if !life.is_ending() => {
                 if let Some(former) = candidate.replace(Generation::start(config, &process, &life, true)) {
                     warn!("another reload came before the last one was in place; taking the later config");
@@ -46,6 +51,7 @@ pub async fn run_reloading(
             }
             refused = took_place(candidate.as_mut()) => {
                 let Some(new) = candidate.take() else { continue };
+                life.signs.in_place();
                 match refused {
                     None => {
                         info!("reloaded: the new config is at work, the relay of the former one drains");
@@ -74,6 +80,7 @@ impl Generation {
             stop: life.stop.child_token(),
             now: life.now.child_token(),
             replaces,
+            signs: Arc::clone(&life.signs),
             ..Life::default()
         };
         let task = tokio::spawn(run(config, Arc::clone(process), life.clone()));

@@ -22,6 +22,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::config::ScheduleConfig;
 use crate::delivery::clean_text;
+use crate::metrics::{Metrics, RunEnd};
 use crate::store::schedule::{self, Fired, Occasion, Passed, Period, Stand, Standing};
 use crate::store::{Link, StoreError, Target};
 use plan::{Due, Seen, Step, later, plan};
@@ -45,6 +46,7 @@ pub struct Scheduler {
     link: Link,
     target: Arc<Target>,
     relay: Arc<str>,
+    metrics: Metrics,
     entered: bool,
     /// The last look, by the database's clock; none while paused.
     looked_at: Option<Timestamp>,
@@ -71,6 +73,7 @@ impl Scheduler {
         target: &Arc<Target>,
         schedules: Vec<Arc<ScheduleConfig>>,
         relay: String,
+        metrics: Metrics,
     ) -> Scheduler {
         let watched =
             |config| Watched { config, period: String::new(), pause: PAUSE_MIN, not_before: None };
@@ -79,6 +82,7 @@ impl Scheduler {
             link: Link::new(Arc::clone(target)),
             target: Arc::clone(target),
             relay: relay.into(),
+            metrics,
             entered: false,
             looked_at: None,
             there_since: None,
@@ -220,6 +224,8 @@ impl Scheduler {
         if !schedule::pass_over(&self.link, &passed).await? {
             return Ok(ELSEWHERE);
         }
+        let periods = u64::try_from(due.passed + 1).unwrap_or_default();
+        self.metrics.ran(config.name.as_str(), RunEnd::Missed, periods);
         warn!(
             schedule = config.name.as_str(),
             period = due.tick.name,
@@ -244,6 +250,7 @@ impl Scheduler {
         match outcome {
             Some(Ok(Fired::Ran { messages, .. })) => {
                 info!(schedule, period, messages, "the period ran");
+                self.metrics.ran(schedule, RunEnd::Ran, 1);
                 failed = false;
             }
             Some(Ok(fired)) => {
@@ -263,6 +270,7 @@ impl Scheduler {
             None => error!(schedule, period, ?retry_in, "a run broke off: a fault in outboxd"),
         }
         if failed {
+            self.metrics.ran(schedule, RunEnd::Failed, 1);
             watched.not_before = Some(Instant::now() + retry_in);
             watched.pause = (retry_in * 2).min(PAUSE_MAX);
         } else {

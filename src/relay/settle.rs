@@ -14,6 +14,7 @@ use tracing::{debug, info, warn};
 
 use super::hand::Place;
 use crate::delivery::Settlement;
+use crate::metrics::SinkMetrics;
 use crate::policy::Order;
 use crate::store::work::{
     self, DeliveredSettlement, ExpiredSettlement, Fetched, OpenSettlement, OpenState,
@@ -87,6 +88,7 @@ pub struct Settler {
     link: Arc<Link>,
     sink: String,
     epoch: i64,
+    metrics: SinkMetrics,
     /// Gives up writing: the process must end.
     give_up: CancellationToken,
 }
@@ -95,14 +97,16 @@ impl Settler {
     /// Starts the task that writes; it ends when the sender is dropped and all is written.
     #[must_use]
     pub fn start(
-        link: Arc<Link>,
+        link: &Arc<Link>,
         sink: String,
         epoch: i64,
-        give_up: CancellationToken,
+        metrics: SinkMetrics,
+        give_up: &CancellationToken,
     ) -> (mpsc::Sender<Decided>, mpsc::Receiver<Vec<Written>>) {
         let (decided, incoming) = mpsc::channel(BACKLOG_MAX);
         let (outgoing, written) = mpsc::channel(64);
-        let settler = Settler { link, sink, epoch, give_up };
+        let (link, give_up) = (Arc::clone(link), give_up.clone());
+        let settler = Settler { link, sink, epoch, metrics, give_up };
         tokio::spawn(settler.run(incoming, outgoing));
         (decided, written)
     }
@@ -121,11 +125,16 @@ impl Settler {
                 match self.write(&batch, &mut applied).await {
                     Ok(written) => {
                         debug!(sink = self.sink, count = batch.len(), took = ?begun.elapsed(), "settled");
+                        self.metrics.settled(batch.len(), begun.elapsed());
+                        for decided in batch.iter().filter(|decided| decided.is_delivered()) {
+                            self.metrics.delivered(decided.row.fell_due.elapsed());
+                        }
                         break written;
                     }
                     Err(error) => {
                         warn!(sink = self.sink, count = batch.len(), %error, retry_in = ?pause,
                             "cannot record outcomes yet; nothing is sent again, only the record is repeated");
+                        self.metrics.not_settled();
                         self.cure(&error, &mut batch).await;
                     }
                 }
@@ -159,6 +168,22 @@ impl Settler {
         }
     }
 
+    /// Counts what found its row changed or closed, or another relay at the sink: then the fence refused
+    /// all but what was delivered.
+    async fn count_not_applied(
+        &self,
+        batch: &[Decided],
+        applied: &HashSet<Place>,
+    ) -> Result<(), StoreError> {
+        let missed = batch.iter().filter(|decided| !applied.contains(&decided.place()));
+        let (delivered, fenced): (Vec<_>, Vec<_>) =
+            missed.partition(|missed| missed.is_delivered());
+        let holds = fenced.is_empty() || own::holds(&self.link, &self.sink, self.epoch).await?;
+        self.metrics.not_applied(fenced.len(), !holds);
+        self.metrics.not_applied(delivered.len(), false);
+        Ok(())
+    }
+
     /// Writes a batch, in up to three statements; each is safe to repeat. What was applied is noted
     /// at once: when a later one fails and all are repeated, an earlier one finds its rows gone.
     async fn write(
@@ -180,10 +205,11 @@ impl Settler {
         if !open.is_empty() {
             applied.extend(work::settle_open(link, sink, self.epoch, &open).await?);
         }
+        self.count_not_applied(batch, applied).await?;
         Ok(batch
             .iter()
             .map(|decided| {
-                let place = (decided.row.message_id, decided.row.target.clone());
+                let place = decided.place();
                 Written {
                     key: decided.row.key.clone(),
                     end: match &decided.settlement {
@@ -205,6 +231,16 @@ impl Settler {
                 }
             })
             .collect())
+    }
+}
+
+impl Decided {
+    fn is_delivered(&self) -> bool {
+        matches!(self.settlement, Settlement::Done { .. })
+    }
+
+    fn place(&self) -> Place {
+        (self.row.message_id, self.row.target.clone())
     }
 }
 

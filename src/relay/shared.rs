@@ -24,6 +24,7 @@ use super::wake::Wake;
 use super::work::Worker;
 use super::{Process, RunError, keep, patiently, random_id};
 use crate::config::{Config, ScheduleConfig, SinkConfig, Way};
+use crate::metrics::Metrics;
 use crate::name::Name;
 use crate::sink::Sink;
 use crate::store::own::{Installation, RelayEntry, add_sinks};
@@ -35,9 +36,11 @@ pub(super) struct Shared {
     sinks: BTreeMap<String, (Arc<SinkConfig>, Option<Arc<Sink>>)>,
     pub schedules: Vec<Arc<ScheduleConfig>>,
     config_hash: String,
+    captures: bool,
     routes: Arc<Routes>,
     pub paused: Arc<Paused>,
     pub installation: Name,
+    pub metrics: Metrics,
     /// None where the relay only polls.
     bells: Option<Bells>,
     pub listening: Arc<Listening>,
@@ -60,21 +63,25 @@ pub(super) struct Shared {
 impl Shared {
     pub(super) fn build(
         config: Config,
-        _process: &Process,
+        process: &Process,
         target: &Arc<Target>,
         found: &Installation,
         now: &CancellationToken,
     ) -> Result<Shared, RunError> {
         let installation = config.database.installation;
         let mut sinks = BTreeMap::new();
-        for (name, config) in config.sinks {
-            let sink = Sink::build(&config).map_err(|error| RunError::Sink(name.clone(), error))?;
+        for (name, mut config) in config.sinks {
+            let sink = match &process.capture {
+                None => Sink::build(&config),
+                Some(directory) => Sink::build_capturing(&mut config, directory),
+            };
+            let sink = sink.map_err(|error| RunError::Sink(name.clone(), error))?;
             sinks.insert(name.to_string(), (Arc::new(config), sink.map(Arc::new)));
         }
         let link = || Arc::new(Link::new(Arc::clone(target)));
         let keep = link();
         let listens = found.doorbell && target.listens();
-        let listening = Arc::new(Listening::new(listens));
+        let listening = Arc::new(Listening::new(listens, process.metrics.clone()));
         let bells = listens.then(|| {
             let (keep, listening) = (Arc::clone(&keep), Arc::clone(&listening));
             Bells::start(keep, found.bell_class, listening, now.clone())
@@ -83,9 +90,11 @@ impl Shared {
             sinks,
             schedules: config.schedules.into_values().map(Arc::new).collect(),
             config_hash: config.hash,
+            captures: process.capture.is_some(),
             routes: Arc::new(Routes::new(config.routes)),
             paused: Arc::default(),
             installation,
+            metrics: process.metrics.clone(),
             bells,
             listening,
             memory: Memory::new(),
@@ -117,7 +126,7 @@ impl Shared {
             sinks: self.sinks.iter().map(|(n, (config, _))| (n.clone(), kind(config))).collect(),
             schedules: self.schedules.iter().map(|config| config.name.to_string()).collect(),
             config_hash: self.config_hash.clone(),
-            captures: false,
+            captures: self.captures,
         }
     }
 
@@ -155,6 +164,7 @@ impl Shared {
                 let (made, made_until) = tokio::sync::watch::channel(None);
                 let mailer = self.mailer(config, &taken, made_until);
                 let left = Left {
+                    metrics: self.metrics.file(config.name.as_str()),
                     sink: taken.sink,
                     relay: taken.relay,
                     epoch: taken.epoch,
@@ -167,6 +177,7 @@ impl Shared {
                     config: Arc::clone(config),
                     epoch: taken.epoch,
                     link: Arc::clone(&self.settle),
+                    metrics: self.metrics.file(config.name.as_str()),
                     lease: Arc::clone(&self.lease),
                     made_until: made,
                     drain: taken.drain,
@@ -198,6 +209,7 @@ impl Shared {
             config: Arc::clone(config),
             through: (Arc::clone(smtp.as_ref()?), Arc::clone(smtp_config)),
             installation: self.installation.clone(),
+            metrics: self.metrics.file(config.name.as_str()),
             relay: taken.relay.clone(),
             epoch: taken.epoch,
             link: Arc::clone(&self.settle),
@@ -233,6 +245,7 @@ impl Shared {
         let (fetch, settle) = (Arc::clone(&self.fetch), Arc::clone(&self.settle));
         let (turns, lease) = (self.turns.clone(), self.lease_time);
         let give_up = self.now.clone();
+        let metrics = self.metrics.sink(&taken.sink);
         async move {
             let bell = match bells {
                 Some(bells) => Some(bells.take(taken.bell).await),
@@ -245,6 +258,7 @@ impl Shared {
                 epoch,
                 unclean,
                 wake,
+                metrics,
                 fetch,
                 settle,
                 turns,

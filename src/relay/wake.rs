@@ -7,6 +7,7 @@
 use std::time::{Duration, Instant};
 
 use super::bells::Bell;
+use crate::metrics::WokenBy;
 
 /// First pause after work, and the longest one while awake.
 const PAUSE_MIN: Duration = Duration::from_millis(10);
@@ -115,16 +116,20 @@ impl Wake {
     }
 
     /// Waits until it is time to look, or the bell rings.
-    pub async fn ready(&mut self) {
+    pub async fn ready(&mut self) -> WokenBy {
         let time = tokio::time::sleep_until(self.look_at.into());
-        let Some(bell) = &self.bell else { return time.await };
+        let Some(bell) = &self.bell else {
+            time.await;
+            return WokenBy::Poll;
+        };
         tokio::select! {
-            () = time => {}
+            () = time => WokenBy::Poll,
             () = bell.rung() => {
                 // Also rung when the LISTEN session is new, and that holds no bell: whoever was
                 // asleep has to take it again before sleeping on.
                 self.get_up();
                 self.look_at = Instant::now();
+                WokenBy::Bell
             }
         }
     }

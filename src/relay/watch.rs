@@ -7,6 +7,7 @@ use std::time::Duration;
 use tracing::warn;
 
 use crate::alert::digests;
+use crate::metrics::Metrics;
 use crate::name::Name;
 use crate::store::{Link, StoreError, watch as store};
 
@@ -18,12 +19,14 @@ const PAUSE: Duration = Duration::from_secs(60);
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Looks and tells until dropped.
-pub async fn watch(link: Arc<Link>, installation: Name) {
+pub async fn watch(link: Arc<Link>, installation: Name, metrics: Metrics) {
     let mut looks = tokio::time::interval(EVERY);
     looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         looks.tick().await;
-        if let Err(error) = look(&link, installation.as_str(), PAUSE, PATIENCE).await {
+        if let Err(error) =
+            look_counting(&link, installation.as_str(), PAUSE, PATIENCE, &metrics).await
+        {
             warn!(%error, "troubles could not be looked for; trying again");
         }
     }
@@ -40,6 +43,16 @@ pub async fn look(
     pause: Duration,
     patience: Duration,
 ) -> Result<i32, StoreError> {
+    look_counting(link, installation, pause, patience, &Metrics::new()).await
+}
+
+async fn look_counting(
+    link: &Link,
+    installation: &str,
+    pause: Duration,
+    patience: Duration,
+    metrics: &Metrics,
+) -> Result<i32, StoreError> {
     store::watch(link).await?;
     let alerts = store::alerts(link).await?;
     if alerts.is_empty() {
@@ -52,6 +65,7 @@ pub async fn look(
         if told > 0 {
             let (subjects, over) = digest.subjects;
             warn!(cause = digest.cause.word(), subjects, over, "alert");
+            metrics.told(digest.cause, told);
         }
         messages += told;
     }

@@ -21,6 +21,7 @@ use super::settle::{Decided, Settler, Written, report};
 use super::turn::{Turn, Turns};
 use super::wake::Wake;
 use crate::delivery::Settlement;
+use crate::metrics::{AttemptEnd, SinkMetrics};
 use crate::policy::Lane;
 use crate::store::flow::Flow;
 use crate::store::work::next_due;
@@ -47,6 +48,8 @@ pub struct Worker {
     pub unclean: bool,
     /// When to look.
     pub wake: Wake,
+    /// What it is counted in.
+    pub metrics: SinkMetrics,
     /// For fetches, limits and intents.
     pub fetch: Arc<Link>,
     /// For settlements.
@@ -106,7 +109,8 @@ impl Worker {
     pub async fn run(mut self) {
         let sink = self.sink().to_owned();
         let (decided, written) =
-            Settler::start(Arc::clone(&self.settle), sink, self.epoch, self.give_up.clone());
+            Settler::start(&self.settle, sink, self.epoch, self.metrics.clone(), &self.give_up);
+        let _at_work = self.metrics.at_work();
         let mut desk = self.desk(decided, written);
         if !self.end_former(&mut desk.admission).await {
             return;
@@ -149,7 +153,7 @@ impl Worker {
                     Some(batch) => self.settled(&mut desk, batch),
                     None => break,
                 },
-                () = self.wake.ready(), if room => {}
+                by = self.wake.ready(), if room => self.metrics.woken(by),
                 () = self.drain.cancelled(), if !stopping => {}
                 () = self.deliverer.cut.cancelled(), if !stopping => {}
                 () = tokio::time::sleep(FEW_SLOTS_PAUSE), if few => {}
@@ -243,10 +247,12 @@ impl Worker {
             Err(error) => {
                 warn!(sink = self.sink(), %error, "cannot fetch; trying again");
                 desk.hand.reset_floor();
+                self.metrics.not_fetched();
                 self.wake.failed();
                 return;
             }
         };
+        self.metrics.fetched(batch.start.len());
         if batch.start.is_empty() && !batch.more {
             let (link, sink) = (Arc::clone(&self.fetch), self.sink().to_owned());
             if let Err(error) = self.wake.idled(next_due(&link, &sink)).await {
@@ -275,6 +281,7 @@ impl Worker {
         match end {
             Ok((end, took)) => {
                 report(self.sink(), &end, took);
+                self.metrics.ended(AttemptEnd::of(&end.settlement), took);
                 flight.minute.count(matches!(end.settlement, Settlement::Done { .. }));
                 flight.unsettled += 1;
                 if decided.send(end).await.is_err() {

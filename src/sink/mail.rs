@@ -23,6 +23,8 @@ const RECIPIENTS_MAX: usize = 1_000;
 
 /// A mail ready to be sent: an envelope and bytes. Not printable, because it is all addresses.
 pub struct PreparedMail {
+    /// The part of its Message-ID before the `@`.
+    pub(super) id: String,
     pub(super) from: Address,
     pub(super) to: Vec<Address>,
     pub(super) data: Vec<u8>,

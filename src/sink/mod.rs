@@ -7,8 +7,11 @@
 //!
 //! CSV has no attempts: its files are cut by the relay, with [`csv`].
 
+pub mod capture;
+pub mod certificate;
 pub mod csv;
 pub mod mail;
+pub mod ping;
 pub mod retry_after;
 pub mod signature;
 pub mod smtp;
@@ -17,6 +20,7 @@ pub mod webhook;
 
 use std::path::{Path, PathBuf};
 
+use self::capture::Capture;
 use crate::config::{Content, SinkConfig, Way};
 use crate::delivery::{Outcome, Phase};
 use crate::message::{IdempotencyKey, Message};
@@ -55,6 +59,14 @@ pub enum BuildError {
     /// The HTTP client refused its settings.
     #[error("cannot set up the HTTP client")]
     Http(#[source] reqwest::Error),
+    /// The folder for what is captured cannot be made.
+    #[error("cannot make the folder {path} for what is captured: {reason}")]
+    Capture {
+        /// The folder.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+    },
     /// `from` or `url` cannot be used in an SMTP dialogue.
     #[error("cannot set up the mail dialogue: {0}")]
     Mail(String),
@@ -77,6 +89,31 @@ impl Sink {
             Way::Smtp(way) => Ok(Some(Sink::Smtp(smtp::Smtp::build(way)?))),
             Way::Csv(_) => Ok(None),
         }
+    }
+
+    /// The same, for development: what it would send becomes files in a folder of its own within
+    /// `directory`, and nothing is sent. The files of csv sinks go there too.
+    ///
+    /// # Errors
+    /// As [`Sink::build`], and when the folder cannot be made.
+    pub fn build_capturing(
+        config: &mut SinkConfig,
+        directory: &Path,
+    ) -> Result<Option<Sink>, BuildError> {
+        let capture = Capture::new(directory, config.name.as_str()).map_err(|error| {
+            let path = directory.join(config.name.as_str());
+            BuildError::Capture { path, reason: error.to_string() }
+        })?;
+        if let Way::Csv(csv) = &mut config.way {
+            capture.folder().clone_into(&mut csv.directory);
+        }
+        let mut built = Sink::build(config)?;
+        match &mut built {
+            Some(Sink::Webhook(webhook)) => webhook.capture = Some(capture),
+            Some(Sink::Smtp(smtp)) => smtp.capture = Some(capture),
+            None => {}
+        }
+        Ok(built)
     }
 
     /// Makes what is to be sent. Pure: the same row and config give the same bytes.

@@ -10,15 +10,19 @@ mod stock;
 mod verdict;
 mod wire;
 
+use std::sync::Arc;
+
 use lettre::Address;
 use lettre::message::Mailbox;
 use lettre::transport::smtp::commands::{Data, Mail, Rcpt, Rset};
+use rustls::ClientConfig;
 
 pub use self::entered::Entered;
 use self::session::{Door, Session};
 use self::stock::Stock;
 pub use self::wire::Transcript;
 use self::wire::{Fault, Reply, dot_stuffed};
+use super::capture::Capture;
 use super::mail::{PreparedMail, to_ascii};
 use super::{BuildError, tls};
 use crate::config::SmtpConfig;
@@ -33,6 +37,8 @@ pub struct Smtp {
     door: Door,
     sender: Mailbox,
     stock: Stock,
+    /// Where mails are kept in place of being sent.
+    pub(super) capture: Option<Capture>,
 }
 
 /// What one attempt is about.
@@ -65,7 +71,7 @@ impl Smtp {
             credentials: way.credentials.clone(),
             tls: tls::client_config(way.ca_file.as_deref())?,
         };
-        Ok(Smtp { door, sender, stock: Stock::default() })
+        Ok(Smtp { door, sender, stock: Stock::default(), capture: None })
     }
 
     /// `From:`, in the form that every server takes.
@@ -80,6 +86,9 @@ impl Smtp {
         permanent: Option<&Codes>,
         phase: &Phase,
     ) -> Outcome {
+        if let Some(capture) = &self.capture {
+            return keep(capture, mail, phase).await;
+        }
         let attempt = Attempt { mail, permanent, phase };
         if let Some(session) = self.stock.take()
             && let Turn::Ended(outcome) = self.converse(session, &attempt).await
@@ -210,6 +219,14 @@ impl Smtp {
         Turn::Ended(outcome)
     }
 
+    /// The dialogue without a login, over TLS with these rules: for a look at the certificate.
+    pub(super) async fn look(way: &SmtpConfig, tls: Arc<ClientConfig>) {
+        let (host, port, security) = (way.host.clone(), way.port, way.security);
+        if let Ok(session) = (Door { host, port, security, credentials: None, tls }).enter().await {
+            session.part();
+        }
+    }
+
     /// The dialogue up to where a mail would begin.
     pub(super) async fn probe(&self) -> Result<String, String> {
         let Door { host, port, .. } = &self.door;
@@ -244,6 +261,14 @@ impl Attempt<'_> {
 
     fn said(&self, step: &str, reply: &Reply) -> String {
         clean_text(&without_addresses(&format!("{step}: {reply}"), &self.mail.to))
+    }
+}
+
+/// Keeps a mail in place of sending it.
+async fn keep(capture: &Capture, mail: &PreparedMail, phase: &Phase) -> Outcome {
+    match phase.begin() {
+        Ok(()) => capture.keep(&format!("{}.eml", mail.id), &mail.data).await,
+        Err(outcome) => outcome,
     }
 }
 

@@ -13,6 +13,7 @@ use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Client, Response, Url};
 
 use self::verdict::judge;
+use super::capture::Capture;
 use super::signature::signature;
 use super::{BuildError, tls};
 use crate::config::{BodyForm, SinkConfig, WebhookConfig, WebhookSecret};
@@ -38,6 +39,8 @@ pub struct Webhook {
     url: Url,
     secrets: Vec<WebhookSecret>,
     body: BodyForm,
+    /// Where requests are kept in place of being sent.
+    pub(super) capture: Option<Capture>,
 }
 
 /// The request of one delivery, without what is made afresh for each attempt.
@@ -68,7 +71,7 @@ impl Webhook {
             .build()
             .map_err(BuildError::Http)?;
         let (url, secrets, body) = (way.url.clone(), way.secrets.clone(), way.body);
-        Ok(Webhook { client, tls, url, secrets, body })
+        Ok(Webhook { client, tls, url, secrets, body, capture: None })
     }
 
     /// Makes the stable part of the request.
@@ -119,6 +122,9 @@ impl Webhook {
         if let Err(outcome) = phase.begin() {
             return outcome;
         }
+        if let Some(capture) = &self.capture {
+            return capture.keep(&format!("{}.http", request.id), &self.in_full(&post)).await;
+        }
         match self.client.execute(post).await {
             Ok(response) => {
                 let (status, headers) = (response.status(), response.headers());
@@ -139,6 +145,23 @@ impl Webhook {
             headers.insert("webhook-signature", value);
         }
         headers
+    }
+
+    /// The bytes of a request as HTTP/1.1 has them, but for the lines the client adds to every one.
+    fn in_full(&self, post: &reqwest::Request) -> Vec<u8> {
+        let target = &self.url[url::Position::BeforePath..url::Position::AfterQuery];
+        let host = &self.url[url::Position::BeforeHost..url::Position::AfterPort];
+        let mut out = format!("POST {target} HTTP/1.1\r\nhost: {host}\r\n").into_bytes();
+        for (name, value) in post.headers() {
+            out.extend_from_slice(name.as_str().as_bytes());
+            out.extend_from_slice(b": ");
+            out.extend_from_slice(value.as_bytes());
+            out.extend_from_slice(b"\r\n");
+        }
+        let body = post.body().and_then(|body| body.as_bytes()).unwrap_or_default();
+        out.extend_from_slice(format!("content-length: {}\r\n\r\n", body.len()).as_bytes());
+        out.extend_from_slice(body);
+        out
     }
 
     /// Connects, shakes hands and hangs up.
@@ -239,7 +262,7 @@ fn failed(error: &reqwest::Error) -> Outcome {
 }
 
 /// The innermost error's words: the outer ones only repeat the URL.
-fn root_cause(error: &reqwest::Error) -> String {
+pub(super) fn root_cause(error: &reqwest::Error) -> String {
     if error.is_timeout() {
         return "timed out".to_owned();
     }

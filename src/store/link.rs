@@ -23,6 +23,34 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// A parameter with its type: statements are unnamed, so the types travel with them.
 pub type Param<'a> = (&'a (dyn ToSql + Sync), Type);
 
+/// How often connecting and calls went well and wrong, over all links of a process.
+#[derive(Debug, Default)]
+pub struct Tally {
+    connections: AtomicU64,
+    errors: AtomicU64,
+}
+
+impl Tally {
+    /// Connections that were made.
+    #[must_use]
+    pub fn connections(&self) -> u64 {
+        self.connections.load(Ordering::Relaxed)
+    }
+
+    /// Calls that failed, and connections that could not be made.
+    #[must_use]
+    pub fn errors(&self) -> u64 {
+        self.errors.load(Ordering::Relaxed)
+    }
+
+    fn count<T>(&self, result: Result<T, StoreError>) -> Result<T, StoreError> {
+        if result.is_err() {
+            self.errors.fetch_add(1, Ordering::Relaxed);
+        }
+        result
+    }
+}
+
 /// Where to connect to, and the statements for that schema.
 #[derive(Debug)]
 pub struct Target {
@@ -30,6 +58,7 @@ pub struct Target {
     /// How often a server turned out to take no more writes. Connections from before lead there too, and
     /// what is only read through them would be read from the past.
     turned_away: AtomicU64,
+    tally: Arc<Tally>,
     /// The statements with the schema written in.
     pub queries: Queries,
 }
@@ -38,9 +67,15 @@ impl Target {
     /// Prepares the statements for the configured schema; connects to nothing.
     #[must_use]
     pub fn new(database: &Database) -> Arc<Target> {
+        Target::counted(database, Arc::default())
+    }
+
+    /// The same; what becomes of connections and calls is counted there.
+    #[must_use]
+    pub fn counted(database: &Database, tally: Arc<Tally>) -> Arc<Target> {
         let queries = Queries::new(&database.schema);
         let turned_away = AtomicU64::default();
-        Arc::new(Target { database: database.clone(), turned_away, queries })
+        Arc::new(Target { database: database.clone(), turned_away, tally, queries })
     }
 
     /// The schema that holds the outbox.
@@ -97,14 +132,23 @@ impl Target {
 
     /// Connects and leaves the wire to the caller.
     pub(super) async fn connect_undriven(&self) -> Result<(Client, tls::Connection), StoreError> {
-        reach("connect to PostgreSQL", &self.database.connect, &self.database.tls).await
+        let reached =
+            reach("connect to PostgreSQL", &self.database.connect, &self.database.tls).await;
+        self.count_connection(reached)
+    }
+
+    fn count_connection<T>(&self, reached: Result<T, StoreError>) -> Result<T, StoreError> {
+        let reached = self.tally.count(reached)?;
+        self.tally.connections.fetch_add(1, Ordering::Relaxed);
+        Ok(reached)
     }
 
     /// Connects to where notifications are heard, and leaves the wire to the caller, who hears them.
     pub(super) async fn connect_listening(&self) -> Result<(Client, tls::Connection), StoreError> {
         match &self.database.listen {
             Listen::Apart { connect, tls } => {
-                reach("connect to [database] listen_url", connect, tls).await
+                let reached = reach("connect to [database] listen_url", connect, tls).await;
+                self.count_connection(reached)
             }
             Listen::Here | Listen::Off => self.connect_undriven().await,
         }
@@ -212,7 +256,7 @@ impl Link {
         if result.as_ref().is_err_and(StoreError::is_connection) {
             self.forget().await;
         }
-        result
+        self.target.tally.count(result)
     }
 
     /// Gives the connection up: the next call makes a new one. For callers who would not wait as
@@ -333,19 +377,15 @@ impl Link {
     where
         F: AsyncFnOnce(&tokio_postgres::Transaction<'_>) -> Result<T, tokio_postgres::Error>,
     {
-        let result = async {
-            // A transaction needs the connection to itself, so it gets a fresh one; these are rare.
-            let mut client = Box::pin(self.target.connect()).await?;
-            limited(doing, CALL_LIMIT, async {
-                let transaction =
-                    client.transaction().await.map_err(|e| StoreError::postgres(doing, e))?;
-                let answer =
-                    steps(&transaction).await.map_err(|e| StoreError::postgres(doing, e))?;
-                transaction.commit().await.map_err(|e| StoreError::postgres(doing, e))?;
-                Ok(answer)
-            })
-            .await
-        }
+        // A transaction needs the connection to itself, so it gets a fresh one; these are rare.
+        let mut client = Box::pin(self.target.connect()).await?;
+        let result = limited(doing, CALL_LIMIT, async {
+            let transaction =
+                client.transaction().await.map_err(|e| StoreError::postgres(doing, e))?;
+            let answer = steps(&transaction).await.map_err(|e| StoreError::postgres(doing, e))?;
+            transaction.commit().await.map_err(|e| StoreError::postgres(doing, e))?;
+            Ok(answer)
+        })
         .await;
         self.look_at(result).await
     }

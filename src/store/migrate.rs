@@ -42,6 +42,9 @@ pub const MIGRATIONS: &[Migration] = &[
     },
 ];
 
+/// The number of the last one.
+pub const NEWEST: i32 = MIGRATIONS[MIGRATIONS.len() - 1].number;
+
 /// How long one try waits for a lock, and how long after it the next one begins.
 const LOCK_LIMIT: &str = "50ms";
 const PAUSE_MIN: Duration = Duration::from_millis(250);
@@ -292,16 +295,17 @@ async fn attempt(
     Ok(wanting.iter().map(|m| m.number).collect())
 }
 
-/// The SQL of all migrations, for a team's own migration tool: to be run in one transaction, after
-/// which `outboxd migrate --check` finds nothing wanting.
+/// The SQL of the migrations from this number on, for a team's own migration tool: to be run in one
+/// transaction, after which `outboxd migrate --check` finds nothing wanting.
 #[must_use]
-pub fn print(database: &Database) -> String {
+pub fn print(database: &Database, from: i32) -> String {
     let mut out = String::new();
-    for migration in MIGRATIONS {
+    let printed = || MIGRATIONS.iter().filter(|m| m.number >= from);
+    for migration in printed() {
         out.push_str(&in_schema(migration.text, &database.schema));
         out.push('\n');
     }
-    for migration in MIGRATIONS {
+    for migration in printed() {
         let Migration { number, name, works_from, .. } = migration;
         let sha256 = migration.sha256();
         let entry = format!(
@@ -310,12 +314,20 @@ pub fn print(database: &Database) -> String {
         );
         out.push_str(&in_schema(&entry, &database.schema));
     }
+    if from > 1 {
+        return out;
+    }
     let name = format!(
         "INSERT INTO outbox.installation (name) VALUES ('{}');\n",
         database.installation.as_str()
     );
     out.push_str(&in_schema(&name, &database.schema));
     out
+}
+
+/// The text of each migration, in order.
+pub(super) fn texts() -> impl Iterator<Item = &'static str> {
+    MIGRATIONS.iter().map(|migration| migration.text)
 }
 
 /// A number for the advisory lock: before the schema exists there is no table to take it from.

@@ -5,8 +5,10 @@
 //! ran into it is thrown away. The one exception is [`snapshot`], for the queries of exports.
 
 pub mod calendar;
+pub mod doctor;
 mod error;
 pub mod export;
+pub mod figures;
 pub mod flow;
 pub mod inspect;
 pub mod link;
@@ -26,5 +28,5 @@ pub mod watch;
 pub mod work;
 
 pub use error::StoreError;
-pub use link::{Link, Target};
+pub use link::{Link, Tally, Target};
 pub use queries::Queries;

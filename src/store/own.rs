@@ -203,6 +203,15 @@ pub async fn sees_all(link: &Link) -> Result<(), StoreError> {
     Err(StoreError::said("look for hidden rows", words))
 }
 
+/// Whether a sink is still the relay's that took it with this epoch.
+///
+/// # Errors
+/// When the database cannot be asked.
+pub async fn holds(link: &Link, sink: &str, epoch: i64) -> Result<bool, StoreError> {
+    let params = [(&sink as _, Type::TEXT), (&epoch as _, Type::INT8)];
+    Ok(link.row("look whose sink it is", &link.queries().fence, &params).await?.get("holds"))
+}
+
 /// Gives a drained sink back.
 ///
 /// # Errors

@@ -1,7 +1,7 @@
 //! The work of a sink: fetch, and settle.
 
 use std::collections::{BTreeMap, HashSet};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use tokio_postgres::Row;
@@ -37,6 +37,8 @@ pub struct Fetched {
     pub content_hash: Option<Vec<u8>>,
     /// When it fell due.
     pub due_at: Timestamp,
+    /// The same on the clock of this process, as the database's clock had it when it was fetched.
+    pub fell_due: Instant,
     /// Whether `expires_at` has passed.
     pub expired: bool,
     /// None where the message is gone.
@@ -164,9 +166,20 @@ pub(super) fn fetched(row: &Row) -> Fetched {
         crashes: row.get("crashes"),
         content_hash: row.get("content_hash"),
         due_at: row.try_get("due_at").unwrap_or(Timestamp::MAX),
+        fell_due: fell_due(row),
         expired: row.get("expired"),
         message,
     }
+}
+
+/// Not before the fetch where the row says nothing of it: an intent has no time to fall due.
+fn fell_due(row: &Row) -> Instant {
+    let now = Instant::now();
+    let asked_at: Option<Timestamp> = row.try_get("asked_at").ok();
+    let due_at: Option<Timestamp> = row.try_get("due_at").ok();
+    let ago = asked_at.zip(due_at).map(|(asked_at, due_at)| asked_at.duration_since(due_at));
+    let ago = ago.and_then(|ago| Duration::try_from(ago).ok()).unwrap_or_default();
+    now.checked_sub(ago).unwrap_or(now)
 }
 
 /// The constraint on the column lets only an object of strings in.

@@ -27,7 +27,7 @@ pub(super) fn line(status: &Status) -> String {
 pub(super) fn warnings(status: &Status) -> Vec<Warning> {
     let warning = |alert: &Alert| {
         let needs_operator = match alert.cause {
-            Cause::Late | Cause::Overdue => true,
+            Cause::Late | Cause::Overdue | Cause::Silent => true,
             // It is what the schedule's catch_up wants, and passes.
             Cause::Open | Cause::Missed => false,
             Cause::Dead
@@ -135,11 +135,12 @@ mod tests {
                 alert(Cause::Overdue, "orders", None),
                 alert(Cause::File, "orders", None),
                 alert(Cause::Mail, "orders", None),
+                alert(Cause::Silent, "web-1", None),
             ],
             told: vec!["a".to_owned(), "b".to_owned()],
             ..Status::default()
         };
         let told: Vec<bool> = warnings(&status).iter().map(|w| w.needs_operator).collect();
-        assert_eq!(told, [true, false, false, true]);
+        assert_eq!(told, [true, false, false, true, true]);
     }
 }

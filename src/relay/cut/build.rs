@@ -107,6 +107,7 @@ impl Cutter {
             published.map_err(trouble)?;
         }
         export::publish(&self.link, file.id, &hex(&content.sha256)).await?;
+        self.metrics.published(rows);
         info!(
             sink = self.sink(),
             export = file.id,

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 
 use super::{PAUSE_MAX, PAUSE_MIN};
 use crate::delivery::{Settlement, clean_text};
+use crate::metrics::MailEnd;
 use crate::store::mailing::MailingEnd;
 
 /// How long a mail rests that met its server's trouble: the longer that lasts, the rarer it is asked.
@@ -26,6 +27,16 @@ pub(super) fn ending(settlement: Settlement, rest: Duration) -> (MailingEnd, Str
         Settlement::Held { reason, .. } => (MailingEnd::Held, reason),
         Settlement::Dead { reason } => (MailingEnd::Dead, reason),
         Settlement::Expired => (MailingEnd::Dead, "expired".to_owned()),
+    }
+}
+
+/// The end as metrics have it.
+pub(super) fn counted(end: &MailingEnd) -> MailEnd {
+    match end {
+        MailingEnd::Sent => MailEnd::Sent,
+        MailingEnd::Unsent { .. } => MailEnd::Unsent,
+        MailingEnd::Held => MailEnd::Held,
+        MailingEnd::Dead => MailEnd::Dead,
     }
 }
 

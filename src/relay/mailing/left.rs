@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
+use crate::metrics::{FileMetrics, MailEnd};
 use crate::relay::patiently;
 use crate::store::mailing::{Actor, hold_silent};
 use crate::store::{Link, StoreError};
@@ -24,6 +25,8 @@ pub struct Left {
     pub epoch: i64,
     /// For the statement.
     pub link: Arc<Link>,
+    /// What is counted.
+    pub metrics: FileMetrics,
     /// How long a relay that fell silent may go on without knowing.
     pub lease_time: Duration,
     /// End.
@@ -38,7 +41,7 @@ impl Left {
         let actor = Actor { sink: &self.sink, epoch: self.epoch, relay: &self.relay };
         let until = self.lease_time + DIALOGUE_MAX;
         tokio::select! {
-            held = patiently(|| hold(&self.link, &actor, until)) => {
+            held = patiently(|| hold(&self.link, &self.metrics, &actor, until)) => {
                 if let Err(error) = held {
                     error!(sink = self.sink, %error, "cannot look for mails in doubt");
                 }
@@ -52,10 +55,12 @@ impl Left {
 /// What a former owner was sending is in doubt.
 pub(super) async fn hold(
     link: &Link,
+    metrics: &FileMetrics,
     actor: &Actor<'_>,
     until: Duration,
 ) -> Result<(), StoreError> {
     for period in hold_silent(link, actor, until).await? {
+        metrics.mailed(MailEnd::Held);
         error!(
             sink = actor.sink,
             period,

@@ -26,6 +26,7 @@ impl Owner {
             if end.is_none() && life.stop.is_cancelled() {
                 end = Some(Instant::now() + grace);
             }
+            life.signs.round(self.entry.lease);
             if let Err(error) = self.beat(true).await {
                 warn!(%error, "cannot renew the lease while draining");
             }

@@ -22,7 +22,11 @@ impl Worker {
     /// Begins an attempt of a row that is admitted.
     pub(super) fn begin(&self, flight: &mut Flight, row: Fetched) {
         self.deliverer.gate.begin(Instant::now());
-        flight.attempts.spawn(Arc::clone(&self.deliverer).attempt(row));
+        let (attempt, counted) = (Arc::clone(&self.deliverer).attempt(row), self.metrics.attempt());
+        flight.attempts.spawn(async move {
+            let _counted = counted;
+            attempt.await
+        });
     }
 
     /// Starts what is ready and needs no admission, as far as there are slots; one is kept for a suspect

@@ -6,6 +6,7 @@ use tracing::{error, warn};
 
 use super::{Desk, FLOW_AT_LEAST, Worker};
 use crate::delivery::Settlement;
+use crate::metrics::Standing;
 use crate::relay::admit::Stray;
 use crate::relay::hand::Place;
 use crate::relay::settle::Decided;
@@ -14,8 +15,20 @@ use crate::store::flow::{Flow, write_flow};
 impl Worker {
     /// Once a second.
     pub(super) async fn tick(&mut self, desk: &mut Desk) {
+        self.stand(desk);
         self.show(desk).await;
         self.end_strays(desk).await;
+    }
+
+    /// Tells the metrics how the sink stands.
+    fn stand(&self, desk: &Desk) {
+        let gate = &self.deliverer.gate;
+        self.metrics.stands(&Standing {
+            is_open: gate.opened().is_some(),
+            waits: gate.waits(Instant::now()).map(|waits| waits.why),
+            parked: desk.hand.parked(),
+            is_full: self.wants(desk) == 0,
+        });
     }
 
     /// Settles intents that no attempt belongs to: back without an attempt where it is known that none

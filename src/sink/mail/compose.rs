@@ -62,7 +62,8 @@ pub(super) fn compose(draft: Draft<'_>) -> Result<PreparedMail, String> {
     if !data.is_ascii() {
         return Err("the mail cannot be written in ASCII".to_owned());
     }
-    Ok(PreparedMail { from: from.email.clone(), to, data })
+    let id = message_id.split('@').next().unwrap_or_default().to_owned();
+    Ok(PreparedMail { id, from: from.email.clone(), to, data })
 }
 
 /// Parts two parts of a mail: from the row, like everything else, and unlike any line of a part, since

@@ -3,24 +3,33 @@
 
 use super::session::Session;
 use super::wire::{Fault, Transcript};
-use super::{Attempt, Smtp, Turn, broken, without_addresses};
+use super::{Attempt, Smtp, Turn, broken, keep, without_addresses};
 use crate::delivery::{Outcome, Phase};
 use crate::policy::Codes;
+use crate::sink::capture::Capture;
 use crate::sink::mail::PreparedMail;
 
 /// A connection on which the server has let us in, for one mail.
-pub struct Entered(Session);
+pub struct Entered(Way);
+
+enum Way {
+    Session(Session),
+    Capture(Capture),
+}
 
 impl Entered {
     /// Ends it without a mail.
     pub fn part(self) {
-        self.0.part();
+        if let Way::Session(session) = self.0 {
+            session.part();
+        }
     }
 
     /// Whether a mail is larger than the server says it takes; then in words.
     #[must_use]
     pub fn is_too_large(&self, mail: &PreparedMail) -> Option<String> {
-        let (size, max) = (mail.data.len() as u64, self.0.size_max()?);
+        let Way::Session(session) = &self.0 else { return None };
+        let (size, max) = (mail.data.len() as u64, session.size_max()?);
         (size > max).then(|| format!("the mail has {size} bytes, the mail server takes {max}"))
     }
 }
@@ -32,9 +41,12 @@ impl Smtp {
     /// # Errors
     /// The outcome of an attempt that could not begin.
     pub async fn enter(&self, transcript: &Transcript) -> Result<Entered, Outcome> {
+        if let Some(capture) = &self.capture {
+            return Ok(Entered(Way::Capture(capture.clone())));
+        }
         let mut session = self.door.enter().await.map_err(super::session::Shut::outcome)?;
         session.wire.transcript = Some(transcript.clone());
-        Ok(Entered(session))
+        Ok(Entered(Way::Session(session)))
     }
 
     /// Tries once to deliver a mail over an entered connection. The caller bounds the time; dropping the
@@ -46,8 +58,12 @@ impl Smtp {
         permanent: Option<&Codes>,
         phase: &Phase,
     ) -> Outcome {
+        let session = match entered.0 {
+            Way::Session(session) => session,
+            Way::Capture(capture) => return keep(&capture, mail, phase).await,
+        };
         let attempt = Attempt { mail, permanent, phase };
-        match self.converse(entered.0, &attempt).await {
+        match self.converse(session, &attempt).await {
             Turn::Ended(outcome) => outcome,
             Turn::Stale => broken("MAIL", &Fault::Closed),
         }

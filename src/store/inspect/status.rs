@@ -172,6 +172,8 @@ pub struct RelayStatus {
     pub sinks: Vec<String>,
     /// Whether it is stopping.
     pub draining: bool,
+    /// Whether it only pretends to send.
+    pub captures: bool,
     /// Seconds since its last heartbeat.
     pub heartbeat_age: i64,
     /// Whether its lease runs.
@@ -329,6 +331,7 @@ fn relay(row: &Row) -> RelayStatus {
         routes_hash: row.get("routes_hash"),
         sinks: row.get("sinks"),
         draining: row.get("draining"),
+        captures: row.get("captures"),
         heartbeat_age: row.get("heartbeat_age"),
         alive: row.get("alive"),
     }

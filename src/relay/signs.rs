@@ -1,0 +1,65 @@
+//! Signs of life: what the relays of a process show to those who watch it from outside.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+/// A round of a relay asks the database a few questions, each given up after a lease at most, and then
+/// rests for less than one. One that has not ended after so many hangs.
+const ROUND_LEASES: u32 = 6;
+
+/// What is shown, over all relays of the process.
+#[derive(Debug, Default)]
+pub struct Signs {
+    /// When the round that was begun last has to be over.
+    due: Mutex<Option<Instant>>,
+    in_place: watch::Sender<u64>,
+}
+
+impl Signs {
+    /// A relay begins another round. It does so whether the database answers or not.
+    pub fn round(&self, lease: Duration) {
+        let due = Instant::now() + lease * ROUND_LEASES;
+        *self.due.lock().unwrap_or_else(PoisonError::into_inner) = Some(due);
+    }
+
+    /// Whether a relay was to begin another round and did not. Before the first one nothing is late.
+    #[must_use]
+    pub fn are_late(&self) -> bool {
+        let due = *self.due.lock().unwrap_or_else(PoisonError::into_inner);
+        due.is_some_and(|due| due < Instant::now())
+    }
+
+    /// The first relay has entered, or a reload has ended, well or not: a config is in place.
+    pub fn in_place(&self) {
+        self.in_place.send_modify(|times| *times += 1);
+    }
+
+    /// Sees each time that a config is in place.
+    #[must_use]
+    pub fn placed(&self) -> watch::Receiver<u64> {
+        self.in_place.subscribe()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_round_that_does_not_end_is_late_and_the_next_one_is_not() {
+        let lease = Duration::from_secs(10);
+        let signs = Signs::default();
+        tokio::time::advance(lease * 100).await;
+        assert!(!signs.are_late(), "a relay that waits for its database has not begun");
+        signs.round(lease);
+        tokio::time::advance(lease * ROUND_LEASES).await;
+        assert!(!signs.are_late());
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert!(signs.are_late());
+        signs.round(lease);
+        assert!(!signs.are_late());
+    }
+}
