@@ -2,6 +2,7 @@
 
 mod answers;
 mod moves;
+mod table;
 
 use crate::harness::postgres::Database;
 use crate::harness::relay;
