@@ -117,6 +117,13 @@ async fn a_disabled_trigger_and_what_it_missed() {
         "{}",
         said.text
     );
+    let (code, text) = patient.says();
+    assert_eq!(code, 1);
+    let squeeze = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ") + "\n";
+    assert_eq!(
+        text.lines().filter(|l| l.starts_with("FAIL")).map(squeeze).collect::<String>(),
+        said.text.lines().filter(|l| l.starts_with("FAIL")).map(squeeze).collect::<String>()
+    );
     let partly = patient.doctor(&["--sweep", "1ms"]);
     assert!(partly.causes().contains(&"unseen-partly"), "{partly:?}");
     patient.psql(sql_of(&remedies[0]));
