@@ -95,7 +95,7 @@ async fn a_pooler_in_transaction_mode_and_a_connection_past_it() {
     let said = patient.doctor(&[]);
     said.finds(&[]);
     assert_eq!(said.words("pooler"), "there is one, and bells are heard past it");
-    patient.configure(&format!("{through}?application_name=x\"\nlisten = false\n#\""), "");
+    patient.configure(&format!("{through}\"\nlisten = false\n# \""), "");
     let said = patient.doctor(&[]);
     said.finds(&[]);
     assert!(said.words("pooler").ends_with("a relay polls, as [database] listen says"), "{said:?}");
