@@ -207,6 +207,7 @@ async fn a_healthy_set_up_is_well_in_every_line_and_nothing_is_changed_by_the_lo
     patient.psql(
         "INSERT INTO outbox.message (type, payload) SELECT 't', '{}' FROM generate_series(1, 50)",
     );
+    patient.psql("SELECT outbox.discard(7)");
     let state = "SELECT count(*), sum(rev), max(due_at) FROM outbox.delivery;
                  SELECT count(*) FROM outbox.unseen; SELECT last_value FROM outbox.message_id_seq";
     let before = patient.psql(state);
