@@ -26,10 +26,10 @@ struct Shop {
 
 /// How a command ended.
 #[derive(Debug)]
-struct Said {
-    code: i32,
-    out: String,
-    err: String,
+pub struct Said {
+    pub code: i32,
+    pub out: String,
+    pub err: String,
 }
 
 const SINKS: &str = r#"
@@ -118,7 +118,7 @@ fn command_in(directory: &Path, arguments: &[&str], variables: &[(&str, &str)]) 
     command
 }
 
-fn run_in(directory: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> Said {
+pub fn run_in(directory: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> Said {
     said(command_in(directory, arguments, variables).output().expect("run outboxd"))
 }
 

@@ -8,6 +8,7 @@ use outboxd::config::Config;
 use outboxd::policy::Order;
 use outboxd::store::work::{InHand, OpenSettlement, OpenState, fetch, settle_open};
 use outboxd::store::{Link, Target};
+use tokio_postgres::Client;
 
 use crate::harness::eventually;
 use crate::harness::http::{Answer, Gate, HttpPeer};
@@ -315,11 +316,8 @@ async fn an_operators_change_during_an_attempt_is_not_undone() {
     assert_eq!(peer.requests(), 1);
 }
 
-/// The plan of the fetch must not depend on statistics taken while the table was empty.
-#[tokio::test(flavor = "multi_thread")]
-async fn the_fetch_walks_its_index_on_an_empty_analysed_table() {
-    let database = Database::migrated().await;
-    let client = database.connect().await;
+/// How the fetch is planned, with statistics as they stand.
+pub async fn fetch_plan(client: &Client) -> String {
     client.batch_execute("VACUUM ANALYZE outbox.delivery, outbox.message").await.unwrap();
     client
         .batch_execute(
@@ -338,7 +336,16 @@ async fn the_fetch_walks_its_index_on_an_empty_analysed_table() {
         .await
         .unwrap();
     let plan: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
-    let plan = plan.join("\n");
+    client.batch_execute("ROLLBACK; DEALLOCATE next_rows").await.unwrap();
+    plan.join("\n")
+}
+
+/// The plan of the fetch must not depend on statistics taken while the table was empty.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_fetch_walks_its_index_on_an_empty_analysed_table() {
+    let database = Database::migrated().await;
+    let client = database.connect().await;
+    let plan = fetch_plan(&client).await;
     assert!(plan.contains("Index Scan using delivery_fetch"), "{plan}");
     assert!(plan.contains("Index Scan using message_pk"), "{plan}");
     assert!(!plan.contains("Seq Scan"), "{plan}");

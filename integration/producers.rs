@@ -1,40 +1,104 @@
 //! The producer contract: the examples as they stand, and what a producer may and may not do.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+mod languages;
+mod migrations;
 
+use std::path::{Path, PathBuf};
+
+use tokio::process::Command;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
 use crate::harness::plane::number;
-use crate::harness::postgres::{Database, connect};
+use crate::harness::postgres::{Cluster, Database, connect};
+use crate::harness::program::run;
+use crate::harness::proxy::{Proxy, Target};
+use crate::harness::relay::command_in;
 
 /// A database with the shop in it, and a role that sells and is a member of `outbox_producer`.
-pub struct Stage {
-    pub database: Database,
+struct Stage {
+    database: Database,
     role: String,
+    /// Drivers in Java know no Unix sockets.
+    proxy: Proxy,
 }
 
 impl Stage {
-    pub async fn build() -> Stage {
-        let database = Database::migrated().await;
-        // Roles belong to the whole cluster, so each test has its own.
-        let role = format!("seller_{}", database.name());
-        database.psql(include_str!("../examples/shop.sql"));
-        database.psql(&format!(
-            "CREATE ROLE {role} LOGIN IN ROLE outbox_producer;
-             GRANT USAGE ON SCHEMA shop TO {role};
+    async fn build() -> Stage {
+        let stage = Stage::of(Database::migrated().await).await;
+        stage.database.psql(include_str!("../examples/shop.sql"));
+        let role = stage.role.as_str();
+        stage.database.psql(&format!(
+            "GRANT USAGE ON SCHEMA shop TO {role};
              GRANT SELECT, INSERT ON shop.orders TO {role};"
         ));
-        Stage { database, role }
+        stage
     }
 
-    pub fn seller_url(&self) -> String {
-        self.database.url().replace("user=postgres", &format!("user={}", self.role))
+    /// Without a shop.
+    async fn of(database: Database) -> Stage {
+        // Roles belong to the whole cluster, so each test has its own.
+        let role = format!("seller_{}", database.name());
+        // The group too, if no migration ran before.
+        database.psql(&format!(
+            "DO $$ BEGIN CREATE ROLE outbox_producer NOLOGIN;
+             EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $$;
+             CREATE ROLE {role} LOGIN IN ROLE outbox_producer;"
+        ));
+        let proxy = Proxy::start(Target::Unix(Cluster::shared().socket())).await;
+        Stage { database, role, proxy }
+    }
+
+    fn url(&self) -> String {
+        Cluster::tcp_url(self.proxy.port(), self.database.name())
+    }
+
+    fn seller_url(&self) -> String {
+        self.url().replace("postgres@", &format!("{}@", self.role))
     }
 
     async fn seller(&self) -> Client {
         connect(&self.seller_url().parse().unwrap()).await
+    }
+
+    /// Another program, on behalf of the role that sells.
+    fn seller_runs(&self, program: &Path) -> Command {
+        command(program, &self.seller_url())
+    }
+
+    /// The same on behalf of the database's owner.
+    fn owner_runs(&self, program: &Path) -> Command {
+        command(program, &self.url())
+    }
+
+    /// What outboxd says with a config for this database, and its exit code.
+    fn says(&self, arguments: &[&str]) -> (i32, String) {
+        let folder = tempfile::tempdir().unwrap();
+        let toml = format!("[database]\nurl = \"{}\"\ninstallation = \"shop\"\n", self.url());
+        std::fs::write(folder.path().join("outboxd.toml"), toml).unwrap();
+        let output = command_in(folder.path(), arguments).output().unwrap();
+        (output.status.code().unwrap(), String::from_utf8(output.stdout).unwrap())
+    }
+
+    /// What it says where all is well.
+    #[track_caller]
+    fn outboxd(&self, arguments: &[&str]) -> String {
+        let (code, said) = self.says(arguments);
+        assert_eq!(code, 0, "{arguments:?}: {said}");
+        said
+    }
+
+    /// The outbox's schema: all but its rows, and the days of the ledger, which go by the date.
+    fn dump(&self) -> String {
+        let options = ["--schema-only", "--schema=outbox", "--exclude-table=outbox.ledger_*"];
+        let dump = Cluster::shared().pg_dump(self.database.name(), &options);
+        // A dump is sealed with a random word.
+        dump.lines().filter(|line| !line.contains("restrict ")).collect::<Vec<_>>().join("\n")
+    }
+
+    /// As if nothing had been sold.
+    fn empty(&self) {
+        self.database.psql("TRUNCATE shop.orders, outbox.message, outbox.delivery");
     }
 
     /// Each message: its type, its key, and where it stands.
@@ -56,6 +120,18 @@ pub fn python() -> PathBuf {
 
 fn example(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(name)
+}
+
+/// A program that finds the database where applications look for it, and nothing of ours.
+fn command(program: &Path, database_url: &str) -> Command {
+    let mut command = Command::new(program);
+    for (name, _) in
+        std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("PG"))
+    {
+        command.env_remove(name);
+    }
+    command.env("DATABASE_URL", database_url).env("PYTHONDONTWRITEBYTECODE", "1");
+    command
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -82,23 +158,25 @@ async fn the_sql_example_commits_what_it_says_and_nothing_it_rolled_back() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_python_example_commits_one_order_and_rolls_one_back() {
-    let stage = Stage::build().await;
-    let said = Command::new(python())
-        .arg(example("producer.py"))
-        .env("DATABASE_URL", stage.seller_url())
-        .output()
-        .expect("python3 runs; integration/run.sh installs it");
-    let stderr = String::from_utf8_lossy(&said.stderr);
-    assert!(said.status.success(), "{stderr}\nintegration/run.sh installs what is missing");
-    let stdout = String::from_utf8_lossy(&said.stdout);
-    assert_eq!(stdout, "committed: message 1\nrolled back: the payment was declined\n");
-    assert_eq!(stage.customers(), "carol 7.50");
-    assert_eq!(stage.messages(), ["order.created carol unrouted"]);
-    let payload = "SELECT payload FROM outbox.message";
-    assert_eq!(
-        stage.database.psql(payload),
-        "{\"email\": \"carol@example.com\", \"total\": \"7.50\", \"order_id\": 1}"
-    );
+    // Both of its drivers: where psycopg 3 is kept from it, it takes psycopg2.
+    for hide in ["", "sys.modules['psycopg'] = None"] {
+        let stage = Stage::build().await;
+        let source = "import runpy, sys; exec(sys.argv[2]); runpy.run_path(sys.argv[1]);
+print([name for name in ('psycopg', 'psycopg2') if sys.modules.get(name)])";
+        let mut python = stage.seller_runs(&python());
+        python.args(["-c", source]).arg(example("producer.py")).arg(hide);
+        let said = run(&mut python).await;
+        let driver = if hide.is_empty() { "psycopg" } else { "psycopg2" };
+        let expected = "committed: message 1\nrolled back: the payment was declined\n";
+        assert_eq!(said, format!("{expected}['{driver}']\n"));
+        assert_eq!(stage.customers(), "carol 7.50");
+        assert_eq!(stage.messages(), ["order.created carol unrouted"]);
+        let payload = "SELECT payload FROM outbox.message";
+        assert_eq!(
+            stage.database.psql(payload),
+            "{\"email\": \"carol@example.com\", \"total\": \"7.50\", \"order_id\": 1}"
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -194,5 +272,44 @@ async fn a_type_may_hold_every_letter_and_no_white_space() {
     {
         let error = client.execute(insert, &[&wrong]).await.expect_err(wrong);
         assert_eq!(error.code(), Some(&SqlState::CHECK_VIOLATION), "{wrong:?}");
+    }
+}
+
+/// What docs/producers.md shows stands in an example, which is run.
+#[test]
+fn the_page_shows_what_is_run() {
+    assert_shows_what_is_run("docs/producers.md", 10);
+}
+
+/// Whether each block of a page is a piece of a file in `examples/`, where a line of a comment will do for a
+/// command.
+pub fn assert_shows_what_is_run(page: &str, at_least: usize) {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(root.join(page)).unwrap();
+    let mut files = Vec::new();
+    read_all(&root.join("examples"), &mut files);
+    let mut blocks = 0;
+    for (number, fenced) in text.split("```").enumerate().filter(|(number, _)| number % 2 == 1) {
+        let (language, block) = fenced.split_once('\n').unwrap();
+        let commands = language == "sh";
+        let stands = |piece: &str| files.iter().any(|file| file.contains(piece));
+        let found = if commands || block.lines().count() == 1 {
+            block.lines().all(stands)
+        } else {
+            files.iter().any(|file| file.contains(&format!("\n{block}")))
+        };
+        assert!(found, "{page}, block {}: no example has it:\n{block}", number / 2 + 1);
+        blocks += 1;
+    }
+    assert!(blocks >= at_least, "only {blocks} blocks in {page}");
+}
+
+fn read_all(folder: &Path, files: &mut Vec<String>) {
+    for entry in std::fs::read_dir(folder).unwrap().flatten() {
+        if entry.file_type().unwrap().is_dir() {
+            read_all(&entry.path(), files);
+        } else if let Ok(text) = std::fs::read_to_string(entry.path()) {
+            files.push(text);
+        }
     }
 }

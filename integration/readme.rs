@@ -9,11 +9,10 @@ use std::time::Duration;
 
 use outboxd::config::Config;
 use rustix::process::{Pid, Signal, kill_process};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::harness::eventually;
-use crate::harness::http::{Answer, HttpPeer};
+use crate::harness::http::{Answer, HttpPeer, signed_post};
 use crate::harness::plane::{LONG, send, until_closed, until_count, until_routed};
 use crate::harness::postgres::{Database, connect};
 use crate::harness::relay::{Relay, config};
@@ -263,21 +262,13 @@ impl Receiver {
     }
 
     /// Posts a body as outboxd does; the status line's code, or none without an answer.
-    async fn post(&self, id: &str, secret: &str, body: &str) -> Option<u16> {
-        let now = jiff::Timestamp::now().as_second();
-        let signer = standardwebhooks::Webhook::new(secret).unwrap();
-        let signature = signer.sign(id, now, body.as_bytes()).unwrap();
-        let request = format!(
-            "POST /background HTTP/1.1\r\nhost: x\r\nwebhook-id: {id}\r\nwebhook-timestamp: {now}\r\n\
-             webhook-signature: {signature}\r\noutboxd-type: invoice.paid\r\n\
-             content-length: {}\r\n\r\n{body}",
-            body.len()
-        );
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await.unwrap();
-        stream.write_all(request.as_bytes()).await.unwrap();
-        let mut reply = String::new();
-        stream.read_to_string(&mut reply).await.unwrap();
-        reply.split(' ').nth(1).and_then(|code| code.parse().ok())
+    async fn post(
+        &self,
+        id: &'static str,
+        secret: &'static str,
+        body: &'static str,
+    ) -> Option<u16> {
+        signed_post(self.port, id, secret, body).await
     }
 
     fn invoices(&self) -> String {

@@ -13,8 +13,17 @@ use std::process::Command;
 /// From the ground up. A room imports from floors below its own; floors may be skipped.
 const FLOORS: &[&[&str]] = &[
     &[
-        "name", "pattern", "message", "alert", "delivery", "retry", "policy", "template",
-        "calendar", "hex",
+        "name",
+        "pattern",
+        "message",
+        "alert",
+        "delivery",
+        "retry",
+        "policy",
+        "template",
+        "calendar",
+        "certificate",
+        "hex",
     ],
     &["config"],
     &["store", "sink", "metrics"],

@@ -14,11 +14,13 @@
 //!    sink       all other network and file output; a stranger to the store
 //!    metrics    what is counted; a stranger to both
 //! 1  config     the file, parsed once into values that cannot be wrong
-//! 0  message, alert, delivery, pattern, retry, template, calendar, name, hex: the words; no I/O and no clock
+//! 0  message, alert, delivery, pattern, retry, template, calendar, certificate, name, hex: the words; no I/O and no
+//!               clock
 //! ```
 
 pub mod alert;
 pub mod calendar;
+pub mod certificate;
 pub mod cli;
 pub mod config;
 pub mod delivery;

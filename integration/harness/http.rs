@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::io::{
     AsyncBufRead, AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader,
 };
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -468,4 +468,38 @@ fn reason(status: u16) -> &'static str {
         503 => "Service Unavailable",
         _ => "Status",
     }
+}
+
+/// Posts a body as outboxd does; the status line's code, or none without an answer.
+pub async fn signed_post(
+    port: u16,
+    id: &'static str,
+    secret: &'static str,
+    body: &'static str,
+) -> Option<u16> {
+    signed_post_at(port, id, secret, body, body, jiff::Timestamp::now().as_second()).await
+}
+
+/// The same at another time, or with another body than the one that was signed.
+pub async fn signed_post_at(
+    port: u16,
+    id: &str,
+    secret: &str,
+    original: &str,
+    body: &str,
+    at: i64,
+) -> Option<u16> {
+    let webhook = standardwebhooks::Webhook::new(secret).unwrap();
+    let signature = webhook.sign(id, at, original.as_bytes()).unwrap();
+    let request = format!(
+        "POST /background HTTP/1.1\r\nhost: x\r\nwebhook-id: {id}\r\nwebhook-timestamp: {at}\r\n\
+         webhook-signature: {signature}\r\noutboxd-type: invoice.paid\r\n\
+         content-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut reply = String::new();
+    stream.read_to_string(&mut reply).await.unwrap();
+    reply.split(' ').nth(1).and_then(|code| code.parse().ok())
 }

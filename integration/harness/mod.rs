@@ -2,6 +2,7 @@
 
 pub mod http;
 pub mod plane;
+pub mod pooler;
 pub mod postgres;
 pub mod program;
 pub mod proxy;

@@ -6,7 +6,8 @@
 //! never dropped, so nothing that the shared cluster needs may hang on `Drop`.
 //!
 //! `OUTBOXD_PG_BIN` names the folder of the server's programs, where the newest installed version is
-//! not the one wanted. `OUTBOXD_TEST_KEEP=1` keeps the folder, with its log and databases.
+//! not the one wanted; `OUTBOXD_PG_VERSIONS` one with a folder for each other major version. They have no
+//! psql and no pg_dump. `OUTBOXD_TEST_KEEP=1` keeps the folder, with its log and databases.
 
 use std::ffi::OsStr;
 use std::fmt::Write as _;
@@ -64,10 +65,7 @@ impl Cluster {
 
     /// Starts a server that also listens on a free port of 127.0.0.1.
     pub fn start_on_tcp() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("bind a free port");
-        let port = listener.local_addr().expect("read the port").port();
-        drop(listener);
-        Self::start_with(Some(port), &[])
+        Self::start_with(Some(free_port()), &[])
     }
 
     /// Starts a server with settings of its own, which win over the house's.
@@ -80,8 +78,48 @@ impl Cluster {
         Self::start_on(None, &[], &format!("copy {}", other.dir.display()))
     }
 
+    /// Starts a server of another major version.
+    pub fn start_version(major: &str) -> Self {
+        let named = std::env::var_os("OUTBOXD_PG_VERSIONS")
+            .expect("OUTBOXD_PG_VERSIONS is not set; run integration/run.sh, which fetches them");
+        let from = Path::new(&named).join(major);
+        assert!(is_server(&from.join("bin")), "{} holds no PostgreSQL", from.display());
+        Self::start_from(&from.join("bin"), None, &[], "init")
+    }
+
+    /// Starts a standby that streams from a primary, over the network as a primary's own address says.
+    pub fn start_standby_of(primary: &Self) -> Self {
+        let first = format!("backup {} {}", primary.dir.display(), primary.port());
+        Self::start_on(Some(free_port()), &[], &first)
+    }
+
+    /// Makes a standby a primary, and waits until it is.
+    pub fn promote(&self) {
+        assert_eq!(self.psql("postgres", "SELECT pg_promote(true, 60)"), "t");
+    }
+
+    /// Writes a file that only the server may read into its folder.
+    pub fn keep_private(&self, name: &str, text: &str) -> PathBuf {
+        use std::os::unix::fs::{MetadataExt, PermissionsExt};
+        let path = self.dir.join(name);
+        fs::write(&path, text).expect("write into the server's folder");
+        let owner = fs::metadata(&self.dir).expect("the folder is there");
+        std::os::unix::fs::chown(&path, Some(owner.uid()), Some(owner.gid()))
+            .expect("give it away");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("close it");
+        path
+    }
+
     fn start_on(tcp_port: Option<u16>, settings: &[(&str, &str)], first: &str) -> Self {
-        let bin = programs();
+        Self::start_from(&programs(), tcp_port, settings, first)
+    }
+
+    fn start_from(
+        bin: &Path,
+        tcp_port: Option<u16>,
+        settings: &[(&str, &str)],
+        first: &str,
+    ) -> Self {
         let user = server_user();
         // From here on the folder belongs to the supervisor, which removes it.
         let dir = tempfile::Builder::new()
@@ -89,6 +127,7 @@ impl Cluster {
             .tempdir()
             .expect("create a temporary folder")
             .keep();
+        let bin = within_reach(bin, &dir);
         let supervisor = Mutex::new(Supervisor::spawn(&bin, &dir, user));
         let cluster = Self { dir, bin, tcp_port, supervisor };
         cluster.say(first);
@@ -367,7 +406,7 @@ async fn create_template(cluster: &Cluster) {
 }
 
 /// What a migrated database holds: outboxd's own migration, run as a user would.
-async fn fill_template(cluster: &Cluster, db: &str) {
+pub async fn fill_template(cluster: &Cluster, db: &str) {
     let toml = format!("[database]\nurl = \"{}\"\ninstallation = \"shop\"\n", cluster.url(db));
     let config = outboxd::config::Config::parse(&toml, Path::new("test.toml"), &|_| None)
         .expect("the template's config parses");
@@ -416,6 +455,24 @@ fn newest_installed() -> Option<PathBuf> {
 
 fn is_server(bin: &Path) -> bool {
     bin.join("initdb").exists() && bin.join("postgres").exists()
+}
+
+/// A port that nobody listens on.
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("bind a free port");
+    listener.local_addr().expect("read the port").port()
+}
+
+/// The server may run as somebody who cannot look into a cache of ours, so what is no system folder is
+/// copied beside the server's files.
+fn within_reach(bin: &Path, dir: &Path) -> PathBuf {
+    if bin.starts_with("/usr") {
+        return bin.to_path_buf();
+    }
+    let copied =
+        Command::new("cp").arg("-a").arg(bin.join("..")).arg(dir.join("programs")).status();
+    assert!(copied.is_ok_and(|status| status.success()), "copy {}", bin.display());
+    dir.join("programs/bin")
 }
 
 /// PostgreSQL refuses to run as root, so root runs it as `nobody`; everybody else as themselves.

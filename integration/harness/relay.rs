@@ -179,7 +179,8 @@ impl Process {
     }
 }
 
-fn command_in(folder: &Path, arguments: &[&str]) -> std::process::Command {
+/// The real binary, with the config in a folder.
+pub fn command_in(folder: &Path, arguments: &[&str]) -> std::process::Command {
     // Cargo says it to tests only; the demonstration, which shares this file, finds it itself.
     let Some(binary) = option_env!("CARGO_BIN_EXE_outboxd") else {
         panic!("cargo builds the binary for tests and benchmarks only");

@@ -136,6 +136,15 @@ impl SmtpPeer {
     /// Starts a server that is set up so.
     pub async fn start_with(settings: Settings) -> SmtpPeer {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind to 127.0.0.1");
+        SmtpPeer::serve_on(listener, settings)
+    }
+
+    /// The same as [`SmtpPeer::start`] on a socket of one's own.
+    pub fn start_on(listener: TcpListener) -> SmtpPeer {
+        SmtpPeer::serve_on(listener, Settings::default())
+    }
+
+    fn serve_on(listener: TcpListener, settings: Settings) -> SmtpPeer {
         let address = listener.local_addr().expect("a bound socket has an address");
         let state = Arc::new(State {
             settings,

@@ -36,6 +36,11 @@ while read -r word; do
     init) "$bin/initdb" -A trust --no-sync -U postgres --encoding=UTF8 --locale=C -D "$dir/data" </dev/null >>"$dir/log" 2>&1 ;;
     # The files of another cluster, which must be stopped.
     "copy "*) cp -a "${word#copy }/data" "$dir/data" && rm -f "$dir/data/postmaster.pid" ;;
+    # A standby of a running one, which is named by its socket's folder and port.
+    "backup "*)
+        set -- ${word#backup }
+        "$bin/pg_basebackup" -h "$1" -p "$2" -U postgres -D "$dir/data" -R -X stream -c fast --no-sync </dev/null >>"$dir/log" 2>&1
+        ;;
     start) start ;;
     fast) stop INT; true ;;
     immediate) stop QUIT; true ;;

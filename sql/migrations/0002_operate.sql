@@ -57,6 +57,8 @@ DO $$
 BEGIN
   IF to_regrole('outbox_relay') IS NOT NULL THEN
     GRANT EXECUTE ON FUNCTION outbox.may_enter(boolean) TO outbox_relay;
+    -- For `outboxd doctor`: whether a restored sequence stands below ids that are in use.
+    GRANT SELECT ON SEQUENCE outbox.message_id_seq TO outbox_relay;
   END IF;
 END
 $$;

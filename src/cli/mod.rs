@@ -7,8 +7,11 @@ mod actor;
 mod bulk;
 mod check;
 mod discard;
+mod doctor;
 mod export;
 mod filter;
+mod finding;
+mod first;
 mod health;
 mod init;
 mod list;
@@ -17,6 +20,7 @@ mod mail;
 mod migrate;
 mod migrate_as;
 mod notify;
+mod outside;
 mod pause;
 mod preview;
 mod replay;
@@ -88,6 +92,8 @@ enum Command {
     Migrate(migrate::Migrate),
     /// Read the config and touch each outside thing once, sending nothing
     Check(check::Check),
+    /// What in the environment keeps messages from flowing, and what to do about it
+    Doctor(doctor::Doctor),
     /// Deliver, until told to stop
     Run(run::Run),
     /// Ask the running relay whether it gets on
@@ -187,7 +193,14 @@ fn start(arguments: Arguments) -> Answer {
         .enable_all()
         .build()
         .map_err(|error| Failure::Fault(format!("cannot start threads: {error}")))?;
-    let answer = runtime.block_on(dispatch(arguments));
+    // The relay obeys signals by itself, and in order.
+    let obeys = matches!(arguments.command, Command::Run(_));
+    let work = dispatch(arguments);
+    let answer = if first::is_first() && !obeys {
+        runtime.block_on(first::endable(work))
+    } else {
+        runtime.block_on(work)
+    };
     // A name look-up that still hangs is nobody's any more.
     runtime.shutdown_background();
     answer
@@ -203,6 +216,7 @@ async fn dispatch(arguments: Arguments) -> Answer {
         Command::Init => Ok(Verdict::Ok),
         Command::Migrate(command) => command.run(&config).await,
         Command::Check(command) => command.run(config).await,
+        Command::Doctor(command) => Box::pin(command.run(config)).await,
         Command::Run(command) => command.run(&file, config).await,
         Command::Health(command) => command.run(&config).await,
         Command::Send(command) => command.run(&config).await,

@@ -10,7 +10,7 @@ use crate::relay::route::Routes;
 use crate::store::Link;
 use crate::store::inspect::act::enter_sinks;
 use crate::store::inspect::status::status;
-use crate::store::routes::{Mirrored, mirror, route_existing, unseen};
+use crate::store::routes::{Mirrored, mirror, route_existing, sweep, unseen};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -19,6 +19,8 @@ Examples:
 
 /// Messages a statement; each page is a transaction.
 const PAGE: i64 = 1_000;
+/// Message ids a step of the look for unseen messages; each is a transaction.
+const SPAN: i64 = 5_000;
 
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
@@ -35,7 +37,7 @@ enum RouteCommand {
     /// Put this config's routes in force. A relay that starts does so by itself, but never goes
     /// back to routes that others took the place of; this does
     Apply,
-    /// Route messages that were written past the trigger and found by a relay's sweep
+    /// Look for messages that were written past the trigger, and route them
     Unseen,
 }
 
@@ -77,6 +79,11 @@ impl Route {
     }
 
     async fn unseen(&self, link: &Link) -> Answer {
+        // A look of our own first: the relays' takes hours to come round a large table.
+        let mut after = 0;
+        while let (Some(reached), _) = sweep(link, after, SPAN).await? {
+            after = reached;
+        }
         let (mut looked_at, mut routed) = (0, 0);
         loop {
             // Whatever became of them, they are no longer unseen then: the next page is others.

@@ -35,8 +35,7 @@ impl Run {
     /// short what is still open. SIGHUP reads the config again and puts it in place of the one there was.
     pub async fn run(&self, file: &Path, config: Config) -> Answer {
         let life = Life::default();
-        let signals = Signals::catch()
-            .map_err(|error| Failure::Fault(format!("cannot listen for signals: {error}")))?;
+        let signals = Signals::catch()?;
         let manager = Arc::new(ServiceManager::find());
         manager.waiting();
         let (signs, follower) = (Arc::clone(&life.signs), Arc::clone(&manager));
@@ -96,27 +95,32 @@ async fn obey(
     }
 }
 
-enum Told {
+/// What a signal means.
+pub(super) enum Told {
     End(&'static str),
     Reload,
 }
 
-struct Signals {
+pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hang_up: Signal,
 }
 
 impl Signals {
-    fn catch() -> std::io::Result<Signals> {
+    pub(super) fn catch() -> Result<Signals, Failure> {
+        let listen = |kind| {
+            signal(kind)
+                .map_err(|error| Failure::Fault(format!("cannot listen for signals: {error}")))
+        };
         Ok(Signals {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hang_up: signal(SignalKind::hangup())?,
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            hang_up: listen(SignalKind::hangup())?,
         })
     }
 
-    async fn next(&mut self) -> Told {
+    pub(super) async fn next(&mut self) -> Told {
         tokio::select! {
             _ = self.terminate.recv() => Told::End("SIGTERM"),
             _ = self.interrupt.recv() => Told::End("SIGINT"),

@@ -246,7 +246,7 @@ impl Ears {
     ) {
         let mut heartbeat = tokio::time::interval(HEARTBEAT_EVERY);
         let mut test = tokio::time::interval_at(Instant::now() + TEST_EVERY, TEST_EVERY);
-        let mut tested = None;
+        let (mut tested, mut made) = (None, self.link.connections());
         let mut result = listener.listen(&wanted(&self.rings)).await;
         // Whatever was missed while deaf is found by a look now.
         ring_all(&self.rings);
@@ -261,7 +261,14 @@ impl Ears {
                     Some(Ask::Unlock(bell)) => listener.unlock_bell(bell).await,
                     None => break,
                 },
-                _ = heartbeat.tick() => listener.heartbeat().await,
+                _ = heartbeat.tick() => {
+                    // A connection made anew may lead to another server than this session.
+                    let now = self.link.connections();
+                    if std::mem::replace(&mut made, now) != now {
+                        test.reset_immediately();
+                    }
+                    listener.heartbeat().await
+                }
                 _ = test.tick(), if tested.is_none() => {
                     let (link, channel) = (Arc::clone(&self.link), channel.to_owned());
                     let echo = Arc::clone(echo);

@@ -8,6 +8,7 @@
 //! CSV has no attempts: its files are cut by the relay, with [`csv`].
 
 pub mod capture;
+pub mod certificate;
 pub mod csv;
 pub mod mail;
 pub mod ping;

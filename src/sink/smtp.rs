@@ -10,9 +10,12 @@ mod stock;
 mod verdict;
 mod wire;
 
+use std::sync::Arc;
+
 use lettre::Address;
 use lettre::message::Mailbox;
 use lettre::transport::smtp::commands::{Data, Mail, Rcpt, Rset};
+use rustls::ClientConfig;
 
 pub use self::entered::Entered;
 use self::session::{Door, Session};
@@ -214,6 +217,14 @@ impl Smtp {
         session.unfinished = true;
         self.stock.keep(session);
         Turn::Ended(outcome)
+    }
+
+    /// The dialogue without a login, over TLS with these rules: for a look at the certificate.
+    pub(super) async fn look(way: &SmtpConfig, tls: Arc<ClientConfig>) {
+        let (host, port, security) = (way.host.clone(), way.port, way.security);
+        if let Ok(session) = (Door { host, port, security, credentials: None, tls }).enter().await {
+            session.part();
+        }
     }
 
     /// The dialogue up to where a mail would begin.

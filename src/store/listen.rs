@@ -18,7 +18,7 @@ use super::link::{Link, Target};
 /// How long the session may take to answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 /// How long an echo may take; longer, and the session is deaf.
-const ECHO_LIMIT: Duration = Duration::from_secs(5);
+pub const ECHO_LIMIT: Duration = Duration::from_secs(5);
 
 /// What is told of a session that hears nothing.
 pub const DEAF: &str = "LISTEN hears nothing here, as behind a pooler in transaction mode; a relay polls then, \

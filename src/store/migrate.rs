@@ -325,6 +325,11 @@ pub fn print(database: &Database, from: i32) -> String {
     out
 }
 
+/// The text of each migration, in order.
+pub(super) fn texts() -> impl Iterator<Item = &'static str> {
+    MIGRATIONS.iter().map(|migration| migration.text)
+}
+
 /// A number for the advisory lock: before the schema exists there is no table to take it from.
 fn lock_number(schema: &Schema) -> i64 {
     let digest = Sha256::digest(format!("outboxd migrate {}", schema.as_str()));

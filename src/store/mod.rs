@@ -5,6 +5,7 @@
 //! ran into it is thrown away. The one exception is [`snapshot`], for the queries of exports.
 
 pub mod calendar;
+pub mod doctor;
 mod error;
 pub mod export;
 pub mod figures;

@@ -39,12 +39,11 @@ func placeOrder(ctx context.Context, tx *sql.Tx, customer, email, total string) 
 	if err != nil {
 		return 0, err
 	}
-	// PostgreSQL's driver has no LastInsertId: RETURNING tells the id. As a string, because lib/pq sends
-	// []byte as bytea.
+	// PostgreSQL's drivers have no LastInsertId: RETURNING tells the id.
 	var id int64
 	err = tx.QueryRowContext(ctx,
 		`INSERT INTO outbox.message (type, key, payload) VALUES ($1, $2, $3) RETURNING id`,
-		"order.created", customer, string(payload)).Scan(&id)
+		"order.created", customer, payload).Scan(&id)
 	return id, err
 }
 

@@ -4,7 +4,9 @@
 #     DATABASE_URL=postgresql://… ruby examples/producers/ruby/orders_test.rb
 #
 # It reads messages, which a producer may not: run it as the owner of the test's database, or as a role
-# that was granted SELECT on outbox.message there.
+# that may read it there:
+#
+#     GRANT SELECT ON outbox.message TO shop_app;
 require 'minitest/autorun'
 require_relative 'shop'
 

@@ -1,5 +1,15 @@
 # A shop with ActiveRecord. In Rails each class has its file in app/models, and the connection comes from
 # config/database.yml.
+#
+# The tables come with `outboxd migrate`, or with a migration of Rails:
+#
+#     outboxd migrate --print --as rails
+#
+# Neither db/schema.rb nor db/structure.sql can hold them with their rights and rows. Where the format is
+# :sql, keep them out, and make them where a database is made from such a file:
+#
+#     config.active_record.dump_schemas = "public"
+#     bin/rails db:schema:load && outboxd migrate
 require 'active_record'
 
 ActiveRecord::Base.establish_connection(

@@ -3,8 +3,9 @@
 use jiff::{Span, Timestamp};
 use tokio_postgres::types::{Kind, Type};
 
-use super::{Found, Line};
 use crate::calendar::{Calendar, Tick};
+use crate::cli::finding::{Finding, Found};
+use crate::cli::outside::thing;
 use crate::config::{
     Column, ColumnForm, Config, CsvConfig, Rows, ScheduleConfig, SinkConfig, ValuePath, Way,
 };
@@ -16,30 +17,30 @@ use crate::store::schedule::faults;
 const NEXT_SHOWN: usize = 3;
 
 /// What the config alone tells: when each comes, and whether anybody takes its messages.
-pub(super) fn plans(config: &Config, now: Timestamp) -> Vec<Line> {
+pub(super) fn plans(config: &Config, now: Timestamp) -> Vec<Finding> {
     let mut lines = Vec::new();
     for schedule in config.schedules.values() {
         let thing = format!("schedule {}", schedule.name);
-        lines.push(Line::new(thing.clone(), next_runs(schedule, now)));
+        lines.push(Finding::new(thing.clone(), next_runs(schedule, now)));
         let kind = &schedule.message_type;
         if !config.routes.iter().any(|route| route.pattern.matches(kind)) {
             let words = format!(
                 "no route takes {kind}: its messages will wait as unrouted; \
                  add one, or one with sink = [] for nowhere"
             );
-            lines.push(Line { thing, found: Found::Doubt(words) });
+            lines.push(Finding::of(thing, Found::Doubt(words)));
         }
     }
     for (sink, csv) in files(config) {
         if let Some(every) = &csv.cut.every {
-            lines.push(Line::new(super::thing(sink), next_file(csv, every, now)));
+            lines.push(Finding::new(thing(sink), next_file(csv, every, now)));
         }
     }
     lines
 }
 
 /// What the database says of each query; it is asked for the columns only.
-pub(super) async fn queries(config: &Config, link: &Link) -> Vec<Line> {
+pub(super) async fn queries(config: &Config, link: &Link) -> Vec<Finding> {
     let mut lines = Vec::new();
     for schedule in config.schedules.values() {
         if let Some(query) = &schedule.query {
@@ -47,7 +48,7 @@ pub(super) async fn queries(config: &Config, link: &Link) -> Vec<Line> {
                 Ok(columns) => of_messages(&columns),
                 Err(error) => Found::Wrong(format!("its query: {error}")),
             };
-            lines.push(Line { thing: format!("schedule {}", schedule.name), found });
+            lines.push(Finding::of(format!("schedule {}", schedule.name), found));
         }
     }
     for (sink, csv) in files(config) {
@@ -56,7 +57,7 @@ pub(super) async fn queries(config: &Config, link: &Link) -> Vec<Line> {
                 Ok(columns) => with_bounds(&query.sql, of_files(&csv.columns, &columns)),
                 Err(error) => Found::Wrong(format!("its query: {error}")),
             };
-            lines.push(Line { thing: super::thing(sink), found });
+            lines.push(Finding::of(thing(sink), found));
         }
     }
     lines

@@ -6,8 +6,9 @@ import { Column, Entity, PrimaryGeneratedColumn } from 'typeorm';
 // it stands here, without indexes and defaults, and drop what it does not know.
 @Entity({ schema: 'outbox', name: 'message', synchronize: false })
 export class Message {
-  // bigint comes as a string: not every bigint is a number of JavaScript.
-  @PrimaryGeneratedColumn('identity', { type: 'bigint', generatedIdentity: 'ALWAYS' })
+  // Not 'identity', though it is one: a column of that kind TypeORM names in the INSERT, as DEFAULT, and a
+  // producer may not name it. bigint comes as a string: not every bigint is a number of JavaScript.
+  @PrimaryGeneratedColumn('increment', { type: 'bigint' })
   id: string;
 
   @Column('text')

@@ -1,4 +1,8 @@
-// Runs the migrations in dist/migrations, as `typeorm migration:run` does.
+// Runs the migrations in dist/migrations, as `typeorm migration:run` does; that of the outbox is what
+//
+//     outboxd migrate --print --as typeorm
+//
+// prints, which says where to save it.
 import 'reflect-metadata';
 import { DataSource } from 'typeorm';
 
