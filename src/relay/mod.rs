@@ -193,7 +193,7 @@ pub async fn run(config: Config, process: Arc<Process>, life: Life) -> Result<()
     let owner = Owner::new((lease, listening), shared.metrics.clone(), entry, guard, begin);
     let ping = async {
         if let Some((monitor, every)) = monitor {
-            ping::ping(monitor, every, process).await;
+            ping::ping(monitor, every, process, life.clone()).await;
         }
     };
     // These end as soon as the relay is to go: what replaces it has other rules.
