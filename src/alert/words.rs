@@ -177,8 +177,8 @@ impl Alert {
             (Cause::Overdue, true) => format!("{name} is no longer overdue"),
             (Cause::File, false) => format!("{name}: its file cannot be written"),
             (Cause::File, true) => format!("{name}: no file is stuck any more"),
-            (Cause::Mail, false) => format!("{name}: {amount} mails of files held or dead"),
-            (Cause::Mail, true) => format!("{name}: no mail of files is held or dead any more"),
+            (Cause::Mail, false) => format!("{name}: a mail of its files is held or dead"),
+            (Cause::Mail, true) => format!("{name}: no mail of its files is held or dead any more"),
             (Cause::Silent, false) => format!("{name}: {amount} silent"),
             (Cause::Silent, true) => format!("{name}: none silent any more"),
         }
