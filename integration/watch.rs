@@ -397,7 +397,8 @@ async fn what_waits_behind_a_dead_head_is_not_told_as_late() {
              INSERT INTO outbox.message (type, payload, key) VALUES ('work', '{}', 'ann'), ('work', '{}', 'ann'),
                                                                     ('work', '{}', 'bob');
              UPDATE outbox.message SET created_at = now() - interval '2 h';
-             UPDATE outbox.delivery SET state = 'dead', due_at = 'infinity', rev = 1 WHERE message_id = 1",
+             UPDATE outbox.delivery SET state = 'dead', reason = 'no', due_at = 'infinity', rev = 1
+              WHERE message_id = 1",
         )
         .await;
     sweep(&plane.link, 0, 900).await.unwrap();
