@@ -1,6 +1,7 @@
 //! Health and metrics: what the listener answers, and that each figure moves when its cause happens.
 
 mod answers;
+mod moves;
 
 use crate::harness::postgres::Database;
 use crate::harness::relay;

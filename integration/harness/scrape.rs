@@ -71,7 +71,6 @@ impl Series {
 /// A relay in this process with a listener.
 pub struct Watched {
     pub relay: Relay,
-    pub process: Arc<Process>,
     pub listener: Listener,
 }
 
@@ -84,10 +83,14 @@ pub fn listen(process: &Arc<Process>, stop: &CancellationToken, token: Option<&s
 impl Watched {
     /// Starts both.
     pub fn start(config: Config) -> Watched {
-        let process = Arc::default();
-        let relay = Relay::start_in(config, &process);
-        let listener = listen(&process, &relay.told_to_stop(), None);
-        Watched { relay, process, listener }
+        Watched::start_in(config, &Arc::default())
+    }
+
+    /// The same in a process that others may have been in before.
+    pub fn start_in(config: Config, process: &Arc<Process>) -> Watched {
+        let relay = Relay::start_in(config, process);
+        let listener = listen(process, &relay.told_to_stop(), None);
+        Watched { relay, listener }
     }
 
     /// Asks for a page.
