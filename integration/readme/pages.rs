@@ -26,7 +26,7 @@ pub(super) const PAGES: &[(&str, &str)] = &[
     ("security.md", include_str!("../../docs/security.md")),
 ];
 /// Pages whose blocks another test runs, and its file.
-const ELSEWHERE: &[(&str, &str)] = &[];
+const ELSEWHERE: &[(&str, &str)] = &[("deploy.md", "integration/deploy/manifests.rs")];
 /// What else has links, beside README and docs/.
 const WITH_LINKS: &[&str] = &["CHANGELOG.md", "examples/daily-orders/README.md"];
 
