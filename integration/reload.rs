@@ -77,16 +77,19 @@ async fn what_is_refused_changes_nothing_and_says_where_and_why() {
     let key = format!("ca_file = \"{}\"\n[[routes]]", certificates.path().display());
     relay.reload(&first.replacen("[[routes]]", &key, 1).replace("/first", "/second"));
     relay.until_log(REFUSED, 2).await;
+    // The listener belongs to the process.
+    relay.reload(&format!("{first}[admin]\nlisten = \"127.0.0.1:1\"\n"));
+    relay.until_log("[admin] changes with a restart only", 1).await;
     // Another installation's.
     relay.reload(&first.replace("installation = \"shop\"", "installation = \"staging\""));
-    relay.until_log(REFUSED, 3).await;
+    relay.until_log(REFUSED, 4).await;
     assert!(relay.log().contains("belongs to installation"), "{}", relay.log());
     // Routes that were in force before and were replaced by hand or by another relay.
     let with = |kind: &str| format!("[[routes]]\ntype = \"{kind}\"\nsink = \"app\"\n");
     relay.reload(&to(&database, &peer, "/first", &with("more")));
     relay.until_log(IN_PLACE, 1).await;
     relay.reload(&first);
-    relay.until_log(REFUSED, 4).await;
+    relay.until_log(REFUSED, 5).await;
     assert!(relay.log().contains("outboxd route apply, then reload again"), "{}", relay.log());
 
     let id = send(&client, "more", "{}").await;

@@ -157,7 +157,7 @@ pub struct Ping {
 }
 
 /// `[admin]`: the listener for health and metrics.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Admin {
     /// Address and port.
     pub listen: SocketAddr,

@@ -6,7 +6,7 @@
 //! connections, time) are ours to set there.
 
 mod pages;
-mod progress;
+pub(super) mod progress;
 
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::sync::Arc;

@@ -191,11 +191,9 @@ pub async fn run(config: Config, process: Arc<Process>, life: Life) -> Result<()
     let begin = Box::new(move |taken| begin.begin(taken));
     let (lease, listening) = (Arc::clone(&shared.lease), Arc::clone(&shared.listening));
     let owner = Owner::new((lease, listening), shared.metrics.clone(), entry, guard, begin);
-    let lease = Arc::clone(&shared.lease);
-    let ping = async move {
+    let ping = async {
         if let Some((monitor, every)) = monitor {
-            let stuck = || (!lease.holds()).then(|| "it has no lease".to_owned());
-            ping::ping(monitor, every, stuck).await;
+            ping::ping(monitor, every, process).await;
         }
     };
     // These end as soon as the relay is to go: what replaces it has other rules.

@@ -1,21 +1,25 @@
 //! Ping: a monitor elsewhere hears of the relay as long as it gets on. When the pings stop, whatever the
 //! cause, the monitor raises the alarm: the one alert that needs nobody here.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tracing::{info, warn};
 
+use super::Process;
+use super::admin::progress::Progress;
 use crate::sink::ping::Monitor;
 
-/// Pings until dropped. `stuck` says why the relay does not get on; then nothing is sent.
-pub async fn ping(monitor: Monitor, every: Duration, stuck: impl Fn() -> Option<String>) {
+/// Pings until dropped, as long as the process would say at `/readyz` that it is ready.
+pub async fn ping(monitor: Monitor, every: Duration, process: Arc<Process>) {
     let mut times = tokio::time::interval(every);
     times.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     // What was said last: each change is worth a line, and no more.
     let mut trouble: Option<String> = None;
     loop {
         times.tick().await;
-        let said = match stuck() {
+        Arc::clone(&process).look().await;
+        let said = match Progress::of(&process.metrics, false).stuck() {
             Some(reason) => Some(format!("not pinged, as the relay does not get on: {reason}")),
             None => {
                 monitor.ping().await.err().map(|error| format!("the ping did not arrive: {error}"))

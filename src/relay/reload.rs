@@ -31,6 +31,8 @@ pub async fn run_reloading(
     life: Life,
     mut configs: mpsc::Receiver<Config>,
 ) -> Result<(), RunError> {
+    // The listener is the process's, not a relay's.
+    let admin = first.admin.clone();
     let mut current = Generation::start(first, &process, &life, false);
     let mut candidate: Option<Generation> = None;
     let mut entered = false;
@@ -43,6 +45,11 @@ pub async fn run_reloading(
                 life.signs.in_place();
             }
             Some(config) = configs.recv(), if !life.is_ending() => {
+                if config.admin != admin {
+                    error!("reload refused, the config of before stays in force: [admin] changes with a restart only");
+                    life.signs.in_place();
+                    continue;
+                }
                 if let Some(former) = candidate.replace(Generation::start(config, &process, &life, true)) {
                     warn!("another reload came before the last one was in place; taking the later config");
                     former.life.leave.cancel();

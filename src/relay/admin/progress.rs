@@ -22,8 +22,8 @@ const DUE_MAX: Duration = Duration::from_secs(300);
 const ENDED_MAX: Duration = Duration::from_secs(60);
 
 /// What was checked.
-pub(super) struct Progress {
-    pub checks: Vec<Check>,
+pub(in crate::relay) struct Progress {
+    pub(super) checks: Vec<Check>,
 }
 
 /// One check.
@@ -82,6 +82,13 @@ impl Progress {
 
     pub fn is_ready(&self) -> bool {
         self.checks.iter().all(|check| check.ok)
+    }
+
+    /// The first thing that keeps the relay from getting on, none where it does.
+    pub fn stuck(&self) -> Option<String> {
+        let check = self.checks.iter().find(|check| !check.ok)?;
+        let of = check.sink.as_ref().map_or(String::new(), |sink| format!("sink {sink}: "));
+        Some(format!("{of}{}", check.reason))
     }
 
     /// The body of the answer.
