@@ -394,7 +394,7 @@ unpack_systemd() {
         dpkg -x "$name" "$work/root" || provision_fails "could not unpack ${name##*/}"
         rm "$name"
     done
-    library=$(cd "$work/root" && find . -name '*.so*' -printf '%h\n' | sort -u | sed "s|^\.|$root/root|" | paste -s -d:)
+    library=$(cd "$work/root" && find . \( -name '*.so' -o -name '*.so.*' \) -printf '%h\n' | sort -u | sed "s|^\.|$root/root|" | paste -s -d:)
     {
         echo '#!/bin/sh'
         # The units that ours names are beside it.
