@@ -100,22 +100,21 @@ impl Patient {
     }
 
     fn doctor_with(&self, arguments: &[&str], prepare: impl Fn(&mut Command)) -> Said {
-        let run = |more: &[&str]| {
-            let mut command = self.command(&[&["doctor"], arguments, more].concat());
-            prepare(&mut command);
-            command.output().expect("run outboxd")
-        };
-        let output = run(&["--json"]);
+        let mut command = self.command(&[&["doctor", "--json"], arguments].concat());
+        prepare(&mut command);
+        let output = command.output().expect("run outboxd");
         let lines = serde_json::from_slice(&output.stdout);
-        let lines = lines.unwrap_or_else(|error| panic!("{error}: {output:?}"));
-        let said = Said { code: output.status.code().unwrap(), lines, text: String::new() };
-        if said.causes().is_empty() {
-            return said;
-        }
-        // The same for people, to be looked at where a test fails.
-        let text = String::from_utf8(run(&[]).stdout).unwrap();
+        let lines: Vec<Value> = lines.unwrap_or_else(|error| panic!("{error}: {output:?}"));
+        let text: String = lines.iter().map(told).collect();
+        // To be looked at where a test fails.
         println!("$ outboxd doctor {}\n{text}", arguments.join(" "));
-        Said { text, ..said }
+        Said { code: output.status.code().unwrap(), lines, text }
+    }
+
+    /// What people are told.
+    fn says(&self) -> (i32, String) {
+        let output = self.command(&["doctor"]).output().expect("run outboxd");
+        (output.status.code().unwrap(), String::from_utf8(output.stdout).unwrap())
     }
 
     /// What is found is this and nothing else; what to do about it.
@@ -151,11 +150,7 @@ impl Said {
         let fails = self.lines.iter().any(|line| line["ok"] == false);
         assert_eq!(self.code, i32::from(fails), "{}", self.text);
         let remedy = |line: &&Value| line["remedy"].as_str().map(str::to_owned);
-        let remedies: Vec<String> = self.lines.iter().filter_map(|line| remedy(&line)).collect();
-        for remedy in &remedies {
-            assert!(self.text.contains(remedy), "people are told {remedy}: {}", self.text);
-        }
-        remedies
+        self.lines.iter().filter_map(|line| remedy(&line)).collect()
     }
 
     #[track_caller]
@@ -163,6 +158,18 @@ impl Said {
         let line = self.lines.iter().find(|line| line["thing"] == thing);
         line.unwrap_or_else(|| panic!("no line {thing}: {self:?}"))["words"].as_str().unwrap()
     }
+}
+
+/// A line as people are told it, but for its columns.
+fn told(line: &Value) -> String {
+    let text = |key: &str| line[key].as_str().unwrap_or_default();
+    let word = match (line["ok"] == true, line["warning"] == true) {
+        (false, _) => "FAIL",
+        (true, true) => "warn",
+        (true, false) => "ok",
+    };
+    let remedy = line["remedy"].as_str().map(|remedy| format!("; {remedy}")).unwrap_or_default();
+    format!("{word} {} {}{remedy}\n", text("thing"), text("words"))
 }
 
 /// The SQL within a remedy.
@@ -200,6 +207,7 @@ async fn a_healthy_set_up_is_well_in_every_line_and_nothing_is_changed_by_the_lo
     patient.psql(
         "INSERT INTO outbox.message (type, payload) SELECT 't', '{}' FROM generate_series(1, 50)",
     );
+    patient.psql("SELECT outbox.discard(7)");
     let state = "SELECT count(*), sum(rev), max(due_at) FROM outbox.delivery;
                  SELECT count(*) FROM outbox.unseen; SELECT last_value FROM outbox.message_id_seq";
     let before = patient.psql(state);
@@ -236,4 +244,20 @@ async fn a_healthy_set_up_is_well_in_every_line_and_nothing_is_changed_by_the_lo
     }
     let text = patient.ok(&["doctor"]);
     assert!(text.lines().all(|line| line.starts_with("ok ")), "{text}");
+}
+
+/// Catalogs differ between versions; what is read from them does not.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_version_of_postgresql_is_looked_at_alike() {
+    for major in ["16", "17", "18"] {
+        let start = move || Cluster::start_version(major);
+        // Ends with the tests, as the one that they share.
+        let cluster: &Cluster =
+            Box::leak(Box::new(tokio::task::spawn_blocking(start).await.unwrap()));
+        let patient = Patient::on(cluster).await;
+        let said = patient.doctor(&[]);
+        // The house's clusters do not wait for the disk.
+        said.finds(&["crash-unsafe", "crash-unsafe"]);
+        assert!(said.words("database").contains(&format!("PostgreSQL {major}")), "{said:?}");
+    }
 }

@@ -103,11 +103,11 @@ async fn repeats_at_the_same_time_wait_and_then_do_nothing() {
     let inbox = Inbox::build().await;
     let _receiver = inbox.start().await;
     let port = inbox.port;
-    let post = move || tokio::spawn(signed_post(port, "msg_shop_1_app", SECRET, BODY));
+    let deliver = move || tokio::spawn(signed_post(port, "msg_shop_1_app", SECRET, BODY));
     inbox.proxy.hold_requests_from(b"COMMIT");
-    let first = post();
+    let first = deliver();
     inbox.caught().await;
-    let repeats: Vec<_> = (0..8).map(|_| post()).collect();
+    let repeats: Vec<_> = (0..8).map(|_| deliver()).collect();
     let waiting = "SELECT count(*) FROM pg_stat_activity
                     WHERE datname = current_database() AND wait_event_type = 'Lock'";
     until_count(&inbox.client, "the repeats wait for the first", waiting, 8).await;

@@ -1,7 +1,9 @@
 //! Health and metrics: what the listener answers, and that each figure moves when its cause happens.
 
 mod answers;
+mod logs;
 mod moves;
+mod table;
 
 use crate::harness::postgres::Database;
 use crate::harness::relay;

@@ -1,7 +1,7 @@
 # What the tests and the demonstration need from the system, on Debian or Ubuntu with a Rust toolchain.
 #
 #   . integration/provision.sh
-#   provision postgres postgres_versions pgbouncer cc python smtp faketime namespaces systemd office producers deny
+#   provision postgres postgres_versions pgbouncer cc python smtp faketime promtool namespaces systemd office producers deny
 #
 # Sourced by bash. Installs what is missing and is quick when nothing is. Never creates, starts or
 # touches a PostgreSQL cluster or any other service: programs that come inside a service's package
@@ -13,6 +13,7 @@
 #         OUTBOXD_SMTP_SOURCE postfix's smtp-source, a client that sends plenty
 #         OUTBOXD_FAKETIME    libfaketime.so.1, which gives a program a clock that is wrong
 #         OUTBOXD_SYSTEMD_ANALYZE  systemd's judge of its units
+#         OUTBOXD_PROMTOOL    Prometheus' own check of alert rules
 #         OUTBOXD_PG_VERSIONS a folder with one folder for each other major version of PostgreSQL
 #         OUTBOXD_PGBOUNCER   pgbouncer, a connection pooler
 #         OUTBOXD_NODE        a node that is new enough for today's NestJS and TypeORM
@@ -404,6 +405,38 @@ unpack_systemd() {
     chmod +x "$work/systemd-analyze"
     rm -rf "$root"
     mv "$work" "$root"
+}
+
+# What Prometheus checks rules with. Installed, its package would be a running server. About 20 MB to fetch
+# and 50 MB on disk.
+provision_promtool() {
+    [ ! -x /usr/bin/promtool ] || { export OUTBOXD_PROMTOOL=/usr/bin/promtool; return; }
+    local root=$outboxd_tools/promtool
+    [ -x "$root/promtool" ] || unpack_promtool "$root"
+    "$root/promtool" --version >/dev/null 2>&1 ||
+        provision_fails "promtool does not start: $root/promtool; remove $root and try again"
+    export OUTBOXD_PROMTOOL=$root/promtool
+}
+
+unpack_promtool() {
+    local root=$1 work
+    provision_says "unpacking promtool into $root"
+    mkdir -p "$outboxd_tools"
+    work=$(mktemp -d "$outboxd_tools/unpacking.XXXXXX")
+    if ! download_promtool "$work" 2>/dev/null; then
+        apt_lists
+        download_promtool "$work" || provision_fails "could not download prometheus; is the network there?"
+    fi
+    dpkg --fsys-tarfile "$work"/prometheus_*.deb | tar -xO ./usr/bin/promtool >"$work/promtool" ||
+        provision_fails "could not unpack prometheus"
+    chmod +x "$work/promtool"
+    rm -f "$work"/*.deb
+    rm -rf "$root"
+    mv "$work" "$root"
+}
+
+download_promtool() {
+    (cd "$1" && logged apt-get -q -q -o APT::Sandbox::User=root download prometheus)
 }
 
 # Licences, banned crates, advisories.

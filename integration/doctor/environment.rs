@@ -39,9 +39,12 @@ async fn what_the_role_may_not_see_is_told_with_the_grant_and_is_no_fault() {
     let role = format!("blind_{}", patient.database);
     patient.psql(&format!("CREATE ROLE {role} LOGIN IN ROLE outbox_relay"));
     patient.configure(&patient.url().replace("user=postgres", &format!("user={role}")), "");
+    patient.psql("REVOKE SELECT ON SEQUENCE outbox.message_id_seq FROM outbox_relay");
     let said = patient.doctor(&[]);
     let remedies = said.finds(&["ages-hidden"]);
     assert_eq!(said.code, 0);
+    let hidden = "where it stands is hidden: GRANT SELECT ON outbox.message_id_seq";
+    assert!(said.words("sequence").contains(hidden), "{said:?}");
     patient.psql(sql_of(&remedies[0]));
     patient.finds(&[]);
     patient.psql(&format!("DROP ROLE {role}"));

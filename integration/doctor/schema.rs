@@ -81,6 +81,8 @@ async fn what_drifted_is_named_and_put_back_by_the_sql_that_doctor_writes() {
     assert!(said.code == 1 && said.text.contains("outboxd doctor --repair"), "{said:?}");
     let sql = patient.ok(&["doctor", "--repair"]);
     patient.psql(&sql);
+    let may = "SELECT has_function_privilege('outbox_producer', 'outbox.wake(text[])', 'EXECUTE')";
+    assert_eq!(patient.psql(may), "f", "what was made anew is not for everybody");
     let left = patient.doctor(&[]);
     // What was made anew has nobody's rights yet, and a table that was lost its index.
     let rights = "GRANT SELECT, INSERT, UPDATE, DELETE ON outbox.late TO outbox_relay";
@@ -116,6 +118,13 @@ async fn a_disabled_trigger_and_what_it_missed() {
         said.text.contains("messages that nothing routed: 30000, the first is 1"),
         "{}",
         said.text
+    );
+    let (code, text) = patient.says();
+    assert_eq!(code, 1);
+    let squeeze = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ") + "\n";
+    assert_eq!(
+        text.lines().filter(|l| l.starts_with("FAIL")).map(squeeze).collect::<String>(),
+        said.text.lines().filter(|l| l.starts_with("FAIL")).map(squeeze).collect::<String>()
     );
     let partly = patient.doctor(&["--sweep", "1ms"]);
     assert!(partly.causes().contains(&"unseen-partly"), "{partly:?}");

@@ -6,6 +6,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, UnixStream};
 
 use super::Patient;
+use crate::harness::pooler::Pooler;
 
 /// NotificationResponse, as the protocol has it.
 const NOTIFICATION: u8 = b'A';
@@ -78,4 +79,29 @@ async fn a_host_whose_clock_is_wrong() {
     }
     // Set right.
     patient.finds(&[]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pooler_in_transaction_mode_and_a_connection_past_it() {
+    let patient = Patient::new().await;
+    let pooler = Pooler::start(patient.cluster, "transaction", 12).await;
+    let through = pooler.url(&patient.database);
+    patient.configure(&through, "");
+    let said = patient.doctor(&[]);
+    let remedies = said.finds(&["pooler"]);
+    assert!(remedies[0].contains("listen_url"), "{remedies:?}");
+    let past = format!("{through}\"\nlisten_url = \"{}", patient.url());
+    patient.configure(&past, "");
+    let said = patient.doctor(&[]);
+    said.finds(&[]);
+    assert_eq!(said.words("pooler"), "there is one, and bells are heard past it");
+    patient.configure(&format!("{through}\"\nlisten = false\n# \""), "");
+    let said = patient.doctor(&[]);
+    said.finds(&[]);
+    assert!(said.words("pooler").ends_with("a relay polls, as [database] listen says"), "{said:?}");
+    let pooler = Pooler::start(patient.cluster, "session", 12).await;
+    patient.configure(&pooler.url(&patient.database), "");
+    let said = patient.doctor(&[]);
+    said.finds(&[]);
+    assert_eq!(said.words("pooler"), "none: each session keeps its server process");
 }

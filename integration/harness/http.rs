@@ -485,12 +485,12 @@ pub async fn signed_post_at(
     port: u16,
     id: &str,
     secret: &str,
-    signed: &str,
+    original: &str,
     body: &str,
     at: i64,
 ) -> Option<u16> {
-    let signer = standardwebhooks::Webhook::new(secret).unwrap();
-    let signature = signer.sign(id, at, signed.as_bytes()).unwrap();
+    let webhook = standardwebhooks::Webhook::new(secret).unwrap();
+    let signature = webhook.sign(id, at, original.as_bytes()).unwrap();
     let request = format!(
         "POST /background HTTP/1.1\r\nhost: x\r\nwebhook-id: {id}\r\nwebhook-timestamp: {at}\r\n\
          webhook-signature: {signature}\r\noutboxd-type: invoice.paid\r\n\

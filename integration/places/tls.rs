@@ -1,6 +1,6 @@
 //! TLS towards PostgreSQL: `verify-full` against a real server with a certificate of an authority.
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 
 use super::{outboxd, outboxd_ok};
 use crate::harness::http::HttpPeer;
@@ -18,8 +18,9 @@ struct Authority {
 }
 
 impl Authority {
-    fn new() -> Authority {
+    fn new(name: &str) -> Authority {
         let mut params = CertificateParams::new([]).unwrap();
+        params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().unwrap();
         let root = params.self_signed(&key).unwrap().pem();
@@ -56,13 +57,18 @@ fn url(host: &str, port: u16, root: &std::path::Path) -> String {
 /// Guard: the name and the authority are looked at, and what is refused says what would be right.
 #[tokio::test(flavor = "multi_thread")]
 async fn verify_full_refuses_what_is_not_the_server_that_was_named() {
-    let (authority, other) = (Authority::new(), Authority::new());
+    // Another of the same name, as one that was made anew, is another all the same.
+    let namesake = Authority::new("ours");
+    let (authority, other) = (Authority::new("ours"), Authority::new("theirs"));
     let cluster = server(&authority).await;
     let plain = tokio::task::spawn_blocking(Cluster::start_on_tcp).await.unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let (root, wrong) = (folder.path().join("root.pem"), folder.path().join("other.pem"));
-    std::fs::write(&root, &authority.root).unwrap();
-    std::fs::write(&wrong, &other.root).unwrap();
+    let [root, wrong, anew] =
+        [("root", &authority), ("other", &other), ("anew", &namesake)].map(|(name, authority)| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, &authority.root).unwrap();
+            path
+        });
     let port = cluster.tcp_port();
     let rest = crm("http://127.0.0.1:9/", "");
     let good = toml(&url("localhost", port, &root), RELAY, &rest);
@@ -70,6 +76,7 @@ async fn verify_full_refuses_what_is_not_the_server_that_was_named() {
     for (url, words) in [
         (url("127.0.0.1", port, &root), "write the name that it is for"),
         (url("localhost", port, &wrong), "name the authority's certificate with sslrootcert"),
+        (url("localhost", port, &anew), "name the authority's certificate with sslrootcert"),
         (url("localhost", plain.tcp_port(), &root), "set ssl = on at the server"),
     ] {
         let text = toml(&url, RELAY, &rest);
@@ -84,7 +91,7 @@ async fn verify_full_refuses_what_is_not_the_server_that_was_named() {
 /// Every connection of a relay is protected, the LISTEN session's too; the URL comes from a file.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_delivers_and_listens_over_tls() {
-    let authority = Authority::new();
+    let authority = Authority::new("ours");
     let cluster = server(&authority).await;
     let client = cluster.connect("shop").await;
     let peer = HttpPeer::start().await;

@@ -85,6 +85,9 @@ async fn core_path(cluster: &Cluster, major: &str) {
     until_closed(&client).await;
     assert_eq!(peer.requests(), 300);
     assert_eq!(mail.accepted(), 100);
+    let unpublished =
+        "SELECT count(*) FROM outbox.export WHERE state NOT IN ('published', 'empty')";
+    until_count(&client, "files stand", unpublished, 0).await;
     assert_eq!(rows_of_files(folder.path()), 100);
     in_order(&client, &message_ids(&peer.received())).await;
 
@@ -127,22 +130,22 @@ async fn core_path(cluster: &Cluster, major: &str) {
     println!("{}", outboxd_ok(&config, &["status"]));
 }
 
-/// Ordinary producers with the least rights: one by one, in bulk, with keys.
+/// Ordinary producers with the least rights: in bulk, one by one, with keys.
 async fn produce(client: &Client) {
     client.batch_execute("SET ROLE outbox_producer").await.unwrap();
-    let one = "INSERT INTO outbox.message (type, payload, key) VALUES ('order.created', '{}', $1) RETURNING id";
-    for n in 0..100 {
-        let _: i64 = client.query_one(one, &[&format!("k{}", n % 5)]).await.unwrap().get(0);
-    }
     client
         .batch_execute(
             "INSERT INTO outbox.message (type, payload)
              SELECT 't', jsonb_build_object('n', g) FROM generate_series(1, 199) g;
-             SELECT outbox.send('t', '{\"n\": 200}');
-             RESET ROLE",
+             SELECT outbox.send('t', '{\"n\": 200}')",
         )
         .await
         .unwrap();
+    let one = "INSERT INTO outbox.message (type, payload, key) VALUES ('order.created', '{}', $1) RETURNING id";
+    for n in 0..100 {
+        let _: i64 = client.query_one(one, &[&format!("k{}", n % 5)]).await.unwrap().get(0);
+    }
+    client.batch_execute("RESET ROLE").await.unwrap();
 }
 
 /// Keys came in order.
@@ -166,7 +169,7 @@ fn rows_of_files(folder: &std::path::Path) -> usize {
     files.map(|file| std::fs::read_to_string(file.path()).unwrap().lines().count() - 1).sum()
 }
 
-/// Everything of the type `t` seems to be of yesterday.
+/// Everything of the type `t`, which was first, seems to be of yesterday.
 const AGED: &str = "
     DO $$
     DECLARE day date := (now() AT TIME ZONE 'UTC')::date - 1;

@@ -22,11 +22,17 @@ pub(super) const PAGES: &[(&str, &str)] = &[
     ("config.md", CONFIG),
     ("faults.md", include_str!("../../docs/faults.md")),
     ("figures.md", include_str!("../../docs/figures.md")),
+    ("metrics.md", include_str!("../../docs/metrics.md")),
     ("operations.md", OPERATIONS),
     ("security.md", include_str!("../../docs/security.md")),
 ];
-/// Pages whose blocks another test runs, and its file.
-const ELSEWHERE: &[(&str, &str)] = &[("deploy.md", "integration/deploy/manifests.rs")];
+/// Pages whose blocks another test looks after, and its file; that their commands are some is seen here.
+const ELSEWHERE: &[(&str, &str)] = &[
+    ("deploy.md", "integration/deploy/manifests.rs"),
+    ("doctor.md", "src/cli/doctor/book.rs"),
+    ("inbox.md", "integration/inbox.rs"),
+    ("producers.md", "integration/producers.rs"),
+];
 /// What else has links, beside README and docs/.
 const WITH_LINKS: &[&str] = &["CHANGELOG.md", "examples/daily-orders/README.md"];
 
@@ -56,6 +62,16 @@ fn prose(text: &str) -> impl Iterator<Item = &str> {
         let is_fence = line.trim_start().starts_with("```");
         inside ^= is_fence;
         !inside && !is_fence
+    })
+}
+
+/// The lines of a text's blocks for the shell.
+fn in_shell(text: &str) -> impl Iterator<Item = &str> {
+    let mut inside = false;
+    text.lines().filter(move |line| {
+        let fence = line.trim_start().strip_prefix("```");
+        inside = fence.map_or(inside, |language| language == "sh");
+        inside && fence.is_none()
     })
 }
 
@@ -198,6 +214,15 @@ fn every_command_in_a_sentence_is_one() {
             }
         }
     }
+    for (name, _) in ELSEWHERE {
+        let text = read(&root().join("docs").join(name));
+        for command in in_shell(&text).filter(|line| line.starts_with("outboxd ")) {
+            checked += 1;
+            if let Some(fault) = help.fault(command) {
+                writeln!(faults, "docs/{name}: {command}: {fault}").unwrap();
+            }
+        }
+    }
     assert!(faults.is_empty(), "\n{faults}");
     assert!(checked > 40, "only {checked} commands were found");
 }
@@ -231,6 +256,7 @@ fn the_guide_has_every_alert() {
 fn pages_are_read_as_they_are_meant() {
     let text = "# A `[b.C]`, d\n[x](y.md#z) `[n](o)` [p](#q)\n```sh\n[r](s)\n# not one\n```\n## A b\n## A b\n";
     assert_eq!(links(text), ["y.md#z", "#q"]);
+    assert_eq!(in_shell(text).collect::<Vec<_>>(), ["[r](s)", "# not one"]);
     let found = anchors(text);
     assert_eq!(found.iter().map(String::as_str).collect::<Vec<_>>(), ["a-b", "a-b-1", "a-bc-d"]);
     let mut help = Help(BTreeMap::new());

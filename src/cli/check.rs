@@ -50,7 +50,7 @@ impl Check {
         if reachable {
             lines.extend(calendar::queries(config, &link).await);
         }
-        tell(&lines, self.json)
+        Ok(tell(&lines, self.json))
     }
 }
 

@@ -65,7 +65,7 @@ impl Doctor {
             if let Some(server) = known.as_ref() {
                 found.extend(self.place(&link).await);
                 if sound {
-                    found.extend(self.outbox(&link, config, server).await);
+                    found.extend(Box::pin(self.outbox(&link, config, server)).await);
                 }
             }
             found
@@ -74,7 +74,7 @@ impl Doctor {
         let (checked, swept, sessions, sinks, names, certificates) = tokio::join!(
             checked,
             async { if sound { self.unseen(&sweep_link).await } else { Vec::new() } },
-            async { if known.is_some() { sessions(&link).await } else { Vec::new() } },
+            async { if known.is_some() { Box::pin(sessions(&link)).await } else { Vec::new() } },
             join_all(config.sinks.values().map(probe)),
             network::names(config),
             network::certificates(config, Timestamp::now()),
@@ -86,7 +86,7 @@ impl Doctor {
         found.extend(names);
         found.extend(certificates);
         found.extend(network::disks(config));
-        tell(&found, self.json)
+        Ok(tell(&found, self.json))
     }
 
     /// The server and our role on it.
@@ -168,7 +168,8 @@ async fn sessions(link: &Link) -> Vec<Finding> {
             doctor::place(link)
         )
     };
-    let Ok((pooled, heard, clock, place)) = tokio::time::timeout(PROBE_LIMIT, all).await else {
+    let Ok((pooled, heard, clock, place)) = tokio::time::timeout(PROBE_LIMIT, Box::pin(all)).await
+    else {
         let words = format!("no answer within {} s", PROBE_LIMIT.as_secs());
         return vec![Finding::new("listen", Err(words))];
     };

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::table::Table;
-use super::{Answer, Verdict, say, say_json};
+use super::{Verdict, say, say_json};
 
 /// What was found of one thing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,7 +66,7 @@ impl Found {
 }
 
 /// Tells them, a line each; wrong if one of them is.
-pub(super) fn tell(findings: &[Finding], json: bool) -> Answer {
+pub(super) fn tell(findings: &[Finding], json: bool) -> Verdict {
     if json {
         say_json(&findings.iter().map(Finding::json).collect());
     } else {
@@ -79,5 +79,5 @@ pub(super) fn tell(findings: &[Finding], json: bool) -> Answer {
         }
         say(table.text().trim_start());
     }
-    Ok(Verdict::wrong_if(findings.iter().any(|finding| matches!(finding.found, Found::Wrong(_)))))
+    Verdict::wrong_if(findings.iter().any(|finding| matches!(finding.found, Found::Wrong(_))))
 }

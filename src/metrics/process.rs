@@ -16,13 +16,13 @@ pub(super) struct ProcessCollector;
 
 const CPU: (&str, &str) =
     ("process_cpu_seconds", "Processor time this process has taken, in user and system mode");
-const RESIDENT: (&str, &str) = ("process_resident_memory_bytes", "Memory in RAM");
-const VIRTUAL: (&str, &str) = ("process_virtual_memory_bytes", "Address space");
-const OPEN: (&str, &str) = ("process_open_fds", "Open files and sockets");
+const RESIDENT: (&str, &str) = ("process_resident_memory_bytes", "Memory this process has in RAM");
+const VIRTUAL: (&str, &str) = ("process_virtual_memory_bytes", "Address space of this process");
+const OPEN: (&str, &str) = ("process_open_fds", "Files and sockets that are open");
 const MAX: (&str, &str) = ("process_max_fds", "How many files and sockets may be open");
 const STARTED: (&str, &str) =
     ("process_start_time_seconds", "When this process started, as Unix time");
-const THREADS: (&str, &str) = ("process_threads", "Threads");
+const THREADS: (&str, &str) = ("process_threads", "Threads of this process");
 
 /// The rows of the catalogue.
 pub(super) fn described() -> Vec<Described> {
@@ -43,7 +43,12 @@ impl Collector for ProcessCollector {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), std::fmt::Error> {
         if let Some(stat) = Stat::read() {
             let cpu = ConstCounter::new(stat.cpu_seconds);
-            let metric = encoder.encode_descriptor(CPU.0, CPU.1, None, cpu.metric_type())?;
+            let metric = encoder.encode_descriptor(
+                CPU.0,
+                &format!("{}.", CPU.1),
+                None,
+                cpu.metric_type(),
+            )?;
             cpu.encode(metric)?;
             for ((name, help), value) in [
                 (RESIDENT, stat.resident_bytes),
@@ -71,7 +76,7 @@ fn gauge(
     value: f64,
 ) -> Result<(), std::fmt::Error> {
     let gauge = ConstGauge::new(value);
-    let metric = encoder.encode_descriptor(name, help, None, gauge.metric_type())?;
+    let metric = encoder.encode_descriptor(name, &format!("{help}."), None, gauge.metric_type())?;
     gauge.encode(metric)
 }
 

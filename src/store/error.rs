@@ -76,7 +76,7 @@ impl StoreError {
             Kind::Postgres(error) => error.code().is_none_or(|code| {
                 code.code().starts_with("08")
                     || code.code().starts_with("57P")
-                    || *code == SqlState::READ_ONLY_SQL_TRANSACTION
+                    || self.is_read_only()
                     || *code == SqlState::TOO_MANY_CONNECTIONS
             }),
             Kind::Query { error, .. } => {
@@ -85,6 +85,12 @@ impl StoreError {
             Kind::Silent(_) => true,
             Kind::Said(_) => false,
         }
+    }
+
+    /// Whether the server takes no writes: it was a primary, and another has taken its place.
+    #[must_use]
+    pub fn is_read_only(&self) -> bool {
+        self.code() == Some(&SqlState::READ_ONLY_SQL_TRANSACTION)
     }
 
     /// Whether it is the word of the server on a query that the operator wrote, which no new connection

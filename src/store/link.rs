@@ -55,6 +55,9 @@ impl Tally {
 #[derive(Debug)]
 pub struct Target {
     database: Database,
+    /// How often a server turned out to take no more writes. Connections from before lead there too, and
+    /// what is only read through them would be read from the past.
+    turned_away: AtomicU64,
     tally: Arc<Tally>,
     /// The statements with the schema written in.
     pub queries: Queries,
@@ -71,7 +74,8 @@ impl Target {
     #[must_use]
     pub fn counted(database: &Database, tally: Arc<Tally>) -> Arc<Target> {
         let queries = Queries::new(&database.schema);
-        Arc::new(Target { database: database.clone(), tally, queries })
+        let turned_away = AtomicU64::default();
+        Arc::new(Target { database: database.clone(), turned_away, tally, queries })
     }
 
     /// The schema that holds the outbox.
@@ -182,11 +186,18 @@ async fn reach(
     .await
 }
 
+/// A connection, and the target's count when it was made.
+#[derive(Debug)]
+struct Made {
+    client: Arc<Client>,
+    turned_away: u64,
+}
+
 /// A connection for one purpose, made when first needed and made anew after it broke.
 #[derive(Debug)]
 pub struct Link {
     target: Arc<Target>,
-    client: Mutex<Option<Arc<Client>>>,
+    client: Mutex<Option<Made>>,
     /// Held while a call hands its messages to the wire.
     sending: std::sync::Mutex<()>,
     made: AtomicU64,
@@ -225,18 +236,23 @@ impl Link {
 
     async fn client(&self) -> Result<Arc<Client>, StoreError> {
         let mut slot = self.client.lock().await;
-        if let Some(client) = slot.as_ref().filter(|c| !c.is_closed()) {
-            return Ok(Arc::clone(client));
+        let turned_away = self.target.turned_away.load(Ordering::SeqCst);
+        let good = |made: &&Made| !made.client.is_closed() && made.turned_away == turned_away;
+        if let Some(made) = slot.as_ref().filter(good) {
+            return Ok(Arc::clone(&made.client));
         }
         // Boxed: connecting is a large future, and rare.
         let client = Arc::new(Box::pin(self.target.connect()).await?);
-        *slot = Some(Arc::clone(&client));
+        *slot = Some(Made { client: Arc::clone(&client), turned_away });
         self.made.fetch_add(1, Ordering::SeqCst);
         Ok(client)
     }
 
     /// Forgets the connection after a failure that a new one may cure.
     async fn look_at<T>(&self, result: Result<T, StoreError>) -> Result<T, StoreError> {
+        if result.as_ref().is_err_and(StoreError::is_read_only) {
+            self.target.turned_away.fetch_add(1, Ordering::SeqCst);
+        }
         if result.as_ref().is_err_and(StoreError::is_connection) {
             self.forget().await;
         }

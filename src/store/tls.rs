@@ -74,7 +74,7 @@ pub(super) fn remedy(error: &Error) -> Option<&'static str> {
                 "the server's certificate is for another name than the URL's host; write the name that \
                  it is for"
             }
-            CertificateError::UnknownIssuer => {
+            CertificateError::UnknownIssuer | CertificateError::BadSignature => {
                 "the server's certificate is from an authority that is not trusted; name the \
                  authority's certificate with sslrootcert in the URL"
             }

@@ -155,8 +155,9 @@ fn fill(text: &str, places: &[(&str, &dyn ToString)]) -> String {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use std::collections::BTreeSet;
+    use std::fmt::Write as _;
 
     use super::*;
 
@@ -173,7 +174,7 @@ pub(super) mod tests {
         let mut out = String::from("| | | found | remedy |\n|---|---|---|---|\n");
         for Entry { cause, thing, level, found, remedy } in BOOK {
             let level = if *level == Level::Fail { "FAIL" } else { "warn" };
-            out.push_str(&format!("| {level} {thing} | `{cause}` | {found} | {remedy} |\n"));
+            let _ = writeln!(out, "| {level} {thing} | `{cause}` | {found} | {remedy} |");
         }
         out
     }
@@ -182,11 +183,8 @@ pub(super) mod tests {
     fn the_documentation_shows_the_book() {
         let page = include_str!("../../../docs/doctor.md");
         let begin = page.find("| | |").expect("docs/doctor.md has the table");
-        let shown: String = page[begin..]
-            .lines()
-            .take_while(|line| line.starts_with('|'))
-            .map(|line| format!("{line}\n"))
-            .collect();
+        let shown = page[begin..].lines().take_while(|line| line.starts_with('|'));
+        let shown = shown.collect::<Vec<_>>().join("\n") + "\n";
         assert!(shown == table(), "the table of docs/doctor.md should be:\n{}", table());
     }
 

@@ -6,7 +6,7 @@ use crate::store::error::StoreError;
 use crate::store::link::{CALL_LIMIT, Target, limited};
 
 /// How often a session is asked which process works for it.
-const ROUNDS: usize = 3;
+const ROUNDS: usize = 10;
 
 /// Whether sessions are handed to others between transactions, as a pooler does it: two sessions that have
 /// one server process, or one session that has two.
@@ -19,12 +19,13 @@ pub async fn is_pooled(target: &Target) -> Result<bool, StoreError> {
         let fail = |e| StoreError::postgres("look for a pooler", e);
         let first = backend(target, &one).await.map_err(fail)?;
         for _ in 0..ROUNDS {
-            // While its transaction lasts, the process that was free last is the other one's.
+            // The process that was free last is the next one's; while its transaction lasts, ours is another.
+            let ours = backend(target, &one).await.map_err(fail)?;
             other.batch_execute("BEGIN").await.map_err(fail)?;
             let theirs = backend(target, &other).await.map_err(fail)?;
-            let ours = backend(target, &one).await;
+            let then = backend(target, &one).await;
             other.batch_execute("ROLLBACK").await.map_err(fail)?;
-            if theirs == first || ours.map_err(fail)? != first {
+            if ours != first || theirs == first || then.map_err(fail)? != first {
                 return Ok(true);
             }
         }
