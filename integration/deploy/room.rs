@@ -48,6 +48,7 @@ pub fn is_inside(test: &str) -> bool {
         "{said}\n{}\nNamespaces are needed, as root or as a user who may make them; see integration/run.sh",
         String::from_utf8_lossy(&output.stderr)
     );
+    eprint!("{}", String::from_utf8_lossy(&output.stderr));
     false
 }
 
