@@ -29,6 +29,7 @@ pub(super) const PAGES: &[(&str, &str)] = &[
 ];
 /// Pages whose blocks another test looks after, and its file; that their commands are some is seen here.
 const ELSEWHERE: &[(&str, &str)] = &[
+    ("deploy.md", "integration/deploy/manifests.rs"),
     ("doctor.md", "src/cli/doctor/book.rs"),
     ("inbox.md", "integration/inbox.rs"),
     ("producers.md", "integration/producers.rs"),
