@@ -7,12 +7,12 @@ use jiff::Timestamp;
 use serde_json::json;
 
 use super::migrate_as::{Form, Printed};
-use super::{Answer, Verdict, other_installation, say, say_aside, say_json, words};
+use super::{Answer, Verdict, connect, other_installation, say, say_aside, say_json, words};
 use crate::config::Config;
+use crate::store::Target;
 use crate::store::migrate::{
-    MIGRATIONS, NEWEST, PATIENCE, SchemaState, migrate_with, print, state,
+    MIGRATIONS, Migrated, NEWEST, PATIENCE, SchemaState, migrate_with, print, state,
 };
-use crate::store::{Link, Target, own};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -50,9 +50,9 @@ impl Migrate {
     pub async fn run(&self, config: &Config) -> Answer {
         if self.print {
             let sql = print(&config.database, self.from);
-            let schema = &config.database.schema;
-            let now = Timestamp::now();
-            say(&self.form.wrap(&Printed { sql: &sql, schema, from: self.from, to: NEWEST, now }));
+            let (schema, installation) = (&config.database.schema, &config.database.installation);
+            let (from, to, now) = (self.from, NEWEST, Timestamp::now());
+            say(&self.form.wrap(&Printed { sql: &sql, schema, installation, from, to, now }));
             return Ok(Verdict::Ok);
         }
         let target = Target::new(&config.database);
@@ -67,11 +67,17 @@ impl Migrate {
         let schema = config.database.schema.as_str();
         let warn = |words: &str| say_aside(&format!("warning: {words}"));
         let wait = self.wait.unwrap_or(PATIENCE);
-        let ran = migrate_with(target, &config.database, MIGRATIONS, wait, warn).await?;
-        let installation = own::installation(&Link::new(target.clone())).await?.name;
-        let other = installation != config.database.installation.as_str();
+        let Migrated { ran, renamed } =
+            migrate_with(target, &config.database, MIGRATIONS, wait, warn).await?;
+        let other = other_installation(&connect(config), config).await?;
+        let (installation, words) = match &other {
+            None => (config.database.installation.as_str(), None),
+            Some((found, words)) => (found.as_str(), Some(words)),
+        };
         if self.json {
-            say_json(&json!({ "schema": schema, "ran": ran, "installation": installation }));
+            say_json(&json!({
+                "schema": schema, "ran": ran, "installation": installation, "renamed_from": renamed
+            }));
         } else if ran.is_empty() {
             let found = state(target).await?.sound(&config.database.schema).unwrap_or_default();
             say(&format!("{found}: nothing to do"));
@@ -81,10 +87,15 @@ impl Migrate {
                 "schema {schema} is current: ran migration {numbers}; installation {installation}"
             ));
         }
-        if other {
-            say_aside(&format!("outboxd: {}", other_installation(&installation, config)));
+        if let (Some(before), false) = (renamed, self.json) {
+            say(&format!(
+                "installation {before} is named {installation} now: nothing was sent from it yet"
+            ));
         }
-        Ok(Verdict::wrong_if(other))
+        if let Some(words) = words {
+            say_aside(&format!("outboxd: {words}"));
+        }
+        Ok(Verdict::wrong_if(words.is_some()))
     }
 
     async fn check(&self, config: &Config, target: &Target) -> Answer {

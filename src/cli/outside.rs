@@ -73,11 +73,10 @@ pub(super) async fn is_sound(link: &Link) -> bool {
 }
 
 async fn installation(link: &Link, config: &Config) -> Result<String, String> {
-    let found = own::installation(link).await.map_err(|error| error.to_string())?.name;
-    if found == config.database.installation.as_str() {
-        return Ok(found);
+    match other_installation(link, config).await.map_err(|error| error.to_string())? {
+        None => Ok(config.database.installation.to_string()),
+        Some((_, words)) => Err(words),
     }
-    Err(other_installation(&found, config))
 }
 
 async fn rights(link: &Link, server: &Server) -> Result<String, String> {

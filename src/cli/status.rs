@@ -33,11 +33,11 @@ pub(super) struct StatusCommand {
 
 impl StatusCommand {
     pub async fn run(&self, config: &Config) -> Answer {
-        let status = status(&connect(config)).await?;
+        let link = connect(config);
+        let status = status(&link).await?;
         let mut warnings = warnings(&status);
         warnings.extend(alerts::warnings(&status));
-        if status.installation != config.database.installation.as_str() {
-            let words = other_installation(&status.installation, config);
+        if let Some((_, words)) = other_installation(&link, config).await? {
             warnings.insert(0, Warning { words, needs_operator: true });
         }
         if self.json {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 use tokio_postgres::types::Type;
-use tokio_postgres::{Client, GenericClient};
+use tokio_postgres::{Client, GenericClient, Transaction};
 
 use super::error::StoreError;
 use super::link::Target;
@@ -180,6 +180,15 @@ fn judge(applied: &[Applied], known: &[Migration]) -> SchemaState {
     }
 }
 
+/// What a migration did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Migrated {
+    /// The numbers of the migrations that ran, none if there was nothing to do.
+    pub ran: Vec<i32>,
+    /// The name that the installation had before, where it was given the config's.
+    pub renamed: Option<String>,
+}
+
 /// Brings the schema up to date and names the installation; answers the numbers of the migrations
 /// that ran, none if there was nothing to do. Two that start at once wait for each other.
 ///
@@ -187,7 +196,7 @@ fn judge(applied: &[Applied], known: &[Migration]) -> SchemaState {
 /// When the schema is newer or was made with other texts, when a lock was not to be had for five
 /// minutes, or when a statement fails; nothing stays then.
 pub async fn migrate(target: &Target, database: &Database) -> Result<Vec<i32>, StoreError> {
-    migrate_with(target, database, MIGRATIONS, PATIENCE, |_| {}).await
+    Ok(migrate_with(target, database, MIGRATIONS, PATIENCE, |_| {}).await?.ran)
 }
 
 /// As [`migrate`], with other migrations and another patience; hands on what the migrations warn of, such
@@ -201,7 +210,7 @@ pub async fn migrate_with(
     known: &[Migration],
     patience: Duration,
     warn: impl Fn(&str) + Clone + Send + 'static,
-) -> Result<Vec<i32>, StoreError> {
+) -> Result<Migrated, StoreError> {
     let begun = Instant::now();
     let mut client: Client = target.connect_warned(warn.clone()).await?;
     let mut pause = PAUSE_MIN;
@@ -247,7 +256,7 @@ async fn attempt(
     target: &Target,
     database: &Database,
     known: &[Migration],
-) -> Result<Vec<i32>, StoreError> {
+) -> Result<Migrated, StoreError> {
     const DOING: &str = "migrate";
     let fail = |e| StoreError::postgres(DOING, e);
     let transaction = client.transaction().await.map_err(fail)?;
@@ -286,13 +295,26 @@ async fn attempt(
         ];
         transaction.execute_typed(&target.queries.enter_migration, &entry).await.map_err(fail)?;
     }
-    let name = database.installation.as_str();
-    transaction
-        .execute_typed(&target.queries.enter_installation, &[(&name, Type::TEXT)])
-        .await
-        .map_err(fail)?;
+    let renamed = name(&transaction, target, database).await.map_err(fail)?;
     transaction.commit().await.map_err(fail)?;
-    Ok(wanting.iter().map(|m| m.number).collect())
+    Ok(Migrated { ran: wanting.iter().map(|m| m.number).collect(), renamed })
+}
+
+/// Gives the installation the config's name, if it has none or one that is in no key yet; answers the name
+/// it had, where that is another one now.
+async fn name(
+    transaction: &Transaction<'_>,
+    target: &Target,
+    database: &Database,
+) -> Result<Option<String>, tokio_postgres::Error> {
+    let (queries, name) = (&target.queries, database.installation.as_str());
+    let param: [super::link::Param<'_>; 1] = [(&name, Type::TEXT)];
+    transaction.execute_typed(&queries.enter_installation, &param).await?;
+    let rows = transaction.query_typed(&queries.installation, &[]).await?;
+    let before: Option<String> = rows.first().map(|row| row.get("name"));
+    let Some(before) = before.filter(|before| before != name) else { return Ok(None) };
+    let renamed = transaction.execute_typed(&queries.name_installation, &param).await?;
+    Ok((renamed == 1).then_some(before))
 }
 
 /// The SQL of the migrations from this number on, for a team's own migration tool: to be run in one
@@ -317,11 +339,11 @@ pub fn print(database: &Database, from: i32) -> String {
     if from > 1 {
         return out;
     }
-    let name = format!(
+    let entry = format!(
         "INSERT INTO outbox.installation (name) VALUES ('{}');\n",
         database.installation.as_str()
     );
-    out.push_str(&in_schema(&name, &database.schema));
+    out.push_str(&in_schema(&entry, &database.schema));
     out
 }
 
