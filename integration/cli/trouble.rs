@@ -178,12 +178,12 @@ async fn check_has_a_line_for_each_thing_and_sends_nothing() {
     shop.ok(&["route", "apply"]);
     let checked = shop.ok(&["check"]);
     let lines: Vec<&str> = checked.lines().collect();
-    assert_eq!(lines.len(), 9, "{checked}");
+    assert_eq!(lines.len(), 10, "{checked}");
     assert!(lines.iter().all(|line| line.starts_with("ok ")), "{checked}");
     for words in ["in force as the config", "accepts connections", "out can be written to"] {
         assert!(checked.contains(words), "{words}: {checked}");
     }
-    assert_eq!(shop.json(&["check", "--json"]).as_array().unwrap().len(), 9);
+    assert_eq!(shop.json(&["check", "--json"]).as_array().unwrap().len(), 10);
 
     // Each trouble has its own line, and the others stay.
     drop(receiver);

@@ -51,6 +51,8 @@ const PAUSE_MIN: Duration = Duration::from_millis(250);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 /// How long tries are made unless told otherwise.
 pub const PATIENCE: Duration = Duration::from_mins(5);
+/// How long rights wait for a migration that runs.
+const GRANT_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What the database holds, compared with what this binary knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -347,6 +349,52 @@ pub fn print(database: &Database, from: i32) -> String {
     out
 }
 
+/// What begins the last part of a migration: nothing but rights, and the roles they are for.
+const RIGHTS: &str = "\n-- Rights:";
+
+/// The SQL that makes the group roles which are missing, where the role that runs it may, and grants each
+/// what it needs; to be run in one transaction, as often as one likes.
+#[must_use]
+pub fn print_rights(schema: &Schema) -> String {
+    let parts = MIGRATIONS.iter().filter_map(|m| m.text.find(RIGHTS).map(|at| &m.text[at + 1..]));
+    in_schema(&parts.collect::<Vec<_>>().join("\n"), schema)
+}
+
+/// Runs [`print_rights`]; hands on which roles could not be made.
+///
+/// # Errors
+/// When the schema is not the one that this outboxd knows, or a statement fails; nothing stays then.
+pub async fn grant(
+    target: &Target,
+    warn: impl Fn(&str) + Send + 'static,
+) -> Result<(), StoreError> {
+    const DOING: &str = "grant the rights";
+    let fail = |e| StoreError::postgres(DOING, e);
+    let mut client = target.connect_warned(warn).await?;
+    let transaction = client.transaction().await.map_err(fail)?;
+    let patience = format!("SET LOCAL lock_timeout = '{}ms'", GRANT_PATIENCE.as_millis());
+    transaction.batch_execute(&patience).await.map_err(fail)?;
+    let lock = lock_number(target.schema());
+    transaction
+        .query_typed(&target.queries.lock_migration, &[(&lock, Type::INT8)])
+        .await
+        .map_err(fail)?;
+    match compare(&transaction, target, MIGRATIONS).await.map_err(fail)? {
+        SchemaState::Current => {}
+        // What a newer one made may be granted otherwise.
+        SchemaState::Works(number) => {
+            let words = SchemaState::Newer(number).remedy(target.schema()).unwrap_or_default();
+            return Err(StoreError::said(DOING, words));
+        }
+        other => {
+            let words = other.remedy(target.schema()).unwrap_or_default();
+            return Err(StoreError::said(DOING, words));
+        }
+    }
+    transaction.batch_execute(&print_rights(target.schema())).await.map_err(fail)?;
+    transaction.commit().await.map_err(fail)
+}
+
 /// The text of each migration, in order.
 pub(super) fn texts() -> impl Iterator<Item = &'static str> {
     MIGRATIONS.iter().map(|migration| migration.text)
@@ -364,6 +412,29 @@ mod tests {
 
     fn known(number: i32) -> Migration {
         Migration { number, name: "x", text: "SELECT 1", works_from: number }
+    }
+
+    /// Guard: what is printed as rights may be run again and again.
+    #[test]
+    fn the_last_part_of_a_migration_is_rights_and_nothing_else() {
+        for migration in MIGRATIONS {
+            let at = migration.text.find(RIGHTS).expect("each has that part");
+            let (before, rights) = migration.text.split_at(at);
+            assert!(!before.contains("GRANT "), "{}", migration.number);
+            for line in rights.lines().filter(|line| line.starts_with(|c: char| c.is_alphabetic()))
+            {
+                let first = line.split([' ', ';']).next().unwrap();
+                let known = ["REVOKE", "DO", "DECLARE", "BEGIN", "END"].contains(&first);
+                assert!(known, "{}: {line}", migration.number);
+            }
+        }
+        let printed = print_rights(&Schema::parse("shop").unwrap());
+        assert!(printed.starts_with("-- Rights:") && printed.contains("TO shop_producer"));
+        assert!(
+            printed.contains("FUNCTION \"shop\".may_enter(boolean) TO shop_relay"),
+            "{printed}"
+        );
+        assert!(!printed.contains("outbox"), "{printed}");
     }
 
     fn ran(number: i32, works_from: Option<i32>) -> Applied {

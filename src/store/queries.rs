@@ -127,6 +127,7 @@ queries!(
     forget_relays,
     gather,
     gather_page,
+    groups,
     hand_over,
     heads,
     heartbeat,
