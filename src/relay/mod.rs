@@ -111,7 +111,8 @@ pub enum RunError {
     /// Relays of the other kind are in the way: what captures and what sends never share an outbox.
     #[error("{}", if *captures {
         "messages were sent from this database, so nothing is captured here: `run --capture` is for a \
-         database of its own, which no relay ever sent from"
+         database of its own, which no relay ever sent from; drop and create your development database, \
+         or name another one in [database] url"
     } else {
         "a relay that captures (run --capture) is at work on this database; stop it first, or name \
          another database in [database] url"
