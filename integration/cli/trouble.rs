@@ -174,7 +174,8 @@ async fn check_has_a_line_for_each_thing_and_sends_nothing() {
 
     shop.ok(&["migrate"]);
     let checked = shop.ok(&["check"]);
-    assert!(checked.contains("a starting relay puts the config's routes in force"), "{checked}");
+    let words = "a starting relay puts the config's routes in force; a running one on SIGHUP\n";
+    assert!(checked.contains(words), "{checked}");
     shop.ok(&["route", "apply"]);
     let checked = shop.ok(&["check"]);
     let lines: Vec<&str> = checked.lines().collect();

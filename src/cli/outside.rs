@@ -179,7 +179,8 @@ async fn in_force(link: &Link, hash: &str) -> Result<String, String> {
     match standing(link, hash).await.map_err(|error| error.to_string())? {
         Standing::InForce => Ok("in force as the config has them".to_owned()),
         Standing::New => {
-            Ok("not in force yet; a starting relay puts the config's routes in force".to_owned())
+            Ok("not in force yet; a starting relay puts the config's routes in force; a running one on SIGHUP"
+                .to_owned())
         }
         Standing::Superseded => Err("others have taken the place of the config's routes, \
              and a starting relay does not go back; to go back: outboxd route apply"
