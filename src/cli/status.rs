@@ -130,10 +130,13 @@ fn flow_lines(status: &Status) -> String {
             let _ = writeln!(out, "{name}: takes nothing for another {left}: {why}");
         }
         if sink.parked > 0 {
+            // Its head may be all there is of a key. Those with others behind it are on the list.
             let (parked, look) = (sink.parked, "outboxd list --state parked --sink");
-            let keys = if parked == 1 { "key" } else { "keys" };
-            let _ =
-                writeln!(out, "{name}: {parked} {keys} parked behind a head; look: {look} {name}");
+            let keys = if parked == 1 { "key has" } else { "keys have" };
+            let _ = writeln!(
+                out,
+                "{name}: {parked} {keys} a head that waits; what waits behind one: {look} {name}"
+            );
         }
     }
     out
