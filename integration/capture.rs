@@ -141,6 +141,7 @@ async fn what_captures_and_what_sends_never_share_an_outbox() {
         let mut captures = capture(&text, folder.path());
         assert_eq!(captures.ended().await.code(), Some(1));
         assert!(captures.log().contains("a database of its own"), "{}", captures.log());
+        assert!(captures.log().contains("drop and create your development database"));
     }
     assert_eq!(number(&client, "SELECT count(*) FROM outbox.relay WHERE captures").await, 1);
 }

@@ -22,6 +22,8 @@ use pages::{BACKGROUND, CALENDAR, PAGES};
 const README: &str = include_str!("../README.md");
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
+/// The first message of a reader: it has all that README's own config takes from one.
+const SEND: &str = "outboxd send order.created '{\"order_id\": 43, \"email\": \"ann@example.com\", \"total\": 19.90}'";
 /// Commands of README and the pages that the test runs, with the exit code each must have there.
 const COMMANDS: &[(&str, i32)] = &[
     ("outboxd init", 0),
@@ -29,7 +31,7 @@ const COMMANDS: &[(&str, i32)] = &[
     ("outboxd check", 0),
     ("outboxd migrate --print > outbox.sql", 0),
     ("outboxd migrate --check", 0),
-    ("outboxd send order.created '{\"order_id\": 42}'", 0),
+    (SEND, 0),
     ("psql \"$DATABASE_URL\" -f sql/audit.sql", 0),
     // Message 1 is dead by then, and that needs somebody.
     ("outboxd status", 1),

@@ -675,7 +675,7 @@ async fn status_tells_what_the_owner_says_of_a_sink() {
         "crm: cannot be reached, for 5m now: connection refused",
         "crm: takes nothing for another ",
         ": the next probe",
-        "crm: 3 keys parked behind a head; look: outboxd list --state parked --sink crm",
+        "crm: 3 keys have a head that waits; what waits behind one: outboxd list --state parked --sink crm",
     ] {
         assert!(status.contains(words), "{words}: {status}");
     }

@@ -109,8 +109,86 @@ async fn roles_that_may_not_be_made_are_told_and_do_not_stop_it() {
     let said = shop.run(&["migrate"]);
     assert_eq!(said.code, 0, "{said:?}");
     assert!(said.err.contains(&format!("warning: role s_{name}_producer is left out")), "{said:?}");
+
+    // Whoever migrates with a framework has not heard that warning.
+    let (owner, group) = (format!("owner_{name}"), format!("s_{name}"));
+    let remedy = format!("then, as the owner, {owner}: outboxd migrate --rights");
+    let checked = shop.run(&["migrate", "--check"]);
+    assert_eq!((checked.code, &*checked.out), (0, &*format!("schema s_{name} is current\n")));
+    assert!(checked.err.contains(&format!("CREATE ROLE {group}_relay NOLOGIN; ")), "{checked:?}");
+    assert!(checked.err.contains(&remedy), "{checked:?}");
+    let checked = shop.run(&["check"]).out;
+    assert!(checked.contains("warn  roles") && checked.contains(&remedy), "{checked}");
+    assert!(shop.fails(1, &["migrate", "--rights"]).contains(&remedy));
+
+    shop.psql(&format!("CREATE ROLE {group}_producer NOLOGIN; CREATE ROLE {group}_relay NOLOGIN"));
+    let checked = shop.run(&["migrate", "--check"]);
+    assert_eq!(checked.code, 1, "{checked:?}");
+    for wanting in [
+        format!("{group}_producer lacks USAGE on schema {group}, EXECUTE on function send; "),
+        format!("{group}_relay lacks USAGE on schema {group}, SELECT on message, "),
+        format!("run as the owner, {owner}: outboxd migrate --rights"),
+    ] {
+        assert!(checked.out.contains(&wanting), "{wanting}: {checked:?}");
+    }
+    shop.psql(&format!("CREATE ROLE {group}_operator NOLOGIN"));
+    for _ in 0..2 {
+        assert_eq!(shop.ok(&["migrate", "--rights"]), "each group role has its rights\n");
+    }
     shop.ok(&["migrate", "--check"]);
+    assert!(!shop.run(&["check"]).out.contains("roles"));
+    assert_remedies_know_whose_role_it_is(&shop, &owner, &group);
     shop.psql(&format!(
-        "DROP SCHEMA s_{name} CASCADE; DROP OWNED BY owner_{name}; DROP ROLE owner_{name}"
+        "DROP SCHEMA {group} CASCADE; DROP OWNED BY {owner}; DROP ROLE {owner};
+         DROP ROLE {group}_producer; DROP ROLE {group}_relay; DROP ROLE {group}_operator"
     ));
+}
+
+#[track_caller]
+fn assert_remedies_know_whose_role_it_is(shop: &Shop, owner: &str, group: &str) {
+    let [app, relay, nobody] = ["app", "relay", "nobody"].map(|what| format!("{what}_{group}"));
+    shop.psql(&format!(
+        "CREATE ROLE {app} LOGIN IN ROLE {group}_producer; CREATE ROLE {nobody} LOGIN;
+         CREATE ROLE {relay} LOGIN IN ROLE {group}_relay"
+    ));
+    let as_role = |role: &str| {
+        let url = shop.database.url().replace("user=postgres", &format!("user={role}"));
+        shop.configure(&url, &format!("schema = \"{group}\""), SINKS);
+    };
+    let checks = |words: &str| {
+        let checked = shop.run(&["check"]).out;
+        assert!(checked.contains(words), "{words}: {checked}");
+    };
+    as_role(&relay);
+    checks(&format!("{relay} may do what a relay does"));
+    shop.psql(&format!("REVOKE EXECUTE ON FUNCTION {group}.may_enter(boolean) FROM {group}_relay"));
+    checks(&format!(
+        "{relay} lacks EXECUTE on function may_enter; {group}_relay lacks them too; \
+         run as the owner, {owner}: outboxd migrate --rights"
+    ));
+    // The second migration's rights are printed too, for an administrator.
+    let sql = shop.ok(&["migrate", "--print", "--rights"]);
+    shop.psql(&format!("BEGIN;\n{sql}\nCOMMIT;"));
+    checks(&format!("{relay} may do what a relay does"));
+    let denied = shop.fails(1, &["migrate"]);
+    let words = format!(
+        "{relay} is the relay's role; for migrate name the owner's in [database] url, {owner}"
+    );
+    assert!(denied.contains(&words), "{denied}");
+
+    // This owner may not let anybody into a group.
+    as_role(&nobody);
+    checks(&format!("; run as an administrator: GRANT {group}_relay TO {nobody}"));
+
+    as_role(&app);
+    let words = format!("{app} is the application's role; name the relay's in [database] url");
+    checks(&format!("{words} (or, for migrate, the owner's, {owner})"));
+    assert!(shop.fails(1, &["run"]).contains(&words));
+    let denied = shop.fails(1, &["migrate"]);
+    let words = format!(
+        "{app} is the application's role; for migrate name the owner's in [database] url, {owner}"
+    );
+    assert!(denied.contains(&words), "{denied}");
+    as_role(owner);
+    shop.psql(&format!("DROP ROLE {app}; DROP ROLE {relay}; DROP ROLE {nobody}"));
 }

@@ -113,8 +113,52 @@ async fn another_installations_outbox_is_not_touched() {
     assert!(status.code == 1 && status.out.contains(words), "{status:?}");
     let checked = shop.run(&["check"]);
     assert!(checked.code == 1 && checked.out.contains(words), "{checked:?}");
+    for said in [status.out, checked.out] {
+        assert!(said.contains("run outboxd migrate to name it shop-test"), "{said}");
+    }
+
+    // A copy of what sends has that on record, and keeps its name, whatever else is empty.
+    shop.psql("UPDATE outbox.installation SET sends_since = now()");
     let migrated = shop.run(&["migrate"]);
     assert!(migrated.code == 1 && migrated.err.contains(words), "{migrated:?}");
+    assert!(migrated.err.contains("write installation = \"shop-prod\""), "{migrated:?}");
+    assert!(!shop.run(&["check"]).out.contains("to name it"));
+    // So has what was closed before there was such a record.
+    shop.psql("UPDATE outbox.installation SET sends_since = NULL");
+    shop.ok(&["migrate", "--check"]);
+    shop.psql("SELECT outbox.send('debug.x', '{}')");
+    let migrated = shop.run(&["migrate"]);
+    assert!(migrated.code == 1 && migrated.err.contains(words), "{migrated:?}");
+    assert_eq!(shop.psql("SELECT name FROM outbox.installation"), "shop-prod");
+}
+
+/// One printed migration runs in every database, and two that have one name would send under the same keys.
+#[tokio::test]
+async fn a_database_that_nothing_was_sent_from_is_given_the_configs_name() {
+    let shop = Shop::empty().await;
+    let sql = shop.ok(&["migrate", "--print"]);
+    assert!(sql.starts_with("-- It names the installation shop-test,"), "{sql}");
+    shop.psql(&format!("BEGIN;\n{sql}\nCOMMIT;"));
+    shop.psql(
+        "UPDATE outbox.installation SET name = 'shop-prod'; SELECT outbox.send('order.x', '{}')",
+    );
+    let refused = shop.fails(1, &["route", "apply"]);
+    assert!(refused.contains("run outboxd migrate to name it shop-test"), "{refused}");
+    let refused = shop.fails(1, &["run"]);
+    assert!(refused.contains("run outboxd migrate to give it the config's name"), "{refused}");
+
+    let migrated = shop.ok(&["migrate"]);
+    let words = "installation shop-prod is named shop-test now: nothing was sent from it yet\n";
+    assert_eq!(migrated, format!("schema outbox is current: nothing to do\n{words}"));
+    assert_eq!(shop.psql("SELECT name FROM outbox.installation"), "shop-test");
+    assert_eq!(shop.json(&["migrate", "--json"])["renamed_from"], serde_json::Value::Null);
+    assert!(shop.run(&["check"]).out.contains("installation  shop-test\n"));
+    shop.psql("UPDATE outbox.installation SET name = 'shop-prod'");
+    let migrated = shop.json(&["migrate", "--json"]);
+    assert_eq!(
+        (&migrated["renamed_from"], &migrated["installation"]),
+        (&"shop-prod".into(), &"shop-test".into())
+    );
 }
 
 #[tokio::test]
@@ -130,16 +174,17 @@ async fn check_has_a_line_for_each_thing_and_sends_nothing() {
 
     shop.ok(&["migrate"]);
     let checked = shop.ok(&["check"]);
-    assert!(checked.contains("a starting relay puts the config's routes in force"), "{checked}");
+    let words = "a starting relay puts the config's routes in force; a running one on SIGHUP\n";
+    assert!(checked.contains(words), "{checked}");
     shop.ok(&["route", "apply"]);
     let checked = shop.ok(&["check"]);
     let lines: Vec<&str> = checked.lines().collect();
-    assert_eq!(lines.len(), 9, "{checked}");
+    assert_eq!(lines.len(), 10, "{checked}");
     assert!(lines.iter().all(|line| line.starts_with("ok ")), "{checked}");
     for words in ["in force as the config", "accepts connections", "out can be written to"] {
         assert!(checked.contains(words), "{words}: {checked}");
     }
-    assert_eq!(shop.json(&["check", "--json"]).as_array().unwrap().len(), 9);
+    assert_eq!(shop.json(&["check", "--json"]).as_array().unwrap().len(), 10);
 
     // Each trouble has its own line, and the others stay.
     drop(receiver);

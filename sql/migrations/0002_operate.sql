@@ -51,6 +51,9 @@ BEGIN
   RETURN true;
 END
 $$;
+
+-- Rights: a relay may enter.
+
 REVOKE ALL ON FUNCTION outbox.may_enter(boolean) FROM PUBLIC;
 
 DO $$

@@ -8,6 +8,7 @@ use clap::ValueEnum;
 use jiff::Timestamp;
 
 use crate::config::Schema;
+use crate::name::Name;
 
 /// What the SQL is wrapped in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -26,6 +27,8 @@ pub(super) enum Form {
 pub(super) struct Printed<'p> {
     pub sql: &'p str,
     pub schema: &'p Schema,
+    /// What the first migration names the installation.
+    pub installation: &'p Name,
     /// The first migration in it: after 1 it is an upgrade.
     pub from: i32,
     /// The last one.
@@ -37,7 +40,7 @@ pub(super) struct Printed<'p> {
 impl Form {
     pub fn wrap(self, printed: &Printed<'_>) -> String {
         match self {
-            Form::Sql => printed.sql.to_owned(),
+            Form::Sql => printed.about_the_name("--") + printed.sql,
             Form::Rails => rails(printed),
             Form::Django => django(printed),
             Form::Typeorm => typeorm(printed),
@@ -46,6 +49,20 @@ impl Form {
 }
 
 impl Printed<'_> {
+    /// A comment: one file runs in every database, and each of them has a name of its own.
+    fn about_the_name(&self, comment: &str) -> String {
+        if self.from > 1 {
+            return String::new();
+        }
+        let name = self.installation.as_str();
+        format!(
+            "{comment} It names the installation {name}, as the config does that it was printed with. Where another
+{comment} config speaks, staging's for example, run `outboxd migrate` after it: it gives the installation that
+{comment} config's name, as long as nothing was sent from it.
+"
+        )
+    }
+
     /// `create_outbox`, or `upgrade_outbox_to_2`.
     fn name(&self) -> String {
         let schema = self.schema.as_str();
@@ -71,10 +88,10 @@ fn rails(printed: &Printed<'_>) -> String {
     let stamp = printed.now.strftime("%Y%m%d%H%M%S");
     // Nothing inside is read but a line that is the delimiter.
     let end = unused("SQL", |end| printed.sql.lines().any(|line| line.trim() == end));
-    let sql = printed.sql;
+    let (sql, naming) = (printed.sql, printed.about_the_name("#"));
     format!(
         "# Save this as db/migrate/{stamp}_{name}.rb, and run: bin/rails db:migrate
-#
+{naming}#
 # db/schema.rb cannot hold what this makes, and db/structure.sql leaves out its rows and its rights. So keep
 # it out of there, with config.active_record.dump_schemas = \"public\" where the format is :sql, and run
 # `outboxd migrate` after db:schema:load: it makes what is wanting, and nothing twice.
@@ -95,6 +112,7 @@ end
 
 fn django(printed: &Printed<'_>) -> String {
     let (schema, sql) = (printed.schema.as_str(), python(printed.sql));
+    let naming = printed.about_the_name("#");
     let (number, dependency) = match printed.from {
         1 => ("0001", String::new()),
         _ => ("NUMBER", format!("(\"{schema}\", \"0001_{schema}\")")),
@@ -103,7 +121,7 @@ fn django(printed: &Printed<'_>) -> String {
         "# Save this as {schema}/migrations/{number}_{schema}.py and run: manage.py migrate
 # Best in an app of its own: a folder {schema} with an empty __init__.py, a folder migrations in it with another,
 # and \"{schema}\" in INSTALLED_APPS. Where that has migrations already, `dependencies` names the last of them.
-#
+{naming}#
 # There is no way back: messages that were committed and are not delivered would go with it.
 from django.db import migrations
 
@@ -123,11 +141,11 @@ class Migration(migrations.Migration):
 fn typeorm(printed: &Printed<'_>) -> String {
     let (schema, name, class) = (printed.schema.as_str(), printed.name(), printed.class());
     let (stamp, sql) = (printed.now.as_millisecond(), template(printed.sql));
-    let file = name.replace('_', "-");
+    let (file, naming) = (name.replace('_', "-"), printed.about_the_name("//"));
     format!(
         "// Save this as migrations/{stamp}-{file}.ts, where your DataSource's `migrations` finds it, and run:
 // typeorm migration:run
-import {{ MigrationInterface, QueryRunner }} from 'typeorm';
+{naming}import {{ MigrationInterface, QueryRunner }} from 'typeorm';
 
 export class {class}{stamp} implements MigrationInterface {{
   name = '{class}{stamp}';
@@ -172,8 +190,9 @@ mod tests {
 
     fn wrapped(form: Form, sql: &str, from: i32) -> String {
         let schema = Schema::parse("shop_outbox").unwrap();
+        let installation = Name::parse("shop-prod").unwrap();
         let now = "2026-11-20T08:09:10.011Z".parse().unwrap();
-        form.wrap(&Printed { sql, schema: &schema, from, to: 7, now })
+        form.wrap(&Printed { sql, schema: &schema, installation: &installation, from, to: 7, now })
     }
 
     /// All that means something to one of the tools, though not to PostgreSQL.
@@ -203,6 +222,15 @@ mod tests {
             script,
             "SELECT '#{a} \\\\n \\${b} \\`c\\` %s', $$\"\"\"\"$$;\n  SQL\nSELECT '\\\\\\\\';"
         );
+    }
+
+    #[test]
+    fn the_first_says_whose_name_it_brings_along() {
+        let words = "It names the installation shop-prod, as the config does";
+        for form in [Form::Sql, Form::Rails, Form::Django, Form::Typeorm] {
+            assert!(wrapped(form, SQL, 1).contains(words), "{form:?}");
+            assert!(!wrapped(form, SQL, 2).contains(words), "{form:?}");
+        }
     }
 
     #[test]

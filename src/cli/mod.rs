@@ -43,7 +43,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::config::{Config, ConfigError};
-use crate::store::{Link, StoreError, Target};
+use crate::store::{Link, StoreError, Target, own};
 
 const EXAMPLES: &str = "\
 A first time, in a directory of its own:
@@ -243,19 +243,31 @@ fn connect(config: &Config) -> Link {
 /// Refuses to change an outbox that is another installation's: a copy of production opened with
 /// the staging config.
 async fn same_installation(link: &Link, config: &Config) -> Result<(), Failure> {
-    let found = crate::store::own::installation(link).await?.name;
-    if found == config.database.installation.as_str() {
-        return Ok(());
+    match other_installation(link, config).await? {
+        None => Ok(()),
+        Some((_, words)) => Err(Failure::Fault(words)),
     }
-    Err(Failure::Fault(other_installation(&found, config)))
 }
 
-fn other_installation(found: &str, config: &Config) -> String {
-    format!(
-        "this database belongs to installation {found}, the config says {}; check [database] url, \
-         or write installation = \"{found}\"",
-        config.database.installation
-    )
+/// The name of the installation where the config has another one, and what to say of that.
+async fn other_installation(
+    link: &Link,
+    config: &Config,
+) -> Result<Option<(String, String)>, StoreError> {
+    let (found, wanted) = (own::installation(link).await?.name, &config.database.installation);
+    if found == wanted.as_str() {
+        return Ok(None);
+    }
+    // The same name in two databases makes the same keys.
+    let remedy = if own::unsent(link).await? {
+        format!("nothing was sent from it yet: run outboxd migrate to name it {wanted}")
+    } else {
+        format!("check [database] url, or write installation = \"{found}\"")
+    };
+    let words = format!(
+        "this database belongs to installation {found}, the config says {wanted}; {remedy}"
+    );
+    Ok(Some((found, words)))
 }
 
 /// Writes an answer. Whoever reads it may have enough before its end, as `head` does.

@@ -5,16 +5,17 @@ use std::time::Duration;
 
 use rustix::fs::Access;
 
-use super::finding::Finding;
-use super::other_installation;
+use super::finding::{Finding, Found};
 use super::route::kind;
+use super::{Failure, other_installation};
 use crate::config::{Config, SinkConfig, Way};
 use crate::sink::Sink;
-use crate::store::inspect::{Server, wanting_rights};
-use crate::store::migrate::SchemaState;
+use crate::store::inspect::{self, Member, Server, wanting_rights};
 use crate::store::routes::{Standing, standing};
 use crate::store::{Link, StoreError, migrate, own};
 
+/// Makes roles, where it may, and grants each what it needs.
+const GRANTS: &str = "outboxd migrate --rights";
 /// The oldest PostgreSQL with all we use.
 const SERVER_MIN: i32 = 150_000;
 /// No probe may take longer, whatever its own limits say.
@@ -42,7 +43,7 @@ pub(super) async fn database(
     let mut lines = vec![Finding::new("database", found)];
     let schema = &config.database.schema;
     let state = migrate::state(link.target()).await;
-    let missing = matches!(state, Ok(SchemaState::Missing));
+    let unread = state.is_err();
     let sound = state.as_ref().is_ok_and(|state| state.sound(schema).is_some());
     let found = match state {
         Ok(state) => state.remedy(schema).map_or_else(
@@ -56,9 +57,16 @@ pub(super) async fn database(
         lines.push(Finding::new("installation", installation(link, config).await));
     }
     // A role that may not even look is told which rights it lacks; where there is nothing to have
-    // rights on, that is all there is to tell.
-    if !missing {
+    // rights on, or not all of it, that is all there is to tell.
+    if sound || unread {
         lines.push(Finding::new("rights", rights(link, &server).await));
+    }
+    if sound {
+        match groups(link, &server.owner).await {
+            // Where all is well the role's own rights say it.
+            Found::Good(_) => {}
+            amiss => lines.push(Finding::of("roles", amiss)),
+        }
     }
     if sound {
         lines.push(Finding::new("routes", in_force(link, hash).await));
@@ -73,26 +81,97 @@ pub(super) async fn is_sound(link: &Link) -> bool {
 }
 
 async fn installation(link: &Link, config: &Config) -> Result<String, String> {
-    let found = own::installation(link).await.map_err(|error| error.to_string())?.name;
-    if found == config.database.installation.as_str() {
-        return Ok(found);
+    match other_installation(link, config).await.map_err(|error| error.to_string())? {
+        None => Ok(config.database.installation.to_string()),
+        Some((_, words)) => Err(words),
     }
-    Err(other_installation(&found, config))
 }
 
 async fn rights(link: &Link, server: &Server) -> Result<String, String> {
     let wanting = wanting_rights(link).await.map_err(|error| error.to_string())?;
-    let (role, group) = (&server.role, &server.group);
+    let role = &server.role;
     if wanting.is_empty() {
         own::sees_all(link).await.map_err(|error| error.to_string())?;
         return Ok(format!("{role} may do what a relay does"));
     }
-    let remedy = if server.has_group {
-        format!("run as the owner: GRANT {group} TO {role}")
-    } else {
-        format!("role {group} is missing, so grant them to {role} one by one, as the owner")
+    Err(format!("{role} lacks {}; {}", wanting.join(", "), to_work(server)))
+}
+
+/// What a role needs that is to do a relay's work.
+pub(super) fn to_work(server: &Server) -> String {
+    let Server { role, group, owner, .. } = server;
+    match server.member {
+        Member::Application => format!(
+            "{role} is the application's role; name the relay's in [database] url \
+             (or, for migrate, the owner's, {owner})"
+        ),
+        _ if !server.has_group => format!(
+            "{}; then: GRANT {group} TO {role}",
+            to_be_made(std::slice::from_ref(group), owner)
+        ),
+        Member::Relay => format!("{group} lacks them too; run as the owner, {owner}: {GRANTS}"),
+        Member::Neither if server.owner_grants => {
+            format!("run as the owner, {owner}: GRANT {group} TO {role}")
+        }
+        Member::Neither => format!("run as an administrator: GRANT {group} TO {role}"),
+    }
+}
+
+/// What a role needs that is to migrate.
+pub(super) fn to_migrate(server: &Server) -> String {
+    let Server { role, owner, .. } = server;
+    let what = match server.member {
+        Member::Application => "is the application's role",
+        Member::Relay => "is the relay's role",
+        Member::Neither => "is not the owner",
     };
-    Err(format!("{role} lacks {}; {remedy}", wanting.join(", ")))
+    format!("{role} {what}; for migrate name the owner's in [database] url, {owner}")
+}
+
+/// What went wrong, with a remedy that knows whose role this is.
+pub(super) async fn explained(
+    error: StoreError,
+    link: &Link,
+    remedy: fn(&Server) -> String,
+) -> Failure {
+    let Some(denied) = error.denied() else { return error.into() };
+    match inspect::server(link).await {
+        Ok(server) => Failure::Fault(format!("{denied}; {}", remedy(&server))),
+        Err(_) => error.into(),
+    }
+}
+
+/// The group roles, where one is missing or lacks what migrations grant it.
+pub(super) async fn groups(link: &Link, owner: &str) -> Found {
+    let groups = match inspect::groups(link).await {
+        Ok(groups) => groups,
+        Err(error) => return Found::Wrong(error.to_string()),
+    };
+    let wanting: Vec<String> = groups
+        .iter()
+        .filter(|group| !group.wanting.is_empty())
+        .map(|group| format!("{} lacks {}", group.name, group.wanting.join(", ")))
+        .collect();
+    if !wanting.is_empty() {
+        return Found::Wrong(format!(
+            "{}; run as the owner, {owner}: {GRANTS}",
+            wanting.join("; ")
+        ));
+    }
+    let missing: Vec<String> =
+        groups.into_iter().filter(|group| !group.exists).map(|group| group.name).collect();
+    if missing.is_empty() {
+        return Found::Good("each group role has its rights".to_owned());
+    }
+    let verb = if missing.len() == 1 { "is" } else { "are" };
+    let remedy = to_be_made(&missing, owner);
+    Found::Doubt(format!("{} {verb} missing; {remedy}", missing.join(", ")))
+}
+
+fn to_be_made(groups: &[String], owner: &str) -> String {
+    let made: String =
+        groups.iter().map(|group| format!("CREATE ROLE {group} NOLOGIN; ")).collect();
+    format!("run as an administrator: {made}then, as the owner, {owner}: {GRANTS}")
 }
 
 /// Routes that a starting relay will put in force are no fault; a set it will not go back to is.
@@ -100,7 +179,8 @@ async fn in_force(link: &Link, hash: &str) -> Result<String, String> {
     match standing(link, hash).await.map_err(|error| error.to_string())? {
         Standing::InForce => Ok("in force as the config has them".to_owned()),
         Standing::New => {
-            Ok("not in force yet; a starting relay puts the config's routes in force".to_owned())
+            Ok("not in force yet; a starting relay puts the config's routes in force; a running one on SIGHUP"
+                .to_owned())
         }
         Standing::Superseded => Err("others have taken the place of the config's routes, \
              and a starting relay does not go back; to go back: outboxd route apply"

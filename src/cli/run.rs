@@ -9,11 +9,12 @@ use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
 use super::notify::ServiceManager;
-use super::{Answer, Failure, Verdict};
+use super::outside::{explained, to_work};
+use super::{Answer, Failure, Verdict, connect};
 use crate::config::Config;
 use crate::relay::admin::Listener;
 use crate::relay::reload::run_reloading;
-use crate::relay::{Life, Process};
+use crate::relay::{Life, Process, RunError};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -49,11 +50,16 @@ impl Run {
         let listener =
             config.admin.as_ref().map(|admin| Listener::start(admin, &process, &life.stop));
         let listener = listener.transpose().map_err(|error| Failure::Fault(error.to_string()))?;
+        let link = connect(&config);
         let ended = run_reloading(config, process, life, configs).await;
         drop(listener);
         obey.abort();
         follow.abort();
-        ended.map(|()| Verdict::Ok).map_err(|error| Failure::Fault(error.to_string()))
+        match ended {
+            Ok(()) => Ok(Verdict::Ok),
+            Err(RunError::Store(error)) => Err(explained(error, &link, to_work).await),
+            Err(error) => Err(Failure::Fault(error.to_string())),
+        }
     }
 }
 

@@ -33,11 +33,11 @@ pub(super) struct StatusCommand {
 
 impl StatusCommand {
     pub async fn run(&self, config: &Config) -> Answer {
-        let status = status(&connect(config)).await?;
+        let link = connect(config);
+        let status = status(&link).await?;
         let mut warnings = warnings(&status);
         warnings.extend(alerts::warnings(&status));
-        if status.installation != config.database.installation.as_str() {
-            let words = other_installation(&status.installation, config);
+        if let Some((_, words)) = other_installation(&link, config).await? {
             warnings.insert(0, Warning { words, needs_operator: true });
         }
         if self.json {
@@ -130,10 +130,13 @@ fn flow_lines(status: &Status) -> String {
             let _ = writeln!(out, "{name}: takes nothing for another {left}: {why}");
         }
         if sink.parked > 0 {
+            // Its head may be all there is of a key. Those with others behind it are on the list.
             let (parked, look) = (sink.parked, "outboxd list --state parked --sink");
-            let keys = if parked == 1 { "key" } else { "keys" };
-            let _ =
-                writeln!(out, "{name}: {parked} {keys} parked behind a head; look: {look} {name}");
+            let keys = if parked == 1 { "key has" } else { "keys have" };
+            let _ = writeln!(
+                out,
+                "{name}: {parked} {keys} a head that waits; what waits behind one: {look} {name}"
+            );
         }
     }
     out

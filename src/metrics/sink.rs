@@ -118,7 +118,7 @@ impl SinkFamilies {
             parked: c.gauges(
                 "outboxd_parked_keys",
                 SINK,
-                "Keys whose first delivery cannot go now and holds the later ones back",
+                "Keys whose first delivery cannot go now and would hold later ones back",
             ),
         }
     }

@@ -57,7 +57,7 @@ use crate::name::Name;
 use crate::sink::BuildError;
 use crate::sink::ping::Monitor;
 use crate::store::migrate::{self, SchemaState};
-use crate::store::own::{Installation, installation, sees_all};
+use crate::store::own::{Installation, installation, sees_all, unsent};
 use crate::store::{Link, StoreError, Target};
 use own::Owner;
 pub use process::Process;
@@ -81,13 +81,20 @@ pub enum RunError {
     /// The config belongs to another installation.
     #[error(
         "this database belongs to installation \"{found}\", the config says \"{wanted}\"; nothing \
-         is worked. Correct [database] installation, or connect to the right database"
+         is worked. {}",
+        if *unsent {
+            "Nothing was sent from it yet: run outboxd migrate to give it the config's name"
+        } else {
+            "Correct [database] installation, or connect to the right database"
+        }
     )]
     Installation {
         /// As `migrate` stored it.
         found: String,
         /// As configured.
         wanted: String,
+        /// Whether nothing was ever sent from here.
+        unsent: bool,
     },
     /// A sink cannot be built.
     #[error("sink {0}: {1}")]
@@ -104,7 +111,8 @@ pub enum RunError {
     /// Relays of the other kind are in the way: what captures and what sends never share an outbox.
     #[error("{}", if *captures {
         "messages were sent from this database, so nothing is captured here: `run --capture` is for a \
-         database of its own, which no relay ever sent from"
+         database of its own, which no relay ever sent from; drop and create your development database, \
+         or name another one in [database] url"
     } else {
         "a relay that captures (run --capture) is at work on this database; stop it first, or name \
          another database in [database] url"
@@ -253,15 +261,17 @@ async fn wait_for_schema(target: &Arc<Target>, config: &Config) -> Result<Instal
         }
         let link = Link::new(Arc::clone(target));
         sees_all(&link).await?;
-        installation(&link).await.map(Ok)
+        let found = installation(&link).await?;
+        let other = found.name != config.database.installation.as_str();
+        Ok(Ok((found, other && unsent(&link).await?)))
     };
     let found = patiently(look).await?;
-    let found = found.map_err(|state| {
+    let (found, unsent) = found.map_err(|state| {
         RunError::Schema(state.remedy(&config.database.schema).unwrap_or_default())
     })?;
     let wanted = config.database.installation.to_string();
     if found.name != wanted {
-        return Err(RunError::Installation { found: found.name, wanted });
+        return Err(RunError::Installation { found: found.name, wanted, unsent });
     }
     Ok(found)
 }

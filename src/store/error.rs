@@ -126,6 +126,15 @@ impl StoreError {
         self.remedy().is_some() || matches!(self.kind, Kind::Said(_))
     }
 
+    /// What the server denied the role, without a remedy: that depends on whose role it is.
+    #[must_use]
+    pub fn denied(&self) -> Option<String> {
+        let Kind::Postgres(error) = &self.kind else { return None };
+        let db = error.as_db_error()?;
+        let denied = *db.code() == SqlState::INSUFFICIENT_PRIVILEGE && !is_raised(db);
+        denied.then(|| format!("{}: {} (SQLSTATE {})", self.doing, db.message(), db.code().code()))
+    }
+
     fn remedy(&self) -> Option<&'static str> {
         let Kind::Postgres(error) = &self.kind else { return None };
         let Some(code) = error.code() else { return tls::remedy(error) };
@@ -137,7 +146,8 @@ impl StoreError {
                 "the outbox was made by another version; run: outboxd migrate --check"
             }
             c if *c == SqlState::INSUFFICIENT_PRIVILEGE => {
-                "the role lacks a right; run as the owner: GRANT outbox_relay TO <the relay's role>"
+                "the role lacks a right: [database] url must name the relay's role, which has \
+                 GRANT outbox_relay TO <the relay's role>; outboxd check says more"
             }
             c if *c == SqlState::INVALID_PASSWORD
                 || *c == SqlState::INVALID_AUTHORIZATION_SPECIFICATION =>

@@ -59,7 +59,15 @@ const FUNCTION_RIGHTS: &[&str] = &[
     "drop_ledger",
     "forget",
     "forget_calendar",
+    "may_enter",
 ];
+/// What tells whether operators were granted their part, which each migration does as a whole.
+const OPERATOR_RIGHTS: (&[(&str, &[&str])], &[&str]) = (
+    &[("history", &["SELECT"]), ("parked", &["SELECT"]), ("installation", &["SELECT"])],
+    &["retry", "pause_route"],
+);
+/// The same of producers.
+const PRODUCER_RIGHTS: (&[(&str, &[&str])], &[&str]) = (&[], &["send"]);
 
 /// Whom we are talking to.
 #[derive(Clone, Debug)]
@@ -78,6 +86,34 @@ pub struct Server {
     pub group: String,
     /// Whether that role exists.
     pub has_group: bool,
+    /// What the role is for.
+    pub member: Member,
+    /// Who owns the schema, or the database where that is missing.
+    pub owner: String,
+    /// Whether the owner may let others into the relays' group.
+    pub owner_grants: bool,
+}
+
+/// What a role is for, by the groups it is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Member {
+    /// In the relays' group.
+    Relay,
+    /// In the producers' only: the application's.
+    Application,
+    /// In neither.
+    Neither,
+}
+
+/// A group role that a migration makes and gives rights to, as it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// Such as `outbox_relay`.
+    pub name: String,
+    /// Whether it is there.
+    pub exists: bool,
+    /// What it lacks.
+    pub wanting: Vec<String>,
 }
 
 /// One message, without its payload.
@@ -181,9 +217,16 @@ pub struct OpenRow {
 /// # Errors
 /// When the database cannot be asked.
 pub async fn server(link: &Link) -> Result<Server, StoreError> {
-    let group = format!("{}_relay", link.target().schema().as_str());
-    let params = [(&group as _, Type::TEXT)];
+    let schema = link.target().schema().as_str();
+    let (group, producers) = (format!("{schema}_relay"), format!("{schema}_producer"));
+    let params =
+        [(&group as _, Type::TEXT), (&producers as _, Type::TEXT), (&schema as _, Type::TEXT)];
     let row = link.row("ask the server", &link.queries().server, &params).await?;
+    let member = match (row.get("relay"), row.get("producer")) {
+        (true, _) => Member::Relay,
+        (false, true) => Member::Application,
+        (false, false) => Member::Neither,
+    };
     Ok(Server {
         number: row.get("number"),
         version: row.get("version"),
@@ -191,6 +234,9 @@ pub async fn server(link: &Link) -> Result<Server, StoreError> {
         role: row.get("role"),
         standby: row.get("standby"),
         has_group: row.get("has_group"),
+        member,
+        owner: row.get("owner"),
+        owner_grants: row.get("owner_grants"),
         group,
     })
 }
@@ -200,8 +246,41 @@ pub async fn server(link: &Link) -> Result<Server, StoreError> {
 /// # Errors
 /// When the database cannot be asked.
 pub async fn wanting_rights(link: &Link) -> Result<Vec<String>, StoreError> {
+    wanting(link, None, (TABLE_RIGHTS, FUNCTION_RIGHTS)).await
+}
+
+/// The three group roles: whether they are there, and have what migrations grant them.
+///
+/// # Errors
+/// When the database cannot be asked.
+pub async fn groups(link: &Link) -> Result<Vec<Group>, StoreError> {
     let schema = link.target().schema().as_str();
-    let (tables, rights): (Vec<&str>, Vec<&str>) = TABLE_RIGHTS
+    let parts = [
+        ("producer", PRODUCER_RIGHTS),
+        ("relay", (TABLE_RIGHTS, FUNCTION_RIGHTS)),
+        ("operator", OPERATOR_RIGHTS),
+    ];
+    let names = parts.map(|(part, _)| format!("{schema}_{part}"));
+    let params = [(&names.as_slice() as _, Type::TEXT_ARRAY)];
+    let rows = link.rows("look for the group roles", &link.queries().groups, &params).await?;
+    let there: Vec<String> = rows.iter().map(|row| row.get("name")).collect();
+    let mut groups = Vec::new();
+    for (name, (_, rights)) in names.into_iter().zip(parts) {
+        let exists = there.contains(&name);
+        let wanting = if exists { wanting(link, Some(&name), rights).await? } else { Vec::new() };
+        groups.push(Group { name, exists, wanting });
+    }
+    Ok(groups)
+}
+
+/// What a role lacks of these rights on tables and functions; the connected one if none is named.
+async fn wanting(
+    link: &Link,
+    role: Option<&str>,
+    (tables, functions): (&[(&str, &[&str])], &[&str]),
+) -> Result<Vec<String>, StoreError> {
+    let schema = link.target().schema().as_str();
+    let (tables, rights): (Vec<&str>, Vec<&str>) = tables
         .iter()
         .flat_map(|(table, rights)| rights.iter().map(move |right| (*table, *right)))
         .unzip();
@@ -209,7 +288,8 @@ pub async fn wanting_rights(link: &Link) -> Result<Vec<String>, StoreError> {
         (&schema as _, Type::TEXT),
         (&tables as _, Type::TEXT_ARRAY),
         (&rights as _, Type::TEXT_ARRAY),
-        (&FUNCTION_RIGHTS as _, Type::TEXT_ARRAY),
+        (&functions as _, Type::TEXT_ARRAY),
+        (&role as _, Type::NAME),
     ];
     let rows = link.rows("look at the rights", &link.queries().rights, &params).await?;
     Ok(rows.iter().map(|row| row.get("wanting")).collect())

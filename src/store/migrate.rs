@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 use tokio_postgres::types::Type;
-use tokio_postgres::{Client, GenericClient};
+use tokio_postgres::{Client, GenericClient, Transaction};
 
 use super::error::StoreError;
 use super::link::Target;
@@ -51,6 +51,8 @@ const PAUSE_MIN: Duration = Duration::from_millis(250);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 /// How long tries are made unless told otherwise.
 pub const PATIENCE: Duration = Duration::from_mins(5);
+/// How long rights wait for a migration that runs.
+const GRANT_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What the database holds, compared with what this binary knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -180,6 +182,15 @@ fn judge(applied: &[Applied], known: &[Migration]) -> SchemaState {
     }
 }
 
+/// What a migration did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Migrated {
+    /// The numbers of the migrations that ran, none if there was nothing to do.
+    pub ran: Vec<i32>,
+    /// The name that the installation had before, where it was given the config's.
+    pub renamed: Option<String>,
+}
+
 /// Brings the schema up to date and names the installation; answers the numbers of the migrations
 /// that ran, none if there was nothing to do. Two that start at once wait for each other.
 ///
@@ -187,7 +198,7 @@ fn judge(applied: &[Applied], known: &[Migration]) -> SchemaState {
 /// When the schema is newer or was made with other texts, when a lock was not to be had for five
 /// minutes, or when a statement fails; nothing stays then.
 pub async fn migrate(target: &Target, database: &Database) -> Result<Vec<i32>, StoreError> {
-    migrate_with(target, database, MIGRATIONS, PATIENCE, |_| {}).await
+    Ok(migrate_with(target, database, MIGRATIONS, PATIENCE, |_| {}).await?.ran)
 }
 
 /// As [`migrate`], with other migrations and another patience; hands on what the migrations warn of, such
@@ -201,7 +212,7 @@ pub async fn migrate_with(
     known: &[Migration],
     patience: Duration,
     warn: impl Fn(&str) + Clone + Send + 'static,
-) -> Result<Vec<i32>, StoreError> {
+) -> Result<Migrated, StoreError> {
     let begun = Instant::now();
     let mut client: Client = target.connect_warned(warn.clone()).await?;
     let mut pause = PAUSE_MIN;
@@ -247,7 +258,7 @@ async fn attempt(
     target: &Target,
     database: &Database,
     known: &[Migration],
-) -> Result<Vec<i32>, StoreError> {
+) -> Result<Migrated, StoreError> {
     const DOING: &str = "migrate";
     let fail = |e| StoreError::postgres(DOING, e);
     let transaction = client.transaction().await.map_err(fail)?;
@@ -286,13 +297,26 @@ async fn attempt(
         ];
         transaction.execute_typed(&target.queries.enter_migration, &entry).await.map_err(fail)?;
     }
-    let name = database.installation.as_str();
-    transaction
-        .execute_typed(&target.queries.enter_installation, &[(&name, Type::TEXT)])
-        .await
-        .map_err(fail)?;
+    let renamed = name(&transaction, target, database).await.map_err(fail)?;
     transaction.commit().await.map_err(fail)?;
-    Ok(wanting.iter().map(|m| m.number).collect())
+    Ok(Migrated { ran: wanting.iter().map(|m| m.number).collect(), renamed })
+}
+
+/// Gives the installation the config's name, if it has none or one that is in no key yet; answers the name
+/// it had, where that is another one now.
+async fn name(
+    transaction: &Transaction<'_>,
+    target: &Target,
+    database: &Database,
+) -> Result<Option<String>, tokio_postgres::Error> {
+    let (queries, name) = (&target.queries, database.installation.as_str());
+    let param: [super::link::Param<'_>; 1] = [(&name, Type::TEXT)];
+    transaction.execute_typed(&queries.enter_installation, &param).await?;
+    let rows = transaction.query_typed(&queries.installation, &[]).await?;
+    let before: Option<String> = rows.first().map(|row| row.get("name"));
+    let Some(before) = before.filter(|before| before != name) else { return Ok(None) };
+    let renamed = transaction.execute_typed(&queries.name_installation, &param).await?;
+    Ok((renamed == 1).then_some(before))
 }
 
 /// The SQL of the migrations from this number on, for a team's own migration tool: to be run in one
@@ -317,12 +341,58 @@ pub fn print(database: &Database, from: i32) -> String {
     if from > 1 {
         return out;
     }
-    let name = format!(
+    let entry = format!(
         "INSERT INTO outbox.installation (name) VALUES ('{}');\n",
         database.installation.as_str()
     );
-    out.push_str(&in_schema(&name, &database.schema));
+    out.push_str(&in_schema(&entry, &database.schema));
     out
+}
+
+/// What begins the last part of a migration: nothing but rights, and the roles they are for.
+const RIGHTS: &str = "\n-- Rights:";
+
+/// The SQL that makes the group roles which are missing, where the role that runs it may, and grants each
+/// what it needs; to be run in one transaction, as often as one likes.
+#[must_use]
+pub fn print_rights(schema: &Schema) -> String {
+    let parts = MIGRATIONS.iter().filter_map(|m| m.text.find(RIGHTS).map(|at| &m.text[at + 1..]));
+    in_schema(&parts.collect::<Vec<_>>().join("\n"), schema)
+}
+
+/// Runs [`print_rights`]; hands on which roles could not be made.
+///
+/// # Errors
+/// When the schema is not the one that this outboxd knows, or a statement fails; nothing stays then.
+pub async fn grant(
+    target: &Target,
+    warn: impl Fn(&str) + Send + 'static,
+) -> Result<(), StoreError> {
+    const DOING: &str = "grant the rights";
+    let fail = |e| StoreError::postgres(DOING, e);
+    let mut client = target.connect_warned(warn).await?;
+    let transaction = client.transaction().await.map_err(fail)?;
+    let patience = format!("SET LOCAL lock_timeout = '{}ms'", GRANT_PATIENCE.as_millis());
+    transaction.batch_execute(&patience).await.map_err(fail)?;
+    let lock = lock_number(target.schema());
+    transaction
+        .query_typed(&target.queries.lock_migration, &[(&lock, Type::INT8)])
+        .await
+        .map_err(fail)?;
+    match compare(&transaction, target, MIGRATIONS).await.map_err(fail)? {
+        SchemaState::Current => {}
+        // What a newer one made may be granted otherwise.
+        SchemaState::Works(number) => {
+            let words = SchemaState::Newer(number).remedy(target.schema()).unwrap_or_default();
+            return Err(StoreError::said(DOING, words));
+        }
+        other => {
+            let words = other.remedy(target.schema()).unwrap_or_default();
+            return Err(StoreError::said(DOING, words));
+        }
+    }
+    transaction.batch_execute(&print_rights(target.schema())).await.map_err(fail)?;
+    transaction.commit().await.map_err(fail)
 }
 
 /// The text of each migration, in order.
@@ -342,6 +412,29 @@ mod tests {
 
     fn known(number: i32) -> Migration {
         Migration { number, name: "x", text: "SELECT 1", works_from: number }
+    }
+
+    /// Guard: what is printed as rights may be run again and again.
+    #[test]
+    fn the_last_part_of_a_migration_is_rights_and_nothing_else() {
+        for migration in MIGRATIONS {
+            let at = migration.text.find(RIGHTS).expect("each has that part");
+            let (before, rights) = migration.text.split_at(at);
+            assert!(!before.contains("GRANT "), "{}", migration.number);
+            for line in rights.lines().filter(|line| line.starts_with(|c: char| c.is_alphabetic()))
+            {
+                let first = line.split([' ', ';']).next().unwrap();
+                let known = ["REVOKE", "DO", "DECLARE", "BEGIN", "END"].contains(&first);
+                assert!(known, "{}: {line}", migration.number);
+            }
+        }
+        let printed = print_rights(&Schema::parse("shop").unwrap());
+        assert!(printed.starts_with("-- Rights:") && printed.contains("TO shop_producer"));
+        assert!(
+            printed.contains("FUNCTION \"shop\".may_enter(boolean) TO shop_relay"),
+            "{printed}"
+        );
+        assert!(!printed.contains("outbox"), "{printed}");
     }
 
     fn ran(number: i32, works_from: Option<i32>) -> Applied {

@@ -85,6 +85,15 @@ pub async fn installation(link: &Link) -> Result<Installation, StoreError> {
     })
 }
 
+/// Whether nothing was ever sent from here: then `migrate` may still give the installation another name.
+///
+/// # Errors
+/// When the database cannot be asked.
+pub async fn unsent(link: &Link) -> Result<bool, StoreError> {
+    let row = link.row("look whether anything was sent", &link.queries().unsent, &[]).await?;
+    Ok(row.get("unsent"))
+}
+
 /// A row for each sink of a config, by name and kind.
 ///
 /// # Errors

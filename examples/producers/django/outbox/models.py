@@ -12,11 +12,11 @@ class Message(models.Model):
     type = models.TextField()
     # The encoder writes a Decimal as text, with all its digits.
     payload = models.JSONField(encoder=DjangoJSONEncoder)
-    key = models.TextField(null=True)
-    due_at = models.DateTimeField(null=True)
-    expires_at = models.DateTimeField(null=True)
-    dedupe_key = models.TextField(null=True)
-    headers = models.JSONField(null=True)
+    key = models.TextField(null=True, blank=True)
+    due_at = models.DateTimeField(null=True, blank=True)
+    expires_at = models.DateTimeField(null=True, blank=True)
+    dedupe_key = models.TextField(null=True, blank=True)
+    headers = models.JSONField(null=True, blank=True)
 
     class Meta:
         # outboxd's migration makes it. `makemigrations` notes the model's state and makes nothing.

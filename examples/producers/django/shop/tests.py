@@ -1,4 +1,4 @@
-from django.test import TestCase
+from django.test import TestCase, TransactionTestCase
 
 from outbox.models import Message
 from shop.orders import place_order
@@ -21,3 +21,17 @@ class PlaceOrder(TestCase):
         with self.assertRaises(ArithmeticError):
             place_order("carol", "carol@example.com", "no number")
         self.assertFalse(Message.objects.exists())
+
+
+class PlaceOrderForGood(TransactionTestCase):
+    """Each test commits. Django empties what it manages, and messages are not among that."""
+
+    def setUp(self):
+        Message.objects.all().delete()
+
+    def test_says_it_once(self):
+        place_order("carol", "carol@example.com", "7.50")
+        Message.objects.get(type="order.created").full_clean()
+
+    def test_says_it_once_after_a_test_that_committed(self):
+        self.test_says_it_once()
