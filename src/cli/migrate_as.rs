@@ -76,8 +76,11 @@ fn rails(printed: &Printed<'_>) -> String {
         "# Save this as db/migrate/{stamp}_{name}.rb, and run: bin/rails db:migrate
 #
 # db/schema.rb cannot hold what this makes, and db/structure.sql leaves out its rows and its rights. So keep
-# it out of there, with config.active_record.dump_schemas = \"public\" where the format is :sql, and run
-# `outboxd migrate` after db:schema:load: it makes what is wanting, and nothing twice.
+# it out of there where the format is :sql, with this line in config/initializers/outbox.rb:
+#
+#     ActiveRecord::Tasks::DatabaseTasks.structure_dump_flags = [\"--exclude-schema={schema}\"]
+#
+# And run `outboxd migrate` after db:schema:load: it makes what is wanting, and nothing twice.
 class {class} < ActiveRecord::Migration[6.1]
   def up
     execute <<~'{end}'
