@@ -83,6 +83,52 @@ async fn rails() {
     assert_is_as_good_as_ours(&stage).await;
 }
 
+/// Its tests have a database of their own, and two workers one each; Rails makes them anew when its file of the
+/// schema changes.
+#[tokio::test(flavor = "multi_thread")]
+async fn rails_and_the_shop_that_is_written_with_it() {
+    let stage = Stage::of(Database::fresh().await).await;
+    let tests = Stage::of(Database::fresh().await).await;
+    let folder = tempfile::tempdir().unwrap();
+    copy(&example("producers/rails"), folder.path());
+    let migration = print(&stage, "rails");
+    std::fs::write(folder.path().join(word(&migration, "db/migrate/", ",")), &migration).unwrap();
+    let ruby = program("OUTBOXD_RUBY", "ruby");
+    let rails = async |mut command: tokio::process::Command, format: &str, words: &[&str]| {
+        let environment = if words == ["test"] { "test" } else { "development" };
+        command.env("RAILS_ENV", environment).env("SCHEMA_FORMAT", format);
+        run(command.arg("bin/rails").args(words).current_dir(folder.path())).await
+    };
+    let another = "class AddEmail < ActiveRecord::Migration[6.1]
+                     def change
+                       add_column :orders, :email, :text
+                     end
+                   end";
+    for (format, file) in [("ruby", "db/schema.rb"), ("sql", "db/structure.sql")] {
+        if format == "sql" {
+            let file = folder.path().join("db/migrate/20991231235959_add_email.rb");
+            std::fs::write(file, another).unwrap();
+        }
+        let said = rails(stage.owner_runs(&ruby), format, &["db:migrate"]).await;
+        assert!(!said.contains("CREATE TABLE"), "{said}");
+        let schema = std::fs::read_to_string(folder.path().join(file)).unwrap();
+        assert!(schema.contains("orders") && !schema.contains("outbox"), "{schema}");
+        let said = rails(tests.owner_runs(&ruby), format, &["test"]).await;
+        assert!(said.contains("2 runs, 4 assertions, 0 failures, 0 errors, 0 skips"), "{said}");
+        assert_eq!(said.matches("CreateOutbox: migrated").count(), 3, "{said}");
+    }
+    assert_is_as_good_as_ours(&tests).await;
+    assert_eq!(tests.messages(), [""; 0], "a test leaves nothing behind");
+
+    let role = stage.role.as_str();
+    stage.database.psql(&format!(
+        "GRANT SELECT, INSERT ON orders TO {role}; GRANT USAGE ON SEQUENCE orders_id_seq TO {role}"
+    ));
+    let create = "Order.create!(customer: 'carol', total: '7.50')";
+    rails(stage.seller_runs(&ruby), "sql", &["runner", create]).await;
+    assert_eq!(stage.messages(), ["order.created carol unrouted"]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn django_and_the_shop_that_is_written_with_it() {
     let stage = Stage::of(Database::fresh().await).await;

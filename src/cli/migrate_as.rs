@@ -80,11 +80,15 @@ fn rails(printed: &Printed<'_>) -> String {
 #
 #     ActiveRecord::Tasks::DatabaseTasks.structure_dump_flags = [\"--exclude-schema={schema}\"]
 #
-# And run `outboxd migrate` after db:schema:load: it makes what is wanting, and nothing twice.
+# And run `outboxd migrate` after db:schema:load: it makes what is wanting, and nothing twice. How the databases
+# of your tests get it: docs/producers.md.
 class {class} < ActiveRecord::Migration[6.1]
   def up
-    execute <<~'{end}'
-{sql}    {end}
+    # Without printing it.
+    suppress_messages do
+      execute <<~'{end}'
+{sql}      {end}
+    end
   end
 
   def down
@@ -185,7 +189,7 @@ mod tests {
     #[test]
     fn ruby_reads_nothing_but_the_end() {
         let ruby = wrapped(Form::Rails, SQL, 1);
-        assert!(ruby.contains(&format!("execute <<~'SQL_'\n{SQL}    SQL_\n")), "{ruby}");
+        assert!(ruby.contains(&format!("execute <<~'SQL_'\n{SQL}      SQL_\n")), "{ruby}");
         assert!(ruby.contains("class CreateShopOutbox <"), "{ruby}");
         assert!(ruby.contains("db/migrate/20261120080910_create_shop_outbox.rb"), "{ruby}");
     }
