@@ -285,7 +285,7 @@ download_faketime() {
     (cd "$1" && logged apt-get -q -q -o APT::Sandbox::User=root download libfaketime)
 }
 
-# What the examples in other languages are written with: about 190 MB to fetch and 650 MB on disk where
+# What the examples in other languages are written with: about 240 MB to fetch and 1.2 GB on disk where
 # nothing of it is there. What they depend on in Rust is built here, so that their test waits for little.
 provision_producers() {
     provision_python
@@ -297,8 +297,8 @@ provision_producers() {
     [ -d /usr/share/gocode/src/github.com/lib/pq ] && command -v go >/dev/null ||
         missing+=(golang-go golang-github-lib-pq-dev)
     command -v javac >/dev/null || missing+=(default-jdk-headless)
-    [ -e /usr/share/java/postgresql.jar ] && [ -e /usr/share/java/spring3-jdbc.jar ] ||
-        missing+=(libpostgresql-jdbc-java libspring-jdbc-java libspring-transaction-java libspring-aop-java)
+    (cd /usr/share/java && ls postgresql.jar spring3-{aop,jdbc,transaction}.jar aopalliance.jar) >/dev/null 2>&1 ||
+        missing+=(libpostgresql-jdbc-java libspring-{aop,jdbc,transaction}-java libaopalliance-java)
     if ! command -v npm >/dev/null; then
         missing+=(nodejs npm)
     fi
