@@ -293,8 +293,8 @@ provision_producers() {
     local missing=()
     "$OUTBOXD_PYTHON" -c 'import psycopg, sqlalchemy, django' 2>/dev/null ||
         missing+=(python3-psycopg python3-sqlalchemy python3-django)
-    ruby -e 'require "active_record"; require "pg"; require "minitest"' 2>/dev/null ||
-        missing+=(ruby-activerecord ruby-pg ruby-minitest)
+    ruby -e 'require "active_record"; require "pg"; require "minitest"; require "rails"' 2>/dev/null ||
+        missing+=(ruby-activerecord ruby-pg ruby-minitest ruby-railties)
     [ -d /usr/share/gocode/src/github.com/lib/pq ] && command -v go >/dev/null ||
         missing+=(golang-go golang-github-lib-pq-dev)
     command -v javac >/dev/null || missing+=(default-jdk-headless)

@@ -68,6 +68,10 @@ async fn configs_take_each_others_place_under_load_and_nothing_is_lost_or_double
     plane::until_count(&client, "one relay", "SELECT count(*) FROM outbox.relay", 1).await;
     let took: i64 = number(&client, "SELECT min(epoch) FROM outbox.sink").await;
     assert_eq!(took, 5, "each config took each sink once");
+    // Where the next signal goes to, as docs/operations.md says.
+    let (_, status) = relay.says(&["status", "--json"]);
+    let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+    assert_eq!(status["relays"][0]["pid"], relay.id());
 }
 
 /// For how long sinks had no owner: from each "handed over" to the "took" after it.
