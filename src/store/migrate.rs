@@ -434,7 +434,7 @@ mod tests {
             printed.contains("FUNCTION \"shop\".may_enter(boolean) TO shop_relay"),
             "{printed}"
         );
-        assert!(!printed.contains("outbox"), "{printed}");
+        assert!(!printed.contains("outbox.") && !printed.contains("outbox_"), "{printed}");
     }
 
     fn ran(number: i32, works_from: Option<i32>) -> Applied {
