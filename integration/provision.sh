@@ -1,7 +1,7 @@
 # What the tests and the demonstration need from the system, on Debian or Ubuntu with a Rust toolchain.
 #
 #   . integration/provision.sh
-#   provision postgres postgres_versions pgbouncer cc python smtp faketime promtool office producers deny
+#   provision postgres postgres_versions pgbouncer cc python smtp faketime promtool namespaces systemd office producers deny
 #
 # Sourced by bash. Installs what is missing and is quick when nothing is. Never creates, starts or
 # touches a PostgreSQL cluster or any other service: programs that come inside a service's package
@@ -12,6 +12,7 @@
 #         OUTBOXD_SMTP_SINK   postfix's smtp-sink, a mail server that takes everything
 #         OUTBOXD_SMTP_SOURCE postfix's smtp-source, a client that sends plenty
 #         OUTBOXD_FAKETIME    libfaketime.so.1, which gives a program a clock that is wrong
+#         OUTBOXD_SYSTEMD_ANALYZE  systemd's judge of its units
 #         OUTBOXD_PROMTOOL    Prometheus' own check of alert rules
 #         OUTBOXD_PG_VERSIONS a folder with one folder for each other major version of PostgreSQL
 #         OUTBOXD_PGBOUNCER   pgbouncer, a connection pooler
@@ -285,20 +286,20 @@ download_faketime() {
     (cd "$1" && logged apt-get -q -q -o APT::Sandbox::User=root download libfaketime)
 }
 
-# What the examples in other languages are written with: about 190 MB to fetch and 650 MB on disk where
+# What the examples in other languages are written with: about 240 MB to fetch and 1.2 GB on disk where
 # nothing of it is there. What they depend on in Rust is built here, so that their test waits for little.
 provision_producers() {
     provision_python
     local missing=()
     "$OUTBOXD_PYTHON" -c 'import psycopg, sqlalchemy, django' 2>/dev/null ||
         missing+=(python3-psycopg python3-sqlalchemy python3-django)
-    ruby -e 'require "active_record"; require "pg"; require "minitest"' 2>/dev/null ||
-        missing+=(ruby-activerecord ruby-pg ruby-minitest)
+    ruby -e 'require "active_record"; require "pg"; require "minitest"; require "rails"' 2>/dev/null ||
+        missing+=(ruby-activerecord ruby-pg ruby-minitest ruby-railties)
     [ -d /usr/share/gocode/src/github.com/lib/pq ] && command -v go >/dev/null ||
         missing+=(golang-go golang-github-lib-pq-dev)
     command -v javac >/dev/null || missing+=(default-jdk-headless)
-    [ -e /usr/share/java/postgresql.jar ] && [ -e /usr/share/java/spring3-jdbc.jar ] ||
-        missing+=(libpostgresql-jdbc-java libspring-jdbc-java libspring-transaction-java libspring-aop-java)
+    (cd /usr/share/java && ls postgresql.jar spring3-{aop,jdbc,transaction}.jar aopalliance.jar) >/dev/null 2>&1 ||
+        missing+=(libpostgresql-jdbc-java libspring-{aop,jdbc,transaction}-java libaopalliance-java)
     if ! command -v npm >/dev/null; then
         missing+=(nodejs npm)
     fi
@@ -352,6 +353,58 @@ provision_node_modules() {
         mv "$root.new" "$root"
     fi
     export OUTBOXD_NODE_MODULES=$root/node_modules
+}
+
+# Networks, mounts and process numbers of one's own, as a container has them.
+provision_namespaces() {
+    local name
+    for name in unshare prlimit mount umount ip; do
+        PATH=$PATH:/usr/sbin command -v "$name" >/dev/null && continue
+        apt_lists
+        apt_install util-linux mount iproute2 || provision_fails "no $name; install util-linux, mount and iproute2"
+        break
+    done
+    local user=
+    [ "$(id -u)" = 0 ] || user='--user --map-current-user --keep-caps'
+    # shellcheck disable=SC2086 # options, one word each
+    unshare $user --net --mount --kill-child -- unshare --pid --kill-child -- true 2>/dev/null ||
+        provision_fails "no namespaces can be made here; run this as root, or let users make them (sysctl user.max_user_namespaces, kernel.apparmor_restrict_unprivileged_userns)"
+}
+
+# systemd's judge of its units, which works where systemd does not.
+provision_systemd() {
+    local root=$outboxd_tools/systemd found
+    found=$(command -v systemd-analyze) || found=$root/systemd-analyze
+    [ -x "$found" ] || unpack_systemd "$root"
+    "$found" --version >/dev/null 2>&1 ||
+        provision_fails "systemd-analyze does not start: $found; remove $root and try again, or install systemd"
+    export OUTBOXD_SYSTEMD_ANALYZE=$found
+}
+
+unpack_systemd() {
+    local root=$1 work name library
+    provision_says "unpacking systemd-analyze into $root"
+    mkdir -p "$outboxd_tools"
+    work=$(mktemp -d "$outboxd_tools/unpacking.XXXXXX")
+    if ! download_with_libraries "$work" systemd 2>/dev/null; then
+        apt_lists
+        download_with_libraries "$work" systemd ||
+            provision_fails "could not download systemd; is the network there, and the distribution's main archive enabled?"
+    fi
+    for name in "$work"/*.deb; do
+        dpkg -x "$name" "$work/root" || provision_fails "could not unpack ${name##*/}"
+        rm "$name"
+    done
+    library=$(cd "$work/root" && find . \( -name '*.so' -o -name '*.so.*' \) -printf '%h\n' | sort -u | sed "s|^\.|$root/root|" | paste -s -d:)
+    {
+        echo '#!/bin/sh'
+        # The units that ours names are beside it.
+        echo "export SYSTEMD_UNIT_PATH='$(cd "$work/root" && find . -path '*/systemd/system' -type d | sed "s|^\.|$root/root|" | paste -s -d:):'"
+        echo "LD_LIBRARY_PATH='$library' exec '$root/root/usr/bin/systemd-analyze' \"\$@\""
+    } >"$work/systemd-analyze"
+    chmod +x "$work/systemd-analyze"
+    rm -rf "$root"
+    mv "$work" "$root"
 }
 
 # What Prometheus checks rules with. Installed, its package would be a running server. About 20 MB to fetch

@@ -1,6 +1,6 @@
 //! SIGHUP: another config in place of the one there is, wholly or not at all.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::harness::http::{Answer, Gate, HttpPeer};
@@ -26,7 +26,9 @@ fn to(database: &Database, peer: &HttpPeer, path: &str, more: &str) -> String {
 async fn configs_take_each_others_place_under_load_and_nothing_is_lost_or_doubled() {
     let (database, peer) = (Database::migrated().await, HttpPeer::start().await);
     let client = database.connect().await;
-    let relay = Process::start(&to(&database, &peer, "/0", ""));
+    let vacant = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let admin = format!("[admin]\nlisten = \"{vacant}\"\n");
+    let relay = Process::start(&to(&database, &peer, "/0", &admin));
     until_routed(&client).await;
     let producer = database.connect().await;
     let (halt, halted) = tokio::sync::oneshot::channel::<()>();
@@ -37,10 +39,19 @@ async fn configs_take_each_others_place_under_load_and_nothing_is_lost_or_double
         }
     });
     for round in 1..=4 {
-        relay.reload(&to(&database, &peer, &format!("/{round}"), ""));
+        relay.reload(&to(&database, &peer, &format!("/{round}"), &admin));
         relay.until_log(IN_PLACE, round).await;
         let path = format!("/{round}");
         peer.until(|peer| peer.received().iter().any(|request| request.path == path)).await;
+        // What the former relay says when it leaves is not said of the process.
+        relay.until_log("\"left\"", round).await;
+        let (code, words) = relay.says(&["health", "--json"]);
+        assert_eq!(code, 0, "{words}");
+        assert!(words.contains("the LISTEN session hears"), "{words}");
+    }
+    assert!(!relay.log().contains("the LISTEN session ended"), "{}", relay.log());
+    for (sink, gap) in gaps(&relay.log()) {
+        assert!(gap < Duration::from_millis(1_500), "{sink} had no owner for {gap:?}");
     }
     halt.send(()).unwrap();
     sending.await.unwrap();
@@ -57,6 +68,32 @@ async fn configs_take_each_others_place_under_load_and_nothing_is_lost_or_double
     plane::until_count(&client, "one relay", "SELECT count(*) FROM outbox.relay", 1).await;
     let took: i64 = number(&client, "SELECT min(epoch) FROM outbox.sink").await;
     assert_eq!(took, 5, "each config took each sink once");
+    // Where the next signal goes to, as docs/operations.md says.
+    let (_, status) = relay.says(&["status", "--json"]);
+    let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+    assert_eq!(status["relays"][0]["pid"], relay.id());
+}
+
+/// For how long sinks had no owner: from each "handed over" to the "took" after it.
+fn gaps(log: &str) -> Vec<(String, Duration)> {
+    let (mut free, mut gaps) = (BTreeMap::new(), Vec::new());
+    for line in log.lines() {
+        let line: serde_json::Value = serde_json::from_str(line).expect("one JSON object a line");
+        let text = |key: &str| line[key].as_str().unwrap_or_default().to_owned();
+        let at: jiff::Timestamp = text("timestamp").parse().expect("an instant");
+        match text("message").as_str() {
+            "handed over" => drop(free.insert(text("sink"), at)),
+            "took" => {
+                let since = free.remove(&text("sink"));
+                gaps.extend(
+                    since.map(|since| (text("sink"), at.duration_since(since).unsigned_abs())),
+                );
+            }
+            _ => {}
+        }
+    }
+    assert!(gaps.len() >= 4, "{gaps:?}");
+    gaps
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -132,7 +132,7 @@ async fn a_dead_delivery_is_told_by_mail_and_so_is_its_end() {
     send(&client, "order.created", "{}").await;
     tokio::time::timeout(LONG, mail.until(|mail| mail.accepted() == 1)).await.expect("a mail");
     let text = |n: usize| String::from_utf8(mail.mails()[n].data.clone()).unwrap();
-    for words in ["Subject: shop: crm dead", "1 delivery is dead", "outboxd retry --sink crm"] {
+    for words in ["Subject: shop: crm: 1 dead", "1 delivery is dead", "outboxd retry --sink crm"] {
         assert!(text(0).contains(words), "{words}: {}", text(0));
     }
 
@@ -160,7 +160,7 @@ async fn a_dead_delivery_is_told_by_mail_and_so_is_its_end() {
     until_closed(&client).await;
     assert_eq!(look(&link, "shop", NO_PAUSE, MINUTE).await.unwrap(), 1);
     tokio::time::timeout(LONG, mail.until(|mail| mail.accepted() == 3)).await.expect("an end");
-    assert!(text(2).contains("Subject: shop: crm dead no more"), "{}", text(2));
+    assert!(text(2).contains("Subject: shop: crm: none dead any more"), "{}", text(2));
     relay.stop().await;
 }
 
@@ -222,7 +222,7 @@ async fn an_alert_never_goes_through_the_sink_it_speaks_of() {
     assert_eq!(plane.look(NO_PAUSE).await, 1);
     assert_eq!(
         plane.told().await,
-        pairs(&[("shop: a dead, crm dead", "a skipped, b pending")]),
+        pairs(&[("shop: a: 1 dead, crm: 1 dead", "a skipped, b pending")]),
         "through the one that is well"
     );
     let receipt = "SELECT receipt FROM outbox.ledger";
@@ -236,8 +236,8 @@ async fn an_alert_never_goes_through_the_sink_it_speaks_of() {
     assert_eq!(
         plane.told().await,
         pairs(&[
-            ("shop: b dead", "a pending, b skipped"),
-            ("shop: a dead", "a skipped, b pending")
+            ("shop: b: 1 dead", "a pending, b skipped"),
+            ("shop: a: 1 dead", "a skipped, b pending")
         ])
     );
 }
@@ -322,7 +322,14 @@ async fn troubles_that_come_and_go() {
     plane.sql(shut).await;
     assert_eq!(plane.look(NO_PAUSE).await, 0, "nobody knew of it");
     let titles: Vec<String> = plane.told().await.into_iter().map(|(title, _)| title).collect();
-    assert_eq!(titles, ["shop: crm open", "shop: crm open", "shop: crm open no more"]);
+    assert_eq!(
+        titles,
+        [
+            "shop: crm cannot be reached",
+            "shop: crm cannot be reached",
+            "shop: crm can be reached again"
+        ]
+    );
 }
 
 #[tokio::test]
@@ -348,10 +355,17 @@ async fn every_cause_is_seen_and_its_end_too() {
         .await;
     let (reached, found) = sweep(&plane.link, 0, 5_000).await.unwrap();
     assert_eq!((reached, found), (Some(5_000), 1));
-    assert_eq!(plane.look(NO_PAUSE).await, 6);
+    // What is late because its sink cannot be reached is told as that.
+    assert_eq!(plane.look(NO_PAUSE).await, 5);
     assert_eq!(
         plane.troubles(),
-        "held crm 1, late crm 1, open crm 1, orphaned crm 1, unrouted nobody.takes 2, unseen 1"
+        "held crm 1, open crm 1, orphaned crm 1, unrouted nobody.takes 2, unseen 1"
+    );
+    plane.sql("UPDATE outbox.flow SET open_since = NULL").await;
+    assert_eq!(plane.look(NO_PAUSE).await, 2);
+    assert_eq!(
+        plane.troubles(),
+        "held crm 1, late crm 1, orphaned crm 1, unrouted nobody.takes 2, unseen 1"
     );
     let payload = "SELECT payload::text FROM outbox.message WHERE payload ->> 'cause' = 'late'";
     let payload: String = plane.client.query_one(payload, &[]).await.unwrap().get(0);
@@ -361,17 +375,37 @@ async fn every_cause_is_seen_and_its_end_too() {
     plane
         .sql(
             "UPDATE outbox.relay SET sinks = '{mail,crm}';
-             UPDATE outbox.flow SET open_since = NULL;
              DELETE FROM outbox.delivery WHERE sink IN ('crm', '');
              INSERT INTO outbox.ledger (message_id, sink, target, round, attempts, outcome)
              SELECT id, 'crm', '', 1, 1, 'delivered' FROM outbox.message WHERE type <> 'outboxd.alert'",
         )
         .await;
     assert_eq!(sweep(&plane.link, 0, 5_000).await.unwrap(), (Some(5_000), 0));
-    assert_eq!(plane.look(NO_PAUSE).await, 6);
+    assert_eq!(plane.look(NO_PAUSE).await, 5);
     assert_eq!(plane.troubles(), "");
     assert_eq!(number(&plane.client, "SELECT count(*) FROM outbox.late").await, 0);
     assert_eq!(number(&plane.client, "SELECT count(*) FROM outbox.unseen").await, 0);
+}
+
+/// A key's head that is dead is told; its followers are late because of that, and are not told as well.
+#[tokio::test]
+async fn what_waits_behind_a_dead_head_is_not_told_as_late() {
+    let plane = Plane::routed(&["mail"]).await;
+    plane
+        .sql(
+            "INSERT INTO outbox.flow (sink, horizon) VALUES ('crm', '1 h');
+             INSERT INTO outbox.message (type, payload, key) VALUES ('work', '{}', 'ann'), ('work', '{}', 'ann'),
+                                                                    ('work', '{}', 'bob');
+             UPDATE outbox.message SET created_at = now() - interval '2 h';
+             UPDATE outbox.delivery SET state = 'dead', reason = 'no', due_at = 'infinity', rev = 1
+              WHERE message_id = 1",
+        )
+        .await;
+    sweep(&plane.link, 0, 900).await.unwrap();
+    assert_eq!(plane.look(NO_PAUSE).await, 2);
+    assert_eq!(plane.troubles(), "dead crm 1, late crm 1");
+    let example = "SELECT example FROM outbox.alert WHERE cause = 'late'";
+    assert_eq!(plane.database.psql(example), "3/crm");
 }
 
 /// A flood past its horizon is counted, not copied.
@@ -407,7 +441,7 @@ async fn a_paused_installation_is_noted_and_writes_no_message() {
     assert_eq!(plane.troubles(), "dead crm 1, paused 1");
     plane.sql("UPDATE outbox.installation SET paused = false").await;
     assert_eq!(plane.look(NO_PAUSE).await, 1);
-    assert_eq!(plane.told().await, pairs(&[("shop: crm dead", "mail pending")]));
+    assert_eq!(plane.told().await, pairs(&[("shop: crm: 1 dead", "mail pending")]));
 }
 
 /// What a relay's role is granted is enough to look, to tell and to sweep.
@@ -421,7 +455,7 @@ async fn the_relays_role_may_look_and_tell() {
     plane.dead("work", &["crm"]).await;
     sweep(&link, 0, 5_000).await.unwrap();
     assert_eq!(look(&link, "shop", NO_PAUSE, NO_PAUSE).await.unwrap(), 1);
-    assert_eq!(plane.told().await, pairs(&[("shop: crm dead", "crm skipped, mail pending")]));
+    assert_eq!(plane.told().await, pairs(&[("shop: crm: 1 dead", "crm skipped, mail pending")]));
     let _ = outboxd::store::prune::forget(&link, MINUTE).await.unwrap();
     let _ = outboxd::store::prune::forget_calendar(&link, MINUTE).await.unwrap();
     let none = outboxd::store::prune::forget_dedupe(&link, &Default::default(), 10).await;

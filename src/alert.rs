@@ -65,7 +65,9 @@ pub struct Alert {
     pub subject: String,
     /// Since when.
     pub since: Timestamp,
-    /// The same, as how long ago.
+    /// When it was last seen, within a minute; of one that is over, when that was seen.
+    pub seen_at: Timestamp,
+    /// How long ago it began.
     pub age: Duration,
     /// How many deliveries, messages, periods or mails; above [`COUNTED_MAX`] not counted further.
     pub count: i64,
@@ -255,11 +257,7 @@ fn split<'a>(news: &[&'a Alert], receivers: &'a [String]) -> Vec<(Vec<&'a Alert>
 
 fn payload(installation: &str, cause: Cause, alerts: &[&Alert]) -> Value {
     let over = alerts.iter().all(|alert| alert.gone);
-    let mut topics: Vec<String> = alerts
-        .iter()
-        .take(3)
-        .map(|alert| if alert.gone { format!("{} no more", alert.topic()) } else { alert.topic() })
-        .collect();
+    let mut topics: Vec<String> = alerts.iter().take(3).map(|alert| alert.topic()).collect();
     if alerts.len() > topics.len() {
         topics.push(format!("{} more", alerts.len() - topics.len()));
     }
@@ -289,6 +287,7 @@ mod tests {
             cause,
             subject: subject.to_owned(),
             since: Timestamp::UNIX_EPOCH,
+            seen_at: Timestamp::UNIX_EPOCH,
             age: Duration::ZERO,
             count: 1,
             news: (1, 7),
@@ -380,14 +379,14 @@ mod tests {
         let digest = &digests("shop", &[many, over], &receivers, PATIENCE)[0];
         assert_eq!(digest.subjects, (2, 1));
         let payload = &digest.messages[0]["payload"];
-        assert_eq!(payload["title"], "shop: crm dead, old dead no more");
+        assert_eq!(payload["title"], "shop: crm: more than 1000 dead, old: none dead any more");
         assert_eq!(payload["recovered"], false);
         assert_eq!(
             payload["text"],
             "sink crm: more than 1000 deliveries are dead, given up until somebody looks\n\
              since 1970-01-01 00:00:00Z, for example 7/crm\nreason: HTTP 410 Gone\n\
              look: outboxd list --sink crm --state dead; again: outboxd retry --sink crm\n\n\
-             Over: old dead (since 1970-01-01 00:00:00Z)\n"
+             Over: old: none dead any more\nsince 1970-01-01 00:00:00Z, until 1970-01-01 00:00:00Z\n"
         );
         assert_eq!(payload["subjects"][0]["more"], true);
         assert_eq!(payload["subjects"][1]["recovered"], true);

@@ -211,7 +211,7 @@ shows "mail orders/$held is held" outboxd show "orders/$held"
 next_mail sent
 shows "outboxd resolve orders/$held" outboxd status
 until_true "the operators are told" told
-shows 'orders mail' grep -h '^Subject: shop-replay' -r "$REPLAY_FOLDER/mails"
+shows 'orders: a mail of its files is held or dead' grep -h '^Subject: shop-replay' -r "$REPLAY_FOLDER/mails"
 copies=$(grep -l "^Message-ID: <export_shop-replay_orders_$held@" "$REPLAY_FOLDER"/mails/* | wc -l)
 [ "$copies" = 1 ] || fail "the mail of $held arrived $copies times"
 

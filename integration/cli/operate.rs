@@ -672,7 +672,7 @@ async fn status_tells_what_the_owner_says_of_a_sink() {
     );
     let status = shop.run(&["status"]).out;
     for words in [
-        "crm: breaker open for 5m: connection refused",
+        "crm: cannot be reached, for 5m now: connection refused",
         "crm: takes nothing for another ",
         ": the next probe",
         "crm: 3 keys have a head that waits; what waits behind one: outboxd list --state parked --sink crm",

@@ -337,3 +337,31 @@ fn in_the_unit_config_credentials_and_times_fit_each_other() {
     assert!(watchdog >= config.relay.lease * 2, "{watchdog:?}");
     assert!(UNIT_CONFIG.contains(&format!("path = \"/var/lib/{}/", unit("StateDirectory")[0])));
 }
+
+/// The page says of each file what it is for, its commands are there, and nothing that needs an engine is
+/// told as if it had been run.
+#[test]
+fn the_page_names_each_file_and_what_was_not_run() {
+    const PAGE: &str = include_str!("../../docs/deploy.md");
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let files = |folder: &str| std::fs::read_dir(here.join(folder)).unwrap().map(Result::unwrap);
+    let pages: Vec<String> =
+        files("docs").map(|page| std::fs::read_to_string(page.path()).unwrap()).collect();
+    for file in files("deploy") {
+        let link = format!("../deploy/{}", file.file_name().to_str().unwrap());
+        let named = PAGE.contains(&link[3..]) || pages.iter().any(|page| page.contains(&link));
+        assert!(named, "no page names {link}");
+    }
+    for section in PAGE.split("\n## ").skip(1) {
+        let engine = ["docker ", "kubectl ", "systemctl ", "ecs-task"];
+        let needs = engine.iter().any(|word| section.contains(word));
+        assert!(!needs || section.to_lowercase().contains("not run"), "{section}");
+    }
+    for line in PAGE.split('`').skip(1).step_by(2) {
+        if let Some(arguments) = line.strip_prefix("outboxd ") {
+            exist_behind_the_entry_point(
+                &arguments.split(' ').map(str::to_owned).collect::<Vec<_>>(),
+            );
+        }
+    }
+}

@@ -36,12 +36,16 @@ impl Manager {
 
     /// The next that is no sign of the watchdog.
     async fn hear_news(&self) -> String {
-        loop {
-            let words = self.hear().await;
-            if words != WATCHDOG {
-                return words;
+        // Signs of the watchdog alone must not be waited for for ever.
+        let news = async {
+            loop {
+                let words = self.hear().await;
+                if words != WATCHDOG {
+                    return words;
+                }
             }
-        }
+        };
+        tokio::time::timeout(LONG, news).await.expect("the service manager is told something new")
     }
 
     /// The next ones are signs of the watchdog, so many.

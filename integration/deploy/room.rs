@@ -48,6 +48,7 @@ pub fn is_inside(test: &str) -> bool {
         "{said}\n{}\nNamespaces are needed, as root or as a user who may make them; see integration/run.sh",
         String::from_utf8_lossy(&output.stderr)
     );
+    eprint!("{}", String::from_utf8_lossy(&output.stderr));
     false
 }
 
@@ -64,7 +65,15 @@ pub fn binary() -> &'static Path {
 
 fn link() -> PathBuf {
     let here = env!("CARGO_MANIFEST_DIR");
-    let built = Command::new(env!("CARGO"))
+    let mut cargo = Command::new(env!("CARGO"));
+    // What Cargo tells tests of their package it would take for a change of the dependencies' surroundings.
+    for (name, _) in std::env::vars_os() {
+        let told = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_", "OUT_DIR"];
+        if told.iter().any(|word| name.to_string_lossy().starts_with(word)) {
+            cargo.env_remove(name);
+        }
+    }
+    let built = cargo
         .args(["build", "--locked", "--lib", "--message-format=json"])
         .current_dir(here)
         .output()

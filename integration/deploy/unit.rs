@@ -23,7 +23,10 @@ fn analyze(arguments: &[&str]) -> String {
 
 #[test]
 fn systemd_finds_no_fault_in_the_unit() {
-    assert_eq!(analyze(&["verify", "--man=no", "--recursive-errors=no"]), "");
+    // Of the system's own units it may have something to say.
+    let said = analyze(&["verify", "--man=no", "--recursive-errors=no"]);
+    let ours: Vec<&str> = said.lines().filter(|line| line.contains("outboxd")).collect();
+    assert!(ours.is_empty(), "{ours:?}");
 }
 
 #[test]

@@ -19,8 +19,9 @@ use crate::harness::relay::{Process, Relay, config, crm, toml};
 
 const RELAY: &str = "lease = \"2s\"\ngrace = \"10s\"";
 /// What the relay says of its LISTEN session.
-const LISTENS: &str = "SELECT CASE WHEN listens THEN 1 WHEN NOT listens THEN 0 ELSE -1 END::bigint
-                         FROM outbox.relay";
+const LISTENS: &str =
+    "SELECT coalesce(max(CASE WHEN listens THEN 1 WHEN NOT listens THEN 0 ELSE -1 END), -2)::bigint
+       FROM outbox.relay";
 /// Longest pause of a relay that polls, with its jitter, and a moment to deliver.
 const POLL: Duration = Duration::from_millis(1_750);
 

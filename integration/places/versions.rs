@@ -126,8 +126,9 @@ async fn core_path(cluster: &Cluster, major: &str) {
     assert!(woken[4] < Duration::from_millis(500), "{woken:?}");
     assert_eq!(once.requests(), 1);
     assert_eq!(violations(&client).await, Vec::<String>::new());
+    let status = outboxd(&config, &["status"]);
+    assert!(status.code == 1 && status.out.contains("once"), "one is held: {status:?}");
     drop(second);
-    println!("{}", outboxd_ok(&config, &["status"]));
 }
 
 /// Ordinary producers with the least rights: in bulk, one by one, with keys.

@@ -73,7 +73,7 @@ async fn node_with_pg_and_its_own_tests() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nestjs_with_typeorm() {
+async fn nestjs_with_typeorm_and_its_own_tests() {
     let stage = Stage::build().await;
     let folder = with_modules("nestjs");
     typescript(folder.path()).await;
@@ -81,6 +81,14 @@ async fn nestjs_with_typeorm() {
     let said = run(stage.seller_runs(&node).arg("dist/main.js").current_dir(folder.path())).await;
     assert!(said.starts_with("committed: message 1, a string\n"), "{said}");
     stage.assert_sold_once(&said, "\"1\"");
+
+    stage.empty();
+    stage.database.psql(&format!("GRANT SELECT ON outbox.message TO {}", stage.role));
+    let mut tests = stage.seller_runs(&node);
+    tests.args(["--test", "--test-reporter=tap", "dist/orders.test.js"]).current_dir(folder.path());
+    let said = run(&mut tests).await;
+    assert!(said.contains("\n# pass 3\n") && said.contains("\n# fail 0\n"), "{said}");
+    assert_eq!(stage.messages(), [""; 0], "a test leaves nothing behind");
 
     // As its owner it could change the table, and is asked to.
     let before = stage.dump();

@@ -23,9 +23,17 @@ end
 # What `rails db:schema:dump` writes where the format is :sql.
 config = ActiveRecord::Base.connection_db_config
 ['dumped', 'left out'].each do |name|
-  ActiveRecord::Base.dump_schemas = 'public' if name == 'left out'
-  ActiveRecord::Tasks::PostgreSQLDatabaseTasks.new(config).structure_dump(name, nil)
+  eval ARGV.fetch(0) if name == 'left out'
+  ActiveRecord::Tasks::DatabaseTasks.structure_dump(config, name)
 end
+";
+
+/// What `rails db:schema:load` and `rails db:test:prepare` do with it.
+const LOAD: &str = "
+require 'active_record'
+ActiveRecord::Base.establish_connection(ENV.fetch('DATABASE_URL'))
+config = ActiveRecord::Base.connection_db_config
+ActiveRecord::Tasks::DatabaseTasks.structure_load(config, 'left out')
 ";
 
 /// A database with nothing in it, and what outboxd says with a config for it.
@@ -52,8 +60,12 @@ async fn rails() {
     std::fs::create_dir_all(folder.path().join("db/migrate")).unwrap();
     std::fs::write(folder.path().join(file), &ruby).unwrap();
 
-    let mut migrating = stage.owner_runs(&program("OUTBOXD_RUBY", "ruby"));
-    let said = run(migrating.args(["-e", RAILS]).current_dir(folder.path())).await;
+    let keep_out = "ActiveRecord::Tasks::DatabaseTasks.structure_dump_flags = ";
+    let keep_out = ruby.lines().find_map(|line| line.split_once(keep_out).map(|_| &line[1..]));
+    let ruby = program("OUTBOXD_RUBY", "ruby");
+    let mut migrating = stage.owner_runs(&ruby);
+    migrating.args(["-e", RAILS, keep_out.expect("it says how")]).current_dir(folder.path());
+    let said = run(&mut migrating).await;
     assert!(said.contains("DROP SCHEMA \"outbox\" CASCADE"), "{said}");
     assert_is_as_good_as_ours(&stage).await;
 
@@ -61,7 +73,60 @@ async fn rails() {
     let structure = dumped("dumped");
     assert!(structure.contains("CREATE TABLE outbox.message "), "{structure}");
     assert!(!structure.contains("GRANT ") && !structure.contains("'operate'"), "{structure}");
-    assert!(!dumped("left out").contains("outbox"));
+    let structure = dumped("left out");
+    assert!(structure.contains("TABLE public.schema_migrations "), "{structure}");
+    assert!(!structure.contains("outbox"), "{structure}");
+
+    let stage = Stage::of(Database::fresh().await).await;
+    run(stage.owner_runs(&ruby).args(["-e", LOAD]).current_dir(folder.path())).await;
+    stage.outboxd(&["migrate"]);
+    assert_is_as_good_as_ours(&stage).await;
+}
+
+/// Its tests have a database of their own, and two workers one each; Rails makes them anew when its file of the
+/// schema changes.
+#[tokio::test(flavor = "multi_thread")]
+async fn rails_and_the_shop_that_is_written_with_it() {
+    let stage = Stage::of(Database::fresh().await).await;
+    let tests = Stage::of(Database::fresh().await).await;
+    let folder = tempfile::tempdir().unwrap();
+    copy(&example("producers/rails"), folder.path());
+    let migration = print(&stage, "rails");
+    std::fs::write(folder.path().join(word(&migration, "db/migrate/", ",")), &migration).unwrap();
+    let ruby = program("OUTBOXD_RUBY", "ruby");
+    let rails = async |mut command: tokio::process::Command, format: &str, words: &[&str]| {
+        let environment = if words == ["test"] { "test" } else { "development" };
+        command.env("RAILS_ENV", environment).env("SCHEMA_FORMAT", format);
+        run(command.arg("bin/rails").args(words).current_dir(folder.path())).await
+    };
+    let another = "class AddEmail < ActiveRecord::Migration[6.1]
+                     def change
+                       add_column :orders, :email, :text
+                     end
+                   end";
+    for (format, file) in [("ruby", "db/schema.rb"), ("sql", "db/structure.sql")] {
+        if format == "sql" {
+            let file = folder.path().join("db/migrate/20991231235959_add_email.rb");
+            std::fs::write(file, another).unwrap();
+        }
+        let said = rails(stage.owner_runs(&ruby), format, &["db:migrate"]).await;
+        assert!(!said.contains("CREATE TABLE"), "{said}");
+        let schema = std::fs::read_to_string(folder.path().join(file)).unwrap();
+        assert!(schema.contains("orders") && !schema.contains("outbox"), "{schema}");
+        let said = rails(tests.owner_runs(&ruby), format, &["test"]).await;
+        assert!(said.contains("2 runs, 4 assertions, 0 failures, 0 errors, 0 skips"), "{said}");
+        assert_eq!(said.matches("CreateOutbox: migrated").count(), 3, "{said}");
+    }
+    assert_is_as_good_as_ours(&tests).await;
+    assert_eq!(tests.messages(), [""; 0], "a test leaves nothing behind");
+
+    let role = stage.role.as_str();
+    stage.database.psql(&format!(
+        "GRANT SELECT, INSERT ON orders TO {role}; GRANT USAGE ON SEQUENCE orders_id_seq TO {role}"
+    ));
+    let create = "Order.create!(customer: 'carol', total: '7.50')";
+    rails(stage.seller_runs(&ruby), "sql", &["runner", create]).await;
+    assert_eq!(stage.messages(), ["order.created carol unrouted"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -25,9 +25,11 @@ pub(super) const PAGES: &[(&str, &str)] = &[
     ("metrics.md", include_str!("../../docs/metrics.md")),
     ("operations.md", OPERATIONS),
     ("security.md", include_str!("../../docs/security.md")),
+    ("where.md", include_str!("../../docs/where.md")),
 ];
 /// Pages whose blocks another test looks after, and its file; that their commands are some is seen here.
 const ELSEWHERE: &[(&str, &str)] = &[
+    ("deploy.md", "integration/deploy/manifests.rs"),
     ("doctor.md", "src/cli/doctor/book.rs"),
     ("inbox.md", "integration/inbox.rs"),
     ("producers.md", "integration/producers.rs"),

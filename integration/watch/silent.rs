@@ -53,8 +53,10 @@ async fn a_relay_that_stops_beating_is_told_of_until_one_is_back_on_its_host() {
     assert_eq!(plane.troubles(), "silent web-2 1");
     plane.relay("again too", "web-2", 1, 0).await;
     assert_eq!(plane.look(NO_PAUSE).await, 1);
-    let told =
-        [("shop: web-2 silent", "chat pending"), ("shop: web-2 silent no more", "chat pending")];
+    let told = [
+        ("shop: web-2: 1 silent", "chat pending"),
+        ("shop: web-2: none silent any more", "chat pending"),
+    ];
     assert_eq!(plane.told().await, pairs(&told));
 }
 

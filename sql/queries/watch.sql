@@ -145,6 +145,13 @@ WITH live AS MATERIALIZED (
          (array_agg(concat_ws('/', l.message_id, l.sink, nullif(l.target, '')) ORDER BY l.message_id))[1], NULL
     FROM outbox.late l
    WHERE (l.sink, l.message_id, l.target) NOT IN (SELECT t.sink, t.message_id, t.target FROM timely t)
+     -- What waits for a sink that cannot be reached, or behind a head that is dead or held, is told as that.
+     AND NOT EXISTS (SELECT FROM outbox.flow f WHERE f.sink = l.sink AND f.open_since IS NOT NULL)
+     AND NOT EXISTS (
+           SELECT FROM outbox.delivery d
+             JOIN outbox.delivery h ON h.sink = d.sink AND h.target = d.target AND h.key = d.key
+            WHERE d.message_id = l.message_id AND d.sink = l.sink AND d.target = l.target
+              AND h.message_id < d.message_id AND h.state IN ('dead', 'held'))
    GROUP BY l.sink
   UNION ALL
   SELECT 'paused', '', statement_timestamp(), 1, 0, 0, NULL, i.paused_for

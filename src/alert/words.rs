@@ -91,7 +91,8 @@ impl Alert {
                 "look: outboxd list --sink {name} --state held; then tell what became of each: outboxd resolve"
             ),
             Cause::Open => format!(
-                "look at what it connects to; messages go out once it answers: outboxd list --sink {name}"
+                "look at what it connects to; messages go out by themselves once it answers; what waits: \
+                 outboxd list --sink {name}"
             ),
             Cause::Orphaned => {
                 format!("put it back into the config, or look: outboxd list --sink {name}")
@@ -137,7 +138,8 @@ impl Alert {
     pub(super) fn paragraph(&self) -> String {
         let since = self.since.strftime("%Y-%m-%d %H:%M:%SZ");
         if self.gone {
-            return format!("Over: {} (since {since})\n", self.topic());
+            let until = self.seen_at.strftime("%Y-%m-%d %H:%M:%SZ");
+            return format!("Over: {}\nsince {since}, until {until}\n", self.topic());
         }
         let mut text = format!("{}\nsince {since}", self.words());
         if let Some(example) = &self.example {
@@ -149,12 +151,37 @@ impl Alert {
         text + "\n" + &self.remedy() + "\n"
     }
 
-    /// What it is about, short.
+    /// What is wrong, or no longer is, short: for a title.
     pub(super) fn topic(&self) -> String {
-        if self.subject.is_empty() {
-            return self.cause.word().to_owned();
+        let (name, amount) = (&self.subject, self.amount());
+        match (self.cause, self.gone) {
+            (Cause::Dead, false) => format!("{name}: {amount} dead"),
+            (Cause::Dead, true) => format!("{name}: none dead any more"),
+            (Cause::Held, false) => format!("{name}: {amount} held"),
+            (Cause::Held, true) => format!("{name}: none held any more"),
+            (Cause::Open, false) => format!("{name} cannot be reached"),
+            (Cause::Open, true) => format!("{name} can be reached again"),
+            (Cause::Orphaned, false) => format!("{name} is in no relay's config"),
+            (Cause::Orphaned, true) => format!("{name} is in a relay's config again"),
+            (Cause::Unrouted, false) => format!("type {name} has no route"),
+            (Cause::Unrouted, true) => format!("type {name}: none without a route any more"),
+            (Cause::Unseen, false) => format!("{amount} unseen"),
+            (Cause::Unseen, true) => "none unseen any more".to_owned(),
+            (Cause::Late, false) => format!("{name}: {amount} late"),
+            (Cause::Late, true) => format!("{name}: none late any more"),
+            (Cause::Paused, false) => "paused".to_owned(),
+            (Cause::Paused, true) => "no longer paused".to_owned(),
+            (Cause::Missed, false) => format!("{name}: {amount} missed"),
+            (Cause::Missed, true) => format!("{name}: none missed any more"),
+            (Cause::Overdue, false) => format!("{name} is overdue"),
+            (Cause::Overdue, true) => format!("{name} is no longer overdue"),
+            (Cause::File, false) => format!("{name}: its file cannot be written"),
+            (Cause::File, true) => format!("{name}: no file is stuck any more"),
+            (Cause::Mail, false) => format!("{name}: a mail of its files is held or dead"),
+            (Cause::Mail, true) => format!("{name}: no mail of its files is held or dead any more"),
+            (Cause::Silent, false) => format!("{name}: {amount} silent"),
+            (Cause::Silent, true) => format!("{name}: none silent any more"),
         }
-        format!("{} {}", self.subject, self.cause.word())
     }
 
     pub(super) fn json(&self) -> Value {
@@ -164,6 +191,7 @@ impl Alert {
             "count": self.count.min(COUNTED_MAX),
             "more": self.count > COUNTED_MAX,
             "since": self.since.to_string(),
+            "until": self.gone.then(|| self.seen_at.to_string()),
             "example": self.example,
             "reason": self.reason,
         })
@@ -183,6 +211,7 @@ mod tests {
             cause,
             subject: "orders".to_owned(),
             since: Timestamp::UNIX_EPOCH,
+            seen_at: Timestamp::UNIX_EPOCH,
             age: Duration::ZERO,
             count,
             news: (0, 0),

@@ -93,12 +93,19 @@ fn rails(printed: &Printed<'_>) -> String {
         "# Save this as db/migrate/{stamp}_{name}.rb, and run: bin/rails db:migrate
 {naming}#
 # db/schema.rb cannot hold what this makes, and db/structure.sql leaves out its rows and its rights. So keep
-# it out of there, with config.active_record.dump_schemas = \"public\" where the format is :sql, and run
-# `outboxd migrate` after db:schema:load: it makes what is wanting, and nothing twice.
+# it out of there where the format is :sql, with this line in config/initializers/outbox.rb:
+#
+#     ActiveRecord::Tasks::DatabaseTasks.structure_dump_flags = [\"--exclude-schema={schema}\"]
+#
+# And run `outboxd migrate` after db:schema:load: it makes what is wanting, and nothing twice. How the databases
+# of your tests get it: docs/producers.md.
 class {class} < ActiveRecord::Migration[6.1]
   def up
-    execute <<~'{end}'
-{sql}    {end}
+    # Without printing it.
+    suppress_messages do
+      execute <<~'{end}'
+{sql}      {end}
+    end
   end
 
   def down
@@ -247,7 +254,7 @@ mod tests {
     #[test]
     fn ruby_reads_nothing_but_the_end() {
         let ruby = wrapped(Form::Rails, SQL, 1);
-        assert!(ruby.contains(&format!("execute <<~'SQL_'\n{SQL}    SQL_\n")), "{ruby}");
+        assert!(ruby.contains(&format!("execute <<~'SQL_'\n{SQL}      SQL_\n")), "{ruby}");
         assert!(ruby.contains("class CreateShopOutbox <"), "{ruby}");
         assert!(ruby.contains("db/migrate/20261120080910_create_shop_outbox.rb"), "{ruby}");
     }

@@ -77,7 +77,9 @@ async fn obey(
                 manager.reloading();
                 match Config::load(&file) {
                     Ok(config) => {
-                        info!("SIGHUP: the config is sound; putting it in place");
+                        info!(
+                            "SIGHUP: the config was read and is sound; the relay is to put it in place"
+                        );
                         let _ = reload.send(config).await;
                     }
                     Err(error) => {

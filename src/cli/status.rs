@@ -123,7 +123,7 @@ fn flow_lines(status: &Status) -> String {
         let name = &sink.name;
         if let Some((seconds, reason)) = &sink.open {
             let (since, why) = (words::age(*seconds), words::plain(reason));
-            let _ = writeln!(out, "{name}: breaker open for {since}: {why}");
+            let _ = writeln!(out, "{name}: cannot be reached, for {since} now: {why}");
         }
         if let Some((seconds, why)) = &sink.waits {
             let (left, why) = (words::age(*seconds), words::plain(why));

@@ -4,6 +4,7 @@
 //! mode takes a LISTEN like any statement and hears nothing. Then nothing is locked, and sinks poll.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -141,7 +142,14 @@ impl Ears {
             let connect = Box::pin(Listener::connect(link.target(), self.bell_class));
             let Some(connected) = self.refusing(connect).await else { return };
             let hearing = match connected {
-                Ok((listener, heard)) => self.listen(listener, heard, heard_before).await,
+                Ok((listener, heard)) => {
+                    // What takes this relay's place in the process has a session of its own, and says
+                    // of that how it hears.
+                    match self.listen(listener, heard, heard_before).await {
+                        Some(hearing) => hearing,
+                        None => return,
+                    }
+                }
                 Err(error) => {
                     warn!(%error, retry_in = ?pause, "cannot listen; polling meanwhile");
                     Hearing::Away
@@ -183,13 +191,14 @@ impl Ears {
         }
     }
 
-    /// Serves one LISTEN session to its end; answers what is to be noted then.
+    /// Serves one LISTEN session to its end; answers what is to be noted then, none once nobody can ask
+    /// any more.
     async fn listen(
         &mut self,
         mut listener: Listener,
         mut heard: impl futures_util::Stream<Item = Heard> + Send + Unpin + 'static,
         again: bool,
-    ) -> Hearing {
+    ) -> Option<Hearing> {
         // The wire needs a task of its own, which never waits: a call on the session waits for it.
         let (to_ring, echo) = (Arc::clone(&self.rings), Arc::new(Notify::new()));
         let called = Arc::clone(&echo);
@@ -220,30 +229,32 @@ impl Ears {
                     info!("listening again");
                 }
                 self.listening.note(Hearing::Hears);
-                self.serve(listener, wire, &channel, &echo).await;
+                if self.serve(listener, wire, &channel, &echo).await.is_break() {
+                    return None;
+                }
                 warn!("the LISTEN session ended; polling until it is back");
-                Hearing::Away
+                Some(Hearing::Away)
             }
             Some(Ok((false, _))) => {
                 listener.leave().await;
-                Hearing::Deaf
+                Some(Hearing::Deaf)
             }
             Some(Err(error)) => {
                 warn!(%error, "the LISTEN session cannot be tested; polling meanwhile");
-                Hearing::Away
+                Some(Hearing::Away)
             }
-            None => Hearing::Away,
+            None => None,
         }
     }
 
-    /// Serves a session that hears.
+    /// Serves a session that hears; breaks off once nobody can ask any more.
     async fn serve(
         &mut self,
         mut listener: Listener,
         mut wire: AbortOnDrop,
         channel: &str,
         echo: &Arc<Notify>,
-    ) {
+    ) -> ControlFlow<()> {
         let mut heartbeat = tokio::time::interval(HEARTBEAT_EVERY);
         let mut test = tokio::time::interval_at(Instant::now() + TEST_EVERY, TEST_EVERY);
         let (mut tested, mut made) = (None, self.link.connections());
@@ -259,7 +270,7 @@ impl Ears {
                         let _ = answer.send(held);
                     }),
                     Some(Ask::Unlock(bell)) => listener.unlock_bell(bell).await,
-                    None => break,
+                    None => return ControlFlow::Break(()),
                 },
                 _ = heartbeat.tick() => {
                     // A connection made anew may lead to another server than this session.
@@ -289,6 +300,7 @@ impl Ears {
         if let Err(error) = result {
             warn!(%error, "the LISTEN session does not answer");
         }
+        ControlFlow::Continue(())
     }
 }
 

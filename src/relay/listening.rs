@@ -51,6 +51,8 @@ impl Listening {
     /// Notes how it is from now on.
     pub(super) fn note(&self, hearing: Hearing) {
         *self.hearing.lock().unwrap_or_else(PoisonError::into_inner) = hearing;
-        self.metrics.listens(self.hears());
+        // A pooler that keeps this relay from hearing keeps every other one too: it polls, and a restart
+        // would not mend it.
+        self.metrics.listens(self.hears().filter(|_| hearing != Hearing::Deaf));
     }
 }

@@ -199,9 +199,10 @@ pub async fn run(config: Config, process: Arc<Process>, life: Life) -> Result<()
     let begin = Box::new(move |taken| begin.begin(taken));
     let (lease, listening) = (Arc::clone(&shared.lease), Arc::clone(&shared.listening));
     let owner = Owner::new((lease, listening), shared.metrics.clone(), entry, guard, begin);
-    let ping = async {
+    let told = life.clone();
+    let ping = async move {
         if let Some((monitor, every)) = monitor {
-            ping::ping(monitor, every, process).await;
+            ping::ping(monitor, every, process, told).await;
         }
     };
     // These end as soon as the relay is to go: what replaces it has other rules.

@@ -155,7 +155,7 @@ impl Owner {
                 () = tokio::time::sleep_until(end) => return,
                 () = life.ending() => return,
                 (sink, ended) = next_given(&mut self.owned) => self.give(&sink, ended).await,
-                () = tokio::time::sleep(EXPECTED_LOOK), if self.expects => {
+                () = expected(life), if self.expects || life.replaces => {
                     if !self.lease.holds() {
                         return;
                     }
@@ -374,6 +374,14 @@ impl Owned {
     /// A sink that is given away may have been drained just now.
     fn is_at_work(&self) -> bool {
         self.giving || !self.work.is_finished()
+    }
+}
+
+/// Waits for a sink that another relay gives away: of this process, or of any.
+async fn expected(life: &Life) {
+    tokio::select! {
+        () = life.signs.handed_over() => {}
+        () = tokio::time::sleep(EXPECTED_LOOK) => {}
     }
 }
 

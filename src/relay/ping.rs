@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use tracing::{info, warn};
 
-use super::Process;
 use super::admin::progress::Progress;
+use super::{Life, Process};
 use crate::sink::ping::Monitor;
 
-/// Pings until dropped, as long as the process would say at `/readyz` that it is ready.
-pub async fn ping(monitor: Monitor, every: Duration, process: Arc<Process>) {
+/// Pings until dropped, from the time that the relay has entered, as long as the process would say at
+/// `/readyz` that it is ready.
+pub async fn ping(monitor: Monitor, every: Duration, process: Arc<Process>, life: Life) {
+    life.entered.cancelled().await;
     let mut times = tokio::time::interval(every);
     times.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     // What was said last: each change is worth a line, and no more.

@@ -3,7 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 /// A round of a relay asks the database a few questions, each given up after a lease at most, and then
@@ -16,6 +16,7 @@ pub struct Signs {
     /// When the round that was begun last has to be over.
     due: Mutex<Option<Instant>>,
     in_place: watch::Sender<u64>,
+    handed_over: Notify,
 }
 
 impl Signs {
@@ -35,6 +36,16 @@ impl Signs {
     /// The first relay has entered, or a reload has ended, well or not: a config is in place.
     pub fn in_place(&self) {
         self.in_place.send_modify(|times| *times += 1);
+    }
+
+    /// A relay of this process gave a sink back: whoever takes its place need not wait for its next look.
+    pub fn hand_over(&self) {
+        self.handed_over.notify_one();
+    }
+
+    /// Waits until a relay of this process has given a sink back.
+    pub async fn handed_over(&self) {
+        self.handed_over.notified().await;
     }
 
     /// Sees each time that a config is in place.

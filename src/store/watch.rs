@@ -34,6 +34,7 @@ pub async fn alerts(link: &Link) -> Result<Vec<Alert>, StoreError> {
             cause: Cause::of(row.get("cause"))?,
             subject: row.get("subject"),
             since: row.get("since"),
+            seen_at: row.get("last_seen_at"),
             age: Duration::try_from_secs_f64(row.get("age")).unwrap_or_default(),
             count: row.get("count"),
             news: (row.get("news"), row.get("newest")),

@@ -6,9 +6,9 @@
 #     outboxd migrate --print --as rails
 #
 # Neither db/schema.rb nor db/structure.sql can hold them with their rights and rows. Where the format is
-# :sql, keep them out, and make them where a database is made from such a file:
+# :sql, keep them out with an initializer, and make them where a database is made from such a file:
 #
-#     config.active_record.dump_schemas = "public"
+#     ActiveRecord::Tasks::DatabaseTasks.structure_dump_flags = ["--exclude-schema=outbox"]
 #     bin/rails db:schema:load && outboxd migrate
 require 'active_record'
 

@@ -88,6 +88,7 @@ mod tests {
             cause,
             subject: subject.to_owned(),
             since: jiff::Timestamp::UNIX_EPOCH,
+            seen_at: jiff::Timestamp::UNIX_EPOCH,
             age: Duration::ZERO,
             count: 1,
             news: (0, 0),

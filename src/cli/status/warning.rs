@@ -257,6 +257,7 @@ mod tests {
             cause: Cause::Orphaned,
             subject: "orders".to_owned(),
             since: jiff::Timestamp::UNIX_EPOCH,
+            seen_at: jiff::Timestamp::UNIX_EPOCH,
             age: std::time::Duration::ZERO,
             count: 1,
             news: (0, 0),

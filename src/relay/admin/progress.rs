@@ -1,6 +1,6 @@
 //! Progress: whether the relay gets on, as opposed to whether it answers.
 //!
-//! Not ready is what another relay or a restart may mend: no lease, no looks, a deaf LISTEN session, work
+//! Not ready is what another relay or a restart may mend: no lease, no looks, a LISTEN session that is away, work
 //! that is due and not begun for no reason of its sink. A sink that is dead, slow, paused or limited leaves
 //! the relay ready: nobody else would reach it either.
 
@@ -124,7 +124,12 @@ fn lease(renewed_ago: Option<Duration>, left: Duration) -> Check {
 
 fn listens(hears: Option<(bool, Duration)>) -> Check {
     match hears {
-        None => Check::new("listen", true, None, "polls: nobody rings here"),
+        None => Check::new(
+            "listen",
+            true,
+            None,
+            "polls: nobody rings here, or a pooler keeps it from hearing",
+        ),
         Some((true, since)) => Check::new("listen", true, Some(since), "the LISTEN session hears"),
         Some((false, since)) if since <= DEAF_MAX => {
             Check::new("listen", true, Some(since), "the LISTEN session is away; polling meanwhile")

@@ -37,10 +37,10 @@ impl Owner {
             let left = end.map_or(DRAIN_LOOK, |end| end.saturating_duration_since(Instant::now()));
             let wait = beat.min(left).min(DRAIN_LOOK);
             let _ = tokio::time::timeout(wait, self.ended.notified()).await;
-            self.hand_over_finished().await;
+            self.hand_over_finished(life).await;
         }
         if self.is_at_work() {
-            self.cut_short().await;
+            self.cut_short(life).await;
         }
         self.lease.end();
         match self.limited(own::leave(&self.link, &self.entry.id)).await {
@@ -51,7 +51,7 @@ impl Owner {
         }
     }
 
-    async fn cut_short(&mut self) {
+    async fn cut_short(&mut self, life: &Life) {
         warn!(
             sinks = self.owned.len() + self.ending.len(),
             "the grace period is over; cutting open attempts short"
@@ -63,11 +63,11 @@ impl Owner {
         while self.is_at_work() && Instant::now() < limit {
             let wait = Duration::from_millis(100);
             let _ = tokio::time::timeout(wait, self.ended.notified()).await;
-            self.hand_over_finished().await;
+            self.hand_over_finished(life).await;
         }
     }
 
-    async fn hand_over_finished(&mut self) {
+    async fn hand_over_finished(&mut self, life: &Life) {
         let finished: Vec<String> = self
             .owned
             .iter()
@@ -76,6 +76,7 @@ impl Owner {
             .collect();
         for sink in finished {
             self.hand_over(&sink).await;
+            life.signs.hand_over();
         }
     }
 }
