@@ -39,6 +39,7 @@ const ABOUT_RIGHTS: &str = "\
 ";
 
 #[derive(Args)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Migrate {
     /// Write the SQL to stdout; needs no database, and of a config only [database] schema and installation

@@ -172,7 +172,8 @@ fn django_state(schema: &str) -> String {
     ]
     .iter()
     .map(|(name, field)| format!("                        (\"{name}\", models.{field}),\n"))
-    .collect();
+    .collect::<Vec<_>>()
+    .concat();
     format!(
         "
         migrations.RunSQL(
