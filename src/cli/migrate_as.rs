@@ -160,7 +160,7 @@ class Migration(migrations.Migration):
 /// The first migration makes the unmanaged model known too: `makemigrations` would write one for it, which
 /// the next printed one would then stand beside.
 fn django_state(schema: &str) -> String {
-    let fields = [
+    let fields: String = [
         ("id", "BigAutoField(primary_key=True, serialize=False)"),
         ("type", "TextField()"),
         ("payload", "JSONField()"),
@@ -170,7 +170,9 @@ fn django_state(schema: &str) -> String {
         ("dedupe_key", "TextField(null=True, blank=True)"),
         ("headers", "JSONField(null=True, blank=True)"),
     ]
+    .iter()
     .map(|(name, field)| format!("                        (\"{name}\", models.{field}),\n"))
+    .collect::<Vec<_>>()
     .concat();
     format!(
         "
