@@ -4,7 +4,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use yaml_rust2::YamlLoader;
 
-use super::manifests::{COMPOSE, compose_content, probed, text};
+use super::manifests::{COMPOSE, compose_file, probed, text};
 use super::room::{CONFIG, Root, is_inside};
 use crate::harness::eventually;
 use crate::harness::plane::LONG;
@@ -39,10 +39,13 @@ async fn what_compose_starts_works_together_and_is_healthy_until_it_stops() {
     let mail = SmtpPeer::start_on(TcpListener::bind("127.0.0.1:1025").await.unwrap());
     let url = |service: &str| text(&services[service]["environment"]["DATABASE_URL"]).to_owned();
 
-    let files = [("/etc/hosts", HOSTS), (CONFIG, &compose_content(&compose, "outboxd"))];
+    let files = [("/etc/hosts", HOSTS), (CONFIG, &compose_file(&compose, "outboxd"))];
     let root = Root::new(&files).with_volume().with("DATABASE_URL", &url("migrate"));
-    root.ok(&["migrate"]);
-    cluster.psql(database, &compose_content(&compose, "users"));
+    // Each `up` runs both steps again.
+    for _ in 0..2 {
+        root.ok(&["migrate"]);
+        cluster.psql(database, &compose_file(&compose, "users"));
+    }
     let root = root.with("DATABASE_URL", &url("relay"));
     root.ok(&["check"]);
     assert_eq!(root.says(&["health"]).0, 1, "nobody is there");
@@ -60,7 +63,7 @@ async fn what_compose_starts_works_together_and_is_healthy_until_it_stops() {
     }
 
     // psql does it again and again; once is enough here.
-    let order = compose_content(&compose, "order").replace("\\watch 5", ";");
+    let order = compose_file(&compose, "order").replace("\\watch 5", ";");
     let app = text(&services["app"]["environment"]["PGUSER"]);
     cluster.psql(database, &format!("SET SESSION AUTHORIZATION {app};\n{order}"));
     eventually("the mail is there", LONG, async || match mail.accepted() {

@@ -23,8 +23,9 @@ const UNIT_CONFIG: &str = include_str!("../../deploy/systemd.toml");
 
 /// What cutting short and leaving may take once the grace is over.
 const AFTER_GRACE: Duration = Duration::from_secs(10);
-/// What the relay was seen to need at most is a third of this; see `first`.
-const MEMORY: &str = "128";
+/// In megabytes. Payloads take 64 at most in each generation of the relay, during a reload there are two, and
+/// what is sent is made of copies.
+const MEMORY: &str = "256";
 
 /// A config as it is mounted, with what is beside it.
 struct Mounted<'m> {
@@ -96,18 +97,19 @@ fn keys(yaml: &Yaml) -> BTreeSet<&str> {
     yaml.as_hash().unwrap_or_else(|| panic!("no map: {yaml:?}")).keys().map(text).collect()
 }
 
-/// A config as Compose passes it on: it puts variables of its own in for a single dollar.
-pub fn compose_content(compose: &Yaml, name: &str) -> String {
-    let content = text(&compose["configs"][name]["content"]);
-    assert!(!content.replace("$$", "").contains('$'), "Compose would expand what begins with $");
-    content.replace("$$", "$")
+/// A file that Compose mounts as a config. The engine cannot put one of `content` into a read-only root.
+#[track_caller]
+pub fn compose_file(compose: &Yaml, name: &str) -> String {
+    let file = text(&compose["configs"][name]["file"]);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(file);
+    std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{file}: {error}"))
 }
 
 #[test]
 fn compose_starts_what_there_is_in_the_order_that_is_needed() {
     let compose = documents(COMPOSE).remove(0);
     let services = &compose["services"];
-    let content = compose_content(&compose, "outboxd");
+    let content = compose_file(&compose, "outboxd");
     for (service, waits_for) in
         [("migrate", "postgres"), ("users", "migrate"), ("app", "users"), ("relay", "users")]
     {
@@ -131,13 +133,16 @@ fn compose_starts_what_there_is_in_the_order_that_is_needed() {
         Mounted { text: &content, folder: "/none", files: BTreeSet::new(), variables }.read();
     stops_in_time(&config, seconds(text(&relay["stop_grace_period"])));
     assert_eq!(relay["read_only"].as_bool(), Some(true));
+    let asks = texts(&services["postgres"]["healthcheck"]["test"]);
+    let over_tcp = asks.windows(2).any(|pair| pair == ["-h", "127.0.0.1"]);
+    assert!(over_tcp, "{asks:?}: the server that sets up answers too, at its socket");
     assert_eq!(text(&relay["mem_limit"]), format!("{MEMORY}m"));
     assert_eq!(text(&relay["volumes"][0]), "files:/var/lib/outboxd");
     assert!(content.contains("path = \"/var/lib/outboxd/"));
     for service in keys(services) {
         for source in services[service]["configs"].as_vec().into_iter().flatten() {
             let source = text(&source["source"]);
-            assert!(keys(&compose["configs"]).contains(source), "{service}: {source}");
+            assert!(!compose_file(&compose, source).is_empty(), "{service}: {source}");
         }
     }
 }
@@ -194,6 +199,11 @@ fn mounted(all: &[Yaml], pod: &Yaml, container: &Yaml) -> Config {
         text(&variable["value"]).clone_into(&mut file);
     }
     let name = file.strip_prefix(mounts["config"]).unwrap().trim_start_matches('/');
+    let url = text(&secrets["stringData"]["database-url"]);
+    let (_, root) = url.split_once("sslrootcert=").expect("no public authority answers for it");
+    let root = root.strip_prefix(mounts["ca"]).expect("mounted").trim_start_matches('/');
+    let authorities = find("ConfigMap", text(&volume("ca")["configMap"]["name"]));
+    assert!(keys(&authorities["data"]).contains(root), "{url}");
     let text = text(&map["data"][name]);
     let files = keys(&secrets["stringData"]);
     Mounted { text, folder: mounts["secrets"], files, variables: BTreeSet::new() }.read()
@@ -235,6 +245,15 @@ fn in_kubernetes_config_secrets_ports_and_times_fit_each_other() {
                     let config = mounted(&shop, pod, container);
                     if texts(&container["args"]) == ["run"] {
                         runs(pod, container, &config);
+                        is_guarded(
+                            all,
+                            &document["spec"]["template"]["metadata"]["labels"],
+                            &config,
+                        );
+                    } else {
+                        // The template of a Job cannot be changed.
+                        let version = env!("CARGO_PKG_VERSION").replace('.', "-");
+                        assert!(text(&document["metadata"]["name"]).ends_with(&version));
                     }
                     let kind = text(&document["kind"]);
                     seen.push(format!(
@@ -250,6 +269,30 @@ fn in_kubernetes_config_secrets_ports_and_times_fit_each_other() {
         ["Job containers -", "Deployment initContainers Always", "Deployment containers -"]
     );
     assert!(KUBERNETES.contains(&format!("outboxd:{}", env!("CARGO_PKG_VERSION"))));
+}
+
+/// Only who is named comes to the admin port of the pods with these labels.
+fn is_guarded(all: &[Yaml], labels: &Yaml, config: &Config) {
+    let admin = i64::from(config.admin.as_ref().unwrap().listen.port());
+    let policy = all
+        .iter()
+        .find(|it| it["kind"].as_str() == Some("NetworkPolicy"))
+        .map(|it| &it["spec"])
+        .expect("a policy");
+    assert_eq!(&policy["podSelector"]["matchLabels"], labels);
+    assert_eq!(texts(&policy["policyTypes"]), ["Ingress"]);
+    let mut named = 0;
+    for rule in policy["ingress"].as_vec().unwrap() {
+        for port in rule["ports"].as_vec().expect("without ports all are open") {
+            let first = port["port"].as_i64().unwrap();
+            let range = first..=port["endPort"].as_i64().unwrap_or(first);
+            if range.contains(&admin) && text(&port["protocol"]) == "TCP" {
+                assert!(rule["from"].as_vec().is_some_and(|from| !from.is_empty()), "{rule:?}");
+                named += 1;
+            }
+        }
+    }
+    assert_eq!(named, 1, "Prometheus");
 }
 
 fn runs(pod: &Yaml, container: &Yaml, config: &Config) {
@@ -286,6 +329,7 @@ fn in_ecs_config_variables_and_times_fit_each_other() {
     let health = words(&relay["healthCheck"]["command"]);
     assert_eq!(health[0], "CMD", "there is no shell");
     exist(&health[1..]);
+    assert_eq!(health[2..], ["health", "--live"], "unhealthy may mean killed");
     assert_eq!(relay["user"], format!("{USER}:{USER}"));
     assert_eq!(relay["readonlyRootFilesystem"], true);
     assert_eq!(relay["memory"].to_string(), MEMORY);
@@ -315,6 +359,7 @@ fn in_the_unit_config_credentials_and_times_fit_each_other() {
     assert_eq!(line[2], CONFIG);
     assert_eq!(line.last(), command_line().last());
     assert_eq!(unit("Type"), ["notify"]);
+    assert!(unit("ProcSubset").is_empty(), "the start of the process is counted from /proc/stat");
     assert_eq!(unit("ExecReload"), ["/bin/kill -HUP $MAINPID"]);
     let credentials = unit("LoadCredential");
     let files = credentials.iter().map(|it| it.split_once(':').unwrap().0).collect();

@@ -54,9 +54,11 @@ impl Collector for ProcessCollector {
                 (RESIDENT, stat.resident_bytes),
                 (VIRTUAL, stat.virtual_bytes),
                 (THREADS, stat.threads),
-                (STARTED, stat.started_at),
             ] {
                 gauge(&mut encoder, (name, help), value)?;
+            }
+            if let Some(started_at) = stat.started_at {
+                gauge(&mut encoder, STARTED, started_at)?;
             }
         }
         if let Ok(open) = fs::read_dir("/proc/self/fd") {
@@ -85,27 +87,28 @@ struct Stat {
     resident_bytes: f64,
     virtual_bytes: f64,
     threads: f64,
-    started_at: f64,
+    /// Unknown where `/proc` shows processes alone.
+    started_at: Option<f64>,
 }
 
 impl Stat {
     fn read() -> Option<Stat> {
         let text = fs::read_to_string("/proc/self/stat").ok()?;
-        let boot = fs::read_to_string("/proc/stat").ok()?;
-        let boot = boot.lines().find_map(|line| line.strip_prefix("btime "))?;
+        let boot = fs::read_to_string("/proc/stat").unwrap_or_default();
+        let boot = boot.lines().find_map(|line| line.strip_prefix("btime ")?.trim().parse().ok());
         let (page, ticks) = (rustix::param::page_size(), rustix::param::clock_ticks_per_second());
         let ticks = count(usize::try_from(ticks).ok()?);
-        Stat::parse(&text, boot.trim().parse().ok()?, (count(page), ticks))
+        Stat::parse(&text, boot, (count(page), ticks))
     }
 
     /// Fields 14, 15, 20, 22, 23 and 24 of proc(5), counted from 1; the name in brackets may hold anything.
-    fn parse(text: &str, boot: f64, (page, ticks): (f64, f64)) -> Option<Stat> {
+    fn parse(text: &str, boot: Option<f64>, (page, ticks): (f64, f64)) -> Option<Stat> {
         let fields: Vec<&str> = text.rsplit_once(") ")?.1.split_whitespace().collect();
         let field = |number: usize| fields.get(number - 3)?.parse::<f64>().ok();
         Some(Stat {
             cpu_seconds: (field(14)? + field(15)?) / ticks,
             threads: field(20)?,
-            started_at: boot + field(22)? / ticks,
+            started_at: boot.zip(field(22)).map(|(boot, after)| boot + after / ticks),
             virtual_bytes: field(23)?,
             resident_bytes: field(24)? * page,
         })
@@ -130,11 +133,11 @@ mod tests {
     fn the_line_of_proc_is_read_whatever_the_program_is_called() {
         let text = "7 (a) b) S 1 7 7 0 -1 4194560 9 0 0 0 150 50 0 0 20 0 11 0 4000 1000000 250 \
                     18446744073709551615";
-        let stat = Stat::parse(text, 1_000.0, (4096.0, 100.0)).unwrap();
+        let stat = Stat::parse(text, Some(1_000.0), (4096.0, 100.0)).unwrap();
         let figures = [
             stat.cpu_seconds,
             stat.threads,
-            stat.started_at,
+            stat.started_at.unwrap(),
             stat.virtual_bytes,
             stat.resident_bytes,
         ];
@@ -142,5 +145,7 @@ mod tests {
             figures.map(|figure| figure.to_string()),
             ["2", "11", "1040", "1000000", "1024000"]
         );
+        let unknown = Stat::parse(text, None, (4096.0, 100.0)).unwrap();
+        assert!(unknown.started_at.is_none(), "and the others are there");
     }
 }

@@ -29,7 +29,7 @@ const CONNECTIONS_MAX: usize = 64;
 const HEADER_MAX: usize = 8 * 1024;
 const HEADERS_MAX: usize = 50;
 /// How long the headers may take, and the whole connection: each carries one request.
-const HEADER_LIMIT: Duration = Duration::from_secs(3);
+const HEADER_LIMIT: Duration = Duration::from_secs(1);
 const CONNECTION_LIMIT: Duration = Duration::from_secs(10);
 /// How often the event loop of the relay shows that it turns.
 const BEAT_EVERY: Duration = Duration::from_millis(500);
