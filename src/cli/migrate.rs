@@ -41,7 +41,6 @@ const ABOUT_RIGHTS: &str = "\
 #[derive(Args)]
 #[allow(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
 #[command(after_help = EXAMPLES)]
-#[allow(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub(super) struct Migrate {
     /// Write the SQL to stdout; needs no database, and of a config only [database] schema and installation
     #[arg(long, conflicts_with_all = ["check", "json"])]
