@@ -171,11 +171,9 @@ async fn rights_that_lack_and_rights_that_are_too_many() {
         said.text.contains(&format!("app_{role} may DELETE, TRUNCATE on outbox.message")),
         "{said:?}"
     );
-    for remedy in &remedies[..2] {
-        patient.psql(sql_of(remedy));
+    for remedy in remedies {
+        patient.psql(sql_of(&remedy));
     }
-    assert!(remedies[2].contains("outboxd resume --restored"), "{remedies:?}");
-    patient.ok(&["resume", "--restored", "--yes"]);
     patient.finds(&[]);
     patient.psql(&format!("DROP ROLE app_{role}; DROP OWNED BY {role}; DROP ROLE {role}"));
 }
@@ -195,9 +193,11 @@ async fn ids_out_of_order_ids_that_come_again_and_a_ledger_without_tomorrow() {
     let said = patient.doctor(&[]);
     let remedies = said.finds(&["ledger-day", "sequence-cache", "sequence-behind"]);
     assert!(said.text.contains("stands at 3, ids up to 9 are in use"), "{}", said.text);
-    for remedy in remedies {
-        patient.psql(sql_of(&remedy));
+    for remedy in &remedies[..2] {
+        patient.psql(sql_of(remedy));
     }
+    assert!(remedies[2].contains("outboxd resume --restored"), "{remedies:?}");
+    patient.ok(&["resume", "--restored", "--yes"]);
     patient.finds(&[]);
     let next = "INSERT INTO outbox.message (type, payload) VALUES ('t', '{}') RETURNING id";
     assert_eq!(patient.psql(next), "1000000010", "10 may have been given away and pruned");
