@@ -78,6 +78,26 @@ async fn a_printed_migration_is_as_good_as_one_that_ran() {
     assert_eq!(shop.ok(&["migrate"]), "schema outbox is current: nothing to do\n");
 }
 
+/// Whoever writes the migration need not have the secrets of production, nor a config.
+#[test]
+fn printing_needs_nothing_but_the_names() {
+    let directory = tempfile::tempdir().unwrap();
+    let bare = run_in(directory.path(), &["migrate", "--print"], &[]);
+    assert!(bare.code == 0 && bare.out.contains("installation (name) VALUES ('default')"));
+    let note =
+        "note: outboxd.toml does not exist; printed for schema outbox and installation default\n";
+    assert_eq!(bare.err, note);
+    let config = "[database]\nurl = \"${NOWHERE}\"\nschema = \"shop\"\ninstallation = \"prod\"\n\
+                  [sinks.crm]\nkind = \"webhook\"\nsecrets = [\"${NOWHERE}\"]\n";
+    std::fs::write(directory.path().join("outboxd.toml"), config).unwrap();
+    let said = run_in(directory.path(), &["migrate", "--print"], &[]);
+    assert_eq!((said.code, said.err.as_str()), (0, ""));
+    assert!(said.out.contains("\"shop\".installation (name) VALUES ('prod')"));
+    let rights = run_in(directory.path(), &["migrate", "--print", "--rights"], &[]);
+    assert!(rights.code == 0 && rights.out.contains("TO shop_relay"), "{rights:?}");
+    assert_eq!(run_in(directory.path(), &["migrate", "--check"], &[]).code, 2);
+}
+
 #[tokio::test]
 async fn printed_for_another_schema_it_touches_that_schema_only() {
     // A keyword, one that reads like a role of ours, and one that begins like our own.

@@ -158,10 +158,17 @@ async fn django_and_the_shop_that_is_written_with_it() {
     let output = tests.output().await.unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && said.contains("Ran 4 tests"), "{said}");
-    // Without a database: what `makemigrations` would write makes nothing.
-    let written =
-        manage(stage.owner_runs(&python()), &["makemigrations", "--dry-run", "-v3"]).await;
-    assert!(written.contains("'managed': False"), "{written}");
+    // The model is known, so an upgrade is the next migration, and stands beside no other.
+    let unwritten = ["makemigrations", "--check", "--dry-run"];
+    let written = manage(stage.owner_runs(&python()), &unwritten).await;
+    assert_eq!(written, "No changes detected\n");
+    let upgrade = stage.outboxd(&["migrate", "--print", "--as", "django", "--from", "2"]);
+    let path = word(&upgrade, "outbox/", " ").to_str().unwrap().replace("NUMBER", "0002");
+    assert!(upgrade.contains("names the last file that is in that folder now"), "{upgrade}");
+    std::fs::write(folder.path().join(path), &upgrade).unwrap();
+    assert_eq!(manage(stage.owner_runs(&python()), &unwritten).await, "No changes detected\n");
+    let plan = manage(stage.owner_runs(&python()), &["migrate", "--plan"]).await;
+    assert!(plan.contains("outbox.0002_outbox"), "{plan}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -17,8 +17,13 @@ const ENTER: &str = "INSERT INTO outbox.relay (id, lease, host, pid, version, ro
 impl Plane {
     /// A relay that entered and last beat so many seconds ago.
     async fn relay(&self, id: &str, host: &str, entered: i32, beat: i32) {
+        self.relay_of(id, host, entered, entered, beat).await;
+    }
+
+    /// One of a process with this id.
+    async fn relay_of(&self, id: &str, host: &str, pid: i32, entered: i32, beat: i32) {
         self.sql(&format!(
-            "{ENTER} VALUES ('{id}', '10s', '{host}', 1, '0', '', '{{crm,chat}}',
+            "{ENTER} VALUES ('{id}', '10s', '{host}', {pid}, '0', '', '{{crm,chat}}',
                      now() - interval '{entered} s', now() - interval '{beat} s')"
         ))
         .await;
@@ -33,6 +38,9 @@ async fn a_relay_that_stops_beating_is_told_of_until_one_is_back_on_its_host() {
     // Within its lease, and one whose place on the host was taken since.
     plane.relay("late", "web-3", 3600, 9).await;
     plane.relay("before", "web-1", 7200, 4000).await;
+    // One that reloaded while another of its host was there: its former could not leave, and is no other.
+    plane.relay_of("former", "web-5", 7, 300, 200).await;
+    plane.relay_of("new", "web-5", 7, 210, 0).await;
     // One that crashed again and again, and runs.
     plane.relay("crash-1", "web-4", 300, 290).await;
     plane.relay("crash-2", "web-4", 280, 270).await;
@@ -45,7 +53,7 @@ async fn a_relay_that_stops_beating_is_told_of_until_one_is_back_on_its_host() {
     plane.look(NO_PAUSE).await;
     assert_eq!(plane.database.psql(reason), "nobody has taken its sinks yet");
     // Two are missing, one comes back.
-    plane.relay("dead too", "web-2", 3600, 60).await;
+    plane.relay("dead too", "web-2", 3601, 60).await;
     plane.look(NO_PAUSE).await;
     assert_eq!(plane.troubles(), "silent web-2 2");
     plane.relay("again", "web-2", 30, 0).await;
@@ -58,6 +66,17 @@ async fn a_relay_that_stops_beating_is_told_of_until_one_is_back_on_its_host() {
         ("shop: web-2: none silent any more", "chat pending"),
     ];
     assert_eq!(plane.told().await, pairs(&told));
+}
+
+/// Of two processes of one host, one is gone, and the other reloads: that is not the first one's return.
+#[tokio::test]
+async fn a_reload_of_one_process_is_not_the_return_of_another() {
+    let plane = Plane::routed(&["chat"]).await;
+    plane.relay_of("gone", "web-1", 7, 300, 200).await;
+    plane.relay_of("other", "web-1", 8, 300, 90).await;
+    plane.relay_of("other, reloaded", "web-1", 8, 95, 0).await;
+    plane.look(NO_PAUSE).await;
+    assert_eq!(plane.troubles(), "silent web-1 1");
 }
 
 #[tokio::test]

@@ -41,7 +41,8 @@ BEGIN
     RETURN sends IS NULL;
   END IF;
   PERFORM FROM outbox.relay r
-    WHERE r.captures AND r.heartbeat_at > clock_timestamp() - r.lease;
+    WHERE r.captures AND r.heartbeat_at > clock_timestamp() - r.lease
+      AND r.heartbeat_at < clock_timestamp() + r.lease;
   IF FOUND THEN
     RETURN false;
   END IF;

@@ -10,6 +10,12 @@ WITH live AS MATERIALIZED (
   SELECT r.sinks, r.schedules FROM outbox.relay r
    WHERE r.heartbeat_at > statement_timestamp() - r.lease
      AND r.heartbeat_at < statement_timestamp() + r.lease
+), process AS MATERIALIZED (
+  SELECT r.host, r.pid, min(r.started_at) AS began_at, max(r.heartbeat_at) AS last_at,
+         (array_agg(r.id ORDER BY r.heartbeat_at DESC))[1] AS id,
+         bool_or(r.heartbeat_at >= statement_timestamp() - r.lease) AS alive
+    FROM outbox.relay r
+   GROUP BY r.host, r.pid
 ), sink AS MATERIALIZED (
   SELECT s.name FROM outbox.sink s UNION SELECT r.sink FROM outbox.route r WHERE r.sink <> ''
 ), timely AS (
@@ -157,19 +163,18 @@ WITH live AS MATERIALIZED (
   SELECT 'paused', '', statement_timestamp(), 1, 0, 0, NULL, i.paused_for
     FROM outbox.installation i WHERE i.paused
   UNION ALL
-  -- Relays that fell silent, by host, less those that entered from there since: of each host as many are
-  -- missing as were not replaced.
+  -- Processes that fell silent, by host, less those that began there since: of each host as many are missing
+  -- as were not replaced. A process that reloads, or whose lease ran out for a while, has several rows and is
+  -- there as long as one of them is.
   SELECT 'silent', q.host, q.since, q.count - x.count, 0, 0, q.id,
          CASE WHEN EXISTS (SELECT FROM outbox.sink s WHERE s.owner = ANY (q.ids))
               THEN 'nobody has taken its sinks yet' ELSE 'its sinks have other owners' END
-    FROM (SELECT r.host, min(r.heartbeat_at) AS first_at, max(r.heartbeat_at) AS since, count(*) AS count,
-                 array_agg(r.id) AS ids, (array_agg(r.id ORDER BY r.heartbeat_at DESC))[1] AS id
-            FROM outbox.relay r
-           WHERE r.heartbeat_at < statement_timestamp() - r.lease
-           GROUP BY r.host) q
+    FROM (SELECT p.host, min(p.last_at) AS first_at, max(p.last_at) AS since, count(*) AS count,
+                 array_agg(p.id) AS ids, (array_agg(p.id ORDER BY p.last_at DESC))[1] AS id
+            FROM process p WHERE NOT p.alive GROUP BY p.host) q
    CROSS JOIN LATERAL (
-           SELECT count(*) AS count FROM outbox.relay a
-            WHERE a.host = q.host AND a.started_at > q.first_at) x
+           SELECT count(*) AS count FROM process a
+            WHERE a.host = q.host AND a.began_at > q.first_at) x
    WHERE q.count > x.count
   UNION ALL
   SELECT 'missed', m.schedule, min(m.ran_at), sum(m.periods)::bigint, sum(m.periods)::bigint,

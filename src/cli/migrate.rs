@@ -1,5 +1,6 @@
 //! `outboxd migrate`: makes the schema, or brings it up to date.
 
+use std::path::Path;
 use std::time::Duration;
 
 use clap::Args;
@@ -12,7 +13,7 @@ use super::outside::{explained, groups, to_migrate};
 use super::{
     Answer, Failure, Verdict, connect, other_installation, say, say_aside, say_json, words,
 };
-use crate::config::Config;
+use crate::config::{Config, Names};
 use crate::store::inspect::server;
 use crate::store::migrate::{
     MIGRATIONS, Migrated, NEWEST, PATIENCE, SchemaState, grant, migrate_with, print, print_rights,
@@ -39,8 +40,9 @@ const ABOUT_RIGHTS: &str = "\
 
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub(super) struct Migrate {
-    /// Write the SQL to stdout; needs no database
+    /// Write the SQL to stdout; needs no database, and of a config only [database] schema and installation
     #[arg(long, conflicts_with_all = ["check", "json"])]
     print: bool,
     /// What to write it as: a migration of your own tool
@@ -65,19 +67,32 @@ pub(super) struct Migrate {
 }
 
 impl Migrate {
+    /// Whether SQL is all that is wanted, which needs next to nothing of a config.
+    pub fn prints(&self) -> bool {
+        self.print
+    }
+
+    pub fn print(&self, file: &Path) -> Answer {
+        let (names, found) = Config::names(file)?;
+        let Names { schema, installation } = &names;
+        if !found {
+            say_aside(&format!(
+                "note: {} does not exist; printed for schema {schema} and installation {installation}",
+                file.display(),
+                schema = schema.as_str()
+            ));
+        }
+        if self.rights {
+            say(&format!("{ABOUT_RIGHTS}{}", print_rights(schema)));
+            return Ok(Verdict::Ok);
+        }
+        let sql = print(&names, self.from);
+        let (from, to, now) = (self.from, NEWEST, Timestamp::now());
+        say(&self.form.wrap(&Printed { sql: &sql, schema, installation, from, to, now }));
+        Ok(Verdict::Ok)
+    }
+
     pub async fn run(&self, config: &Config) -> Answer {
-        if self.print && self.rights {
-            let rights = print_rights(&config.database.schema);
-            say(&format!("{ABOUT_RIGHTS}{rights}"));
-            return Ok(Verdict::Ok);
-        }
-        if self.print {
-            let sql = print(&config.database, self.from);
-            let (schema, installation) = (&config.database.schema, &config.database.installation);
-            let (from, to, now) = (self.from, NEWEST, Timestamp::now());
-            say(&self.form.wrap(&Printed { sql: &sql, schema, installation, from, to, now }));
-            return Ok(Verdict::Ok);
-        }
         let target = Target::new(&config.database);
         let answer = if self.check {
             self.check(config, &target).await

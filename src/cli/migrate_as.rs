@@ -120,17 +120,29 @@ end
 fn django(printed: &Printed<'_>) -> String {
     let (schema, sql) = (printed.schema.as_str(), python(printed.sql));
     let naming = printed.about_the_name("#");
-    let (number, dependency) = match printed.from {
-        1 => ("0001", String::new()),
-        _ => ("NUMBER", format!("(\"{schema}\", \"0001_{schema}\")")),
+    let (number, dependency, dependencies) = match printed.from {
+        1 => (
+            "0001",
+            String::new(),
+            "Where that has migrations already, `dependencies` names the last of them.",
+        ),
+        _ => (
+            "NUMBER",
+            format!("(\"{schema}\", \"0001_{schema}\")"),
+            "`dependencies` names the last file that is in that folder now.",
+        ),
+    };
+    let (imports, operation) = match printed.from {
+        1 => ("migrations, models", django_state(schema)),
+        _ => ("migrations", "migrations.RunSQL(SQL)".to_owned()),
     };
     format!(
         "# Save this as {schema}/migrations/{number}_{schema}.py and run: manage.py migrate
 # Best in an app of its own: a folder {schema} with an empty __init__.py, a folder migrations in it with another,
-# and \"{schema}\" in INSTALLED_APPS. Where that has migrations already, `dependencies` names the last of them.
+# and \"{schema}\" in INSTALLED_APPS. {dependencies}
 {naming}#
 # There is no way back: messages that were committed and are not delivered would go with it.
-from django.db import migrations
+from django.db import {imports}
 
 SQL = \"\"\"\\
 {sql}\"\"\"
@@ -140,8 +152,41 @@ class Migration(migrations.Migration):
     # All of it or nothing.
     atomic = True
     dependencies = [{dependency}]
-    operations = [migrations.RunSQL(SQL)]
+    operations = [{operation}]
 "
+    )
+}
+
+/// The first migration makes the unmanaged model known too: `makemigrations` would write one for it, which
+/// the next printed one would then stand beside.
+fn django_state(schema: &str) -> String {
+    let fields = [
+        ("id", "BigAutoField(primary_key=True, serialize=False)"),
+        ("type", "TextField()"),
+        ("payload", "JSONField()"),
+        ("key", "TextField(null=True, blank=True)"),
+        ("due_at", "DateTimeField(null=True, blank=True)"),
+        ("expires_at", "DateTimeField(null=True, blank=True)"),
+        ("dedupe_key", "TextField(null=True, blank=True)"),
+        ("headers", "JSONField(null=True, blank=True)"),
+    ]
+    .map(|(name, field)| format!("                        (\"{name}\", models.{field}),\n"))
+    .concat();
+    format!(
+        "
+        migrations.RunSQL(
+            SQL,
+            # The model that writes messages, for Django to know; it makes nothing.
+            state_operations=[
+                migrations.CreateModel(
+                    name=\"Message\",
+                    fields=[
+{fields}                    ],
+                    options={{\"db_table\": '{schema}\".\"message', \"managed\": False}},
+                )
+            ],
+        )
+    "
     )
 }
 

@@ -211,6 +211,11 @@ async fn dispatch(arguments: Arguments) -> Answer {
     if let Command::Init = command {
         return init::init(&file);
     }
+    if let Command::Migrate(command) = &command
+        && command.prints()
+    {
+        return command.print(&file);
+    }
     let config = Config::load(&file)?;
     match command {
         Command::Init => Ok(Verdict::Ok),

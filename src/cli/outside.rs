@@ -169,8 +169,9 @@ pub(super) async fn groups(link: &Link, owner: &str) -> Found {
 }
 
 fn to_be_made(groups: &[String], owner: &str) -> String {
-    let made: String =
+    let made: Vec<String> =
         groups.iter().map(|group| format!("CREATE ROLE {group} NOLOGIN; ")).collect();
+    let made = made.concat();
     format!("run as an administrator: {made}then, as the owner, {owner}: {GRANTS}")
 }
 

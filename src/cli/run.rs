@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
 use super::notify::ServiceManager;
@@ -13,7 +12,7 @@ use super::outside::{explained, to_work};
 use super::{Answer, Failure, Verdict, connect};
 use crate::config::Config;
 use crate::relay::admin::Listener;
-use crate::relay::reload::run_reloading;
+use crate::relay::reload::{Newest, run_reloading};
 use crate::relay::{Life, Process, RunError};
 
 const EXAMPLES: &str = "\
@@ -41,7 +40,8 @@ impl Run {
         manager.waiting();
         let (signs, follower) = (Arc::clone(&life.signs), Arc::clone(&manager));
         let follow = tokio::spawn(async move { follower.follow(&signs).await });
-        let (reload, configs) = mpsc::channel(1);
+        let newest = Arc::new(Newest::default());
+        let reload = Arc::clone(&newest);
         let obey = tokio::spawn(obey(signals, file.to_owned(), life.clone(), reload, manager));
         if let Some(directory) = &self.capture {
             warn!("nothing is sent: what would be is written into {}", directory.display());
@@ -51,7 +51,7 @@ impl Run {
             config.admin.as_ref().map(|admin| Listener::start(admin, &process, &life.stop));
         let listener = listener.transpose().map_err(|error| Failure::Fault(error.to_string()))?;
         let link = connect(&config);
-        let ended = run_reloading(config, process, life, configs).await;
+        let ended = run_reloading(config, process, life, newest).await;
         drop(listener);
         obey.abort();
         follow.abort();
@@ -67,7 +67,7 @@ async fn obey(
     mut signals: Signals,
     file: PathBuf,
     life: Life,
-    reload: mpsc::Sender<Config>,
+    reload: Arc<Newest>,
     manager: Arc<ServiceManager>,
 ) {
     loop {
@@ -80,13 +80,17 @@ async fn obey(
                         info!(
                             "SIGHUP: the config was read and is sound; the relay is to put it in place"
                         );
-                        let _ = reload.send(config).await;
+                        reload.put(config);
                     }
                     Err(error) => {
                         error!(
                             "SIGHUP: reload refused, the config of before stays in force: {error}"
                         );
-                        manager.at_work();
+                        if life.entered.is_cancelled() {
+                            manager.at_work();
+                        } else {
+                            manager.waiting();
+                        }
                     }
                 }
             }

@@ -2,25 +2,36 @@
 //! variables add to it.
 
 use super::read::{Section, Source};
-use super::{Database, DatabaseTls, Listen, Schema, connect, dsn};
+use super::{Database, DatabaseTls, Listen, Names, Schema, connect, dsn};
 use crate::name::Name;
 
 const FORM: &str = "write postgres://user:password@host:5432/database";
 
+/// What the outbox is called, without where it is; none where a fault of that was noted.
+pub(super) fn names(section: &mut Section) -> Option<Names> {
+    let schema = match section.get("schema") {
+        None => Some(Schema("outbox".to_owned())),
+        Some(item) => item.text().and_then(|text| {
+            let fault = |remedy| item.fault(format!("{} is no schema", item.shown()), remedy);
+            Schema::parse(&text).map_err(fault).ok()
+        }),
+    };
+    let installation = match section.get("installation") {
+        None => Name::parse("default").ok(),
+        Some(item) => item.name(),
+    };
+    Some(Names { schema: schema?, installation: installation? })
+}
+
 /// Reads the section; what the URL lacks comes from the environment.
 pub(super) fn read(mut section: Section) -> Option<Database> {
     let source = section.source;
-    let schema = section.get("schema").and_then(|item| {
-        let schema = Schema::parse(&item.text()?);
-        schema.map_err(|remedy| item.fault(format!("{} is no schema", item.shown()), remedy)).ok()
-    });
-    let installation = section.get("installation").and_then(|item| item.name());
+    let names = names(&mut section);
     let url = url(&mut section);
     let listen = listen(&mut section);
     section.close();
     let reached = url.and_then(|(line, key, text)| reach(source, line, &key, &text));
-    let schema = schema.unwrap_or_else(|| Schema("outbox".to_owned()));
-    let installation = installation.or_else(|| Name::parse("default").ok())?;
+    let Names { schema, installation } = names?;
     let (connect, tls) = reached?;
     Some(Database { connect, tls, schema, installation, listen: listen? })
 }

@@ -21,6 +21,8 @@ use crate::policy::Rate;
 
 /// What a name may be, as a remedy.
 pub(super) const NAME_FORM: &str = "use a lower-case letter, then up to 39 of a-z, 0-9 and -";
+/// What is wrong with a file that is not there.
+pub(super) const MISSING: &str = "does not exist";
 /// Largest file that is read: the config and what it names, in bytes.
 const FILE_MAX: u64 = 1024 * 1024;
 
@@ -303,7 +305,7 @@ impl<'a> Item<'a> {
 /// A text file of at most [`FILE_MAX`] bytes, or what is wrong with it, to follow its name.
 pub(super) fn read_file(path: &Path) -> Result<String, String> {
     let words = |error: std::io::Error| match error.kind() {
-        ErrorKind::NotFound => "does not exist".to_owned(),
+        ErrorKind::NotFound => MISSING.to_owned(),
         ErrorKind::InvalidData => "is not UTF-8 text".to_owned(),
         _ => format!("cannot be read: {error}"),
     };

@@ -7,9 +7,9 @@ use sha2::{Digest as _, Sha256};
 use toml::de::{DeTable, Error};
 
 use super::fault::{ConfigError, Fault, Wrong};
-use super::item::{quote, read_file};
+use super::item::{MISSING, quote, read_file};
 use super::read::{Section, Source};
-use super::{Config, admin, database, relay, retention, route, schedule, sink};
+use super::{Config, Names, admin, database, relay, retention, route, schedule, sink};
 use crate::hex::hex;
 
 /// Lines on which the parser would stop that are told at once.
@@ -26,7 +26,7 @@ impl Config {
     pub fn load(path: &Path) -> Result<Config, ConfigError> {
         let text = read_file(path).map_err(|problem| {
             let missing = "write one with: outboxd init; or name another with --config FILE";
-            let remedy = if problem == "does not exist" { missing } else { "" }.to_owned();
+            let remedy = if problem == MISSING { missing } else { "" }.to_owned();
             let fault = Fault { line: 0, key: String::new(), problem, remedy };
             ConfigError { file: path.to_owned(), faults: vec![fault] }
         })?;
@@ -34,6 +34,39 @@ impl Config {
         // was started in.
         let whole = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         Config::read(&text, path, directory(&whole), &|name| std::env::var(name).ok())
+    }
+
+    /// Reads of a config file `[database] schema` and `installation`, and nothing else: no variable, secret
+    /// or file has to be there that those two do not name. Without a file the defaults, and `false`.
+    ///
+    /// # Errors
+    /// What is wrong with those two, and what is no TOML: it could hide them.
+    pub fn names(path: &Path) -> Result<(Names, bool), ConfigError> {
+        let (text, found) = match read_file(path) {
+            Ok(text) => (text, true),
+            Err(problem) if problem == MISSING => (String::new(), false),
+            Err(problem) => {
+                let fault = Fault { line: 0, key: String::new(), problem, remedy: String::new() };
+                return Err(ConfigError { file: path.to_owned(), faults: vec![fault] });
+            }
+        };
+        let (table, syntax) = DeTable::parse_recoverable(&text);
+        let source = Source {
+            text: &text,
+            directory: directory(path),
+            env: &|name| std::env::var(name).ok(),
+            broken: !syntax.is_empty(),
+            faults: RefCell::default(),
+            hash: RefCell::default(),
+        };
+        let empty = DeTable::new();
+        let mut root = Section::new(&source, "", table.get_ref());
+        let names = database::names(&mut root.section("database", &empty));
+        let faults = in_order(&source, &syntax);
+        match names {
+            Some(names) if faults.is_empty() => Ok((names, found)),
+            _ => Err(ConfigError { file: path.to_owned(), faults }),
+        }
     }
 
     /// Reads a config from its text; `file` is named in faults and is where relative paths start.
@@ -233,6 +266,34 @@ lease =
         assert_eq!(said(&file), ": is larger than 1 MB");
         std::fs::write(&file, "[database]\nurl = \"postgres:///shop\"\n").unwrap();
         assert_eq!(Config::load(&file).unwrap().database.installation.as_str(), "default");
+    }
+
+    /// A printed migration needs no more, and a fault elsewhere is no matter to it.
+    #[test]
+    fn the_names_alone_want_neither_variables_nor_secrets_nor_a_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("outboxd.toml");
+        let names = || {
+            Config::names(&file).map(|(names, found)| {
+                (names.schema.as_str().to_owned(), names.installation.to_string(), found)
+            })
+        };
+        assert_eq!(names().unwrap(), ("outbox".to_owned(), "default".to_owned(), false));
+        let text = "[database]\nurl = \"${NOWHERE}\"\nschema = \"shop\"\ninstallation = \"prod\"\n\
+                    [sinks.crm]\nkind = 3\nsecrets_file = \"nowhere\"\n";
+        std::fs::write(&file, text).unwrap();
+        assert_eq!(names().unwrap(), ("shop".to_owned(), "prod".to_owned(), true));
+        for (wrong, fault) in [
+            ("schema = \"Shop\"", ":1: database.schema: \"Shop\" is no schema"),
+            ("installation = \"${NOWHERE}\"", ":1: database.installation: "),
+            ("installation = 3", ":1: database.installation: is an integer"),
+            ("installation \"prod\"", ":1: is not TOML"),
+        ] {
+            let text = format!("database.{wrong}\n[sinks.crm]\nkind = 3\n");
+            std::fs::write(&file, text).unwrap();
+            let said = names().unwrap_err().to_string();
+            assert!(said.contains(fault) && !said.contains("sinks"), "{wrong}: {said}");
+        }
     }
 
     #[test]

@@ -97,6 +97,15 @@ pub struct Database {
     pub listen: Listen,
 }
 
+/// What the outbox is called: all that a printed migration needs of a config.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Names {
+    /// As [`Database::schema`].
+    pub schema: Schema,
+    /// As [`Database::installation`].
+    pub installation: Name,
+}
+
 /// How a relay hears that there is work.
 #[derive(Clone, Debug)]
 pub enum Listen {

@@ -33,7 +33,9 @@ const MEMORY_UNIT: usize = 1024;
 /// write. `resume` knows the rows by their reason.
 const ROUTE_PAUSE: Duration = Duration::from_secs(3600);
 const ROUTE_PAUSED: &str = "route paused";
-/// How long a row rests that this relay's config has no route for.
+/// How long a row rests that this relay's config has no route for: at first not long, as a relay that has
+/// one may be about to take this one's place.
+const UNKNOWN_ROUTE_FIRST: Duration = Duration::from_secs(2);
 const UNKNOWN_ROUTE_PAUSE: Duration = Duration::from_secs(60);
 /// How long an attempt that is cut short after it went out may still take: an answer that is here already
 /// is read, and not called a doubt.
@@ -281,7 +283,8 @@ impl Deliverer {
         let Some(route) = self.route(row) else {
             let reason =
                 "this relay's config has no such route; another config routed it".to_owned();
-            return Err(End::Settled(Settlement::Release { delay: UNKNOWN_ROUTE_PAUSE, reason }));
+            let delay = if row.rev == 0 { UNKNOWN_ROUTE_FIRST } else { UNKNOWN_ROUTE_PAUSE };
+            return Err(End::Settled(Settlement::Release { delay, reason }));
         };
         let unread = |error: StoreError| {
             let reason = format!("the payload could not be read: {error}");

@@ -14,7 +14,7 @@ const THROTTLE_MIN: Duration = Duration::from_secs(5);
 const THROTTLE_MAX: Duration = Duration::from_secs(300);
 
 /// The breakers of the hosts that this relay's sinks talk to, one for sinks that share a host.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct Hosts(Mutex<BTreeMap<String, Arc<Mutex<Breaker>>>>);
 
 impl Hosts {

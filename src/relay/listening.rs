@@ -2,6 +2,8 @@
 
 use std::sync::{Mutex, PoisonError};
 
+use tokio_util::sync::CancellationToken;
+
 use crate::metrics::Metrics;
 
 /// How a relay learns that there is work.
@@ -22,14 +24,16 @@ pub enum Hearing {
 pub struct Listening {
     hearing: Mutex<Hearing>,
     metrics: Metrics,
+    /// Cancelled once another relay of this process has taken this one's place.
+    leave: CancellationToken,
 }
 
 impl Listening {
     /// Before the first session: away where one is `wanted`.
     #[must_use]
-    pub fn new(wanted: bool, metrics: Metrics) -> Listening {
+    pub fn new(wanted: bool, metrics: Metrics, leave: CancellationToken) -> Listening {
         let hearing = Mutex::new(if wanted { Hearing::Away } else { Hearing::Off });
-        Listening { hearing, metrics }
+        Listening { hearing, metrics, leave }
     }
 
     /// As it is now.
@@ -51,8 +55,17 @@ impl Listening {
     /// Notes how it is from now on.
     pub(super) fn note(&self, hearing: Hearing) {
         *self.hearing.lock().unwrap_or_else(PoisonError::into_inner) = hearing;
+        self.tell();
+    }
+
+    /// Says of the process how this relay hears, unless another one speaks for it by now. Said again with
+    /// each beat: the one before may have had the last word.
+    pub(super) fn tell(&self) {
+        if self.leave.is_cancelled() {
+            return;
+        }
         // A pooler that keeps this relay from hearing keeps every other one too: it polls, and a restart
         // would not mend it.
-        self.metrics.listens(self.hears().filter(|_| hearing != Hearing::Deaf));
+        self.metrics.listens(self.hears().filter(|_| self.now() != Hearing::Deaf));
     }
 }

@@ -45,7 +45,7 @@ mod wake;
 pub mod watch;
 mod work;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable};
@@ -138,9 +138,29 @@ pub struct Life {
     pub signs: Arc<Signs>,
     /// Whether it is to take another relay's place: then it does so wholly or not at all.
     pub replaces: bool,
+    decided: Arc<OnceLock<Decided>>,
+}
+
+/// What a relay that is to take another's place came to, once and for all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Decided {
+    /// It puts its routes in force.
+    Commits,
+    /// A later config is to be put in place instead.
+    Withdrawn,
 }
 
 impl Life {
+    /// Goes past the point of no return; `false` where it was withdrawn before.
+    fn commit(&self) -> bool {
+        *self.decided.get_or_init(|| Decided::Commits) == Decided::Commits
+    }
+
+    /// Has it give way to a later config; `false` where it is past the point of no return.
+    fn withdraw(&self) -> bool {
+        *self.decided.get_or_init(|| Decided::Withdrawn) == Decided::Withdrawn
+    }
+
     /// Whether the relay was told to stop or leave.
     #[must_use]
     pub fn is_ending(&self) -> bool {
@@ -175,14 +195,19 @@ pub async fn run(config: Config, process: Arc<Process>, life: Life) -> Result<()
     let lease = config.relay.lease;
     let grace = config.relay.grace;
     let retention = config.retention.clone();
-    let monitor = config.relay.ping.as_ref().map(|ping| Ok((Monitor::build(ping)?, ping.every)));
+    // What only pretends to send must not vouch for what sends.
+    let ping = config.relay.ping.as_ref().filter(|_| process.capture.is_none());
+    let monitor = ping.map(|ping| Ok((Monitor::build(ping)?, ping.every)));
     let monitor = monitor.transpose().map_err(RunError::Ping)?;
-    let shared = Arc::new(Shared::build(config, &process, &target, &found, &life.now)?);
+    let shared = Arc::new(Shared::build(config, &process, &target, &found, &life)?);
     let entry = shared.entry(lease);
     let guard = Guard::new(Arc::clone(&shared.own), &entry);
     tokio::select! {
         looked = patiently(|| guard.look()) => looked?,
         () = life.ending() => return Ok(()),
+    }
+    if !life.commit() {
+        return Ok(());
     }
     tokio::select! {
         mirrored = shared.mirror_routes(&entry.id, life.replaces) => mirrored?,
@@ -205,8 +230,11 @@ pub async fn run(config: Config, process: Arc<Process>, life: Life) -> Result<()
             ping::ping(monitor, every, process, told).await;
         }
     };
-    // These end as soon as the relay is to go: what replaces it has other rules.
-    let besides = tokio::spawn(until_ending(life.clone(), async {
+    // These end as soon as the relay is to go: what replaces it has other rules. And they begin once it has
+    // entered: what they let go on, its former has no rules for.
+    let entered = life.entered.clone();
+    let besides = tokio::spawn(until_ending(life.clone(), async move {
+        entered.cancelled().await;
         tokio::join!(chores, schedules.run(), ping);
     }));
     let ended = tokio::select! {

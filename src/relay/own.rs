@@ -78,6 +78,8 @@ pub struct Owner {
     ended: Arc<Notify>,
     /// Whether another relay has a sink that is meant for this one.
     expects: bool,
+    /// When it was made.
+    began: Instant,
     /// Since when sinks are seen without an owner, and with which epoch.
     free_since: BTreeMap<String, (i64, Instant)>,
 }
@@ -104,6 +106,7 @@ impl Owner {
             ending: BTreeMap::new(),
             ended: Arc::default(),
             expects: false,
+            began: Instant::now(),
             free_since: BTreeMap::new(),
         }
     }
@@ -117,6 +120,7 @@ impl Owner {
         let mut entered = false;
         while !life.is_ending() {
             life.signs.round(self.entry.lease);
+            self.listening.tell();
             let result = if entered { self.beat(false).await } else { self.enter().await };
             match result {
                 Ok(false) if !entered => {
@@ -150,12 +154,14 @@ impl Owner {
     /// ended, and one that another relay gives away is looked for: nobody works it in between.
     async fn rest(&mut self, pause: Duration, life: &Life) {
         let end = Instant::now() + pause;
+        // The relay it replaces may only now be on its way out.
+        let awaits = life.replaces && self.began.elapsed() < self.entry.lease;
         loop {
             tokio::select! {
                 () = tokio::time::sleep_until(end) => return,
                 () = life.ending() => return,
                 (sink, ended) = next_given(&mut self.owned) => self.give(&sink, ended).await,
-                () = expected(life), if self.expects || life.replaces => {
+                () = expected(life, self.expects || awaits) => {
                     if !self.lease.holds() {
                         return;
                     }
@@ -377,11 +383,12 @@ impl Owned {
     }
 }
 
-/// Waits for a sink that another relay gives away: of this process, or of any.
-async fn expected(life: &Life) {
+/// Waits for a sink that another relay gives away: one of this process says so, the others are looked at
+/// where one is expected.
+async fn expected(life: &Life, looks: bool) {
     tokio::select! {
         () = life.signs.handed_over() => {}
-        () = tokio::time::sleep(EXPECTED_LOOK) => {}
+        () = tokio::time::sleep(EXPECTED_LOOK), if looks => {}
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use tracing::debug;
 
+use super::gate::Hosts;
 use crate::config::{Config, Way};
 use crate::metrics::{Look, LookAtSink, Metrics, Names};
 use crate::store::figures::{Figures, figures};
@@ -28,6 +29,8 @@ pub struct Process {
     pub capture: Option<PathBuf>,
     /// What is counted.
     pub metrics: Metrics,
+    /// What is known of hosts, over a reload too.
+    pub(super) hosts: Arc<Hosts>,
     /// What becomes of calls to the database.
     pub(super) tally: Arc<Tally>,
     scope: Mutex<Option<Scope>>,

@@ -22,7 +22,7 @@ use super::route::{Paused, Routes};
 use super::turn::Turns;
 use super::wake::Wake;
 use super::work::Worker;
-use super::{Process, RunError, keep, patiently, random_id};
+use super::{Life, Process, RunError, keep, patiently, random_id};
 use crate::config::{Config, ScheduleConfig, SinkConfig, Way};
 use crate::metrics::Metrics;
 use crate::name::Name;
@@ -45,7 +45,7 @@ pub(super) struct Shared {
     bells: Option<Bells>,
     pub listening: Arc<Listening>,
     memory: Memory,
-    hosts: Hosts,
+    hosts: Arc<Hosts>,
     turns: Turns,
     pub lease: Arc<Lease>,
     lease_time: Duration,
@@ -66,7 +66,7 @@ impl Shared {
         process: &Process,
         target: &Arc<Target>,
         found: &Installation,
-        now: &CancellationToken,
+        life: &Life,
     ) -> Result<Shared, RunError> {
         let installation = config.database.installation;
         let mut sinks = BTreeMap::new();
@@ -81,10 +81,11 @@ impl Shared {
         let link = || Arc::new(Link::new(Arc::clone(target)));
         let keep = link();
         let listens = found.doorbell && target.listens();
-        let listening = Arc::new(Listening::new(listens, process.metrics.clone()));
+        let listening =
+            Arc::new(Listening::new(listens, process.metrics.clone(), life.leave.clone()));
         let bells = listens.then(|| {
             let (keep, listening) = (Arc::clone(&keep), Arc::clone(&listening));
-            Bells::start(keep, found.bell_class, listening, now.clone())
+            Bells::start(keep, found.bell_class, listening, life.now.clone())
         });
         Ok(Shared {
             sinks,
@@ -98,7 +99,7 @@ impl Shared {
             bells,
             listening,
             memory: Memory::new(),
-            hosts: Hosts::default(),
+            hosts: Arc::clone(&process.hosts),
             turns: Turns::new(),
             lease: Arc::default(),
             lease_time: config.relay.lease,
@@ -107,7 +108,7 @@ impl Shared {
             fetch: link(),
             settle: link(),
             large: link(),
-            now: now.clone(),
+            now: life.now.clone(),
         })
     }
 

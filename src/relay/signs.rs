@@ -23,7 +23,9 @@ impl Signs {
     /// A relay begins another round. It does so whether the database answers or not.
     pub fn round(&self, lease: Duration) {
         let due = Instant::now() + lease * ROUND_LEASES;
-        *self.due.lock().unwrap_or_else(PoisonError::into_inner) = Some(due);
+        let mut latest = self.due.lock().unwrap_or_else(PoisonError::into_inner);
+        // Two relays may go round at a reload, one of them slower: the later of both counts.
+        *latest = (*latest).max(Some(due));
     }
 
     /// Whether a relay was to begin another round and did not. Before the first one nothing is late.

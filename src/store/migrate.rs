@@ -10,7 +10,7 @@ use tokio_postgres::{Client, GenericClient, Transaction};
 use super::error::StoreError;
 use super::link::Target;
 use super::queries::in_schema;
-use crate::config::{Database, Schema, duration_in_words};
+use crate::config::{Database, Names, Schema, duration_in_words};
 use crate::hex::hex;
 
 /// One migration: a file of `sql/migrations/`.
@@ -326,11 +326,11 @@ async fn name(
 /// The SQL of the migrations from this number on, for a team's own migration tool: to be run in one
 /// transaction, after which `outboxd migrate --check` finds nothing wanting.
 #[must_use]
-pub fn print(database: &Database, from: i32) -> String {
+pub fn print(names: &Names, from: i32) -> String {
     let mut out = String::new();
     let printed = || MIGRATIONS.iter().filter(|m| m.number >= from);
     for migration in printed() {
-        out.push_str(&in_schema(migration.text, &database.schema));
+        out.push_str(&in_schema(migration.text, &names.schema));
         out.push('\n');
     }
     for migration in printed() {
@@ -340,16 +340,16 @@ pub fn print(database: &Database, from: i32) -> String {
             "INSERT INTO outbox.migration (number, name, sha256, works_from) \
              VALUES ({number}, '{name}', '{sha256}', {works_from});\n"
         );
-        out.push_str(&in_schema(&entry, &database.schema));
+        out.push_str(&in_schema(&entry, &names.schema));
     }
     if from > 1 {
         return out;
     }
     let entry = format!(
         "INSERT INTO outbox.installation (name) VALUES ('{}');\n",
-        database.installation.as_str()
+        names.installation.as_str()
     );
-    out.push_str(&in_schema(&entry, &database.schema));
+    out.push_str(&in_schema(&entry, &names.schema));
     out
 }
 
@@ -438,7 +438,7 @@ mod tests {
             printed.contains("FUNCTION \"shop\".may_enter(boolean) TO shop_relay"),
             "{printed}"
         );
-        assert!(!printed.contains("outbox"), "{printed}");
+        assert!(!printed.contains("outbox.") && !printed.contains("outbox_"), "{printed}");
     }
 
     fn ran(number: i32, works_from: Option<i32>) -> Applied {

@@ -19,7 +19,7 @@ class Message(models.Model):
     headers = models.JSONField(null=True, blank=True)
 
     class Meta:
-        # outboxd's migration makes it. `makemigrations` notes the model's state and makes nothing.
+        # outboxd's migration makes it, and tells Django of the model's state.
         managed = False
         # Django has no word for a schema. It puts the name between quotes, so these two inside make
         # "outbox"."message" of it; 'outbox.message' would be one table of that name in public.
