@@ -291,7 +291,7 @@ async fn a_relay_that_may_not_work_a_database_says_so_and_ends() {
     assert!(error.to_string().contains("\"shop\""), "{error}");
 
     client
-        .batch_execute("INSERT INTO outbox.migration (number, name, sha256) VALUES (99, 'new', '')")
+        .batch_execute("INSERT INTO outbox.migration (number, name, sha256, works_from) VALUES (99, 'new', '', 99)")
         .await
         .unwrap();
     let error = Relay::start(config(&database.url(), &rest)).outcome().await.unwrap_err();

@@ -17,7 +17,17 @@ use x509_cert::der::Decode;
 #[derive(Debug)]
 pub struct Look {
     provider: Arc<CryptoProvider>,
-    ends_at: Mutex<Option<Timestamp>>,
+    seen: Mutex<Option<Ends>>,
+}
+
+/// When the certificates end that a server showed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ends {
+    /// The server's own.
+    pub own: Timestamp,
+    /// The first of those it showed beside. Whoever checks may never need that one: a root that was signed
+    /// by another, which is over, is shown for the sake of old clients.
+    pub beside: Option<Timestamp>,
 }
 
 impl Look {
@@ -27,7 +37,7 @@ impl Look {
     /// When the TLS library refuses its settings.
     pub fn client() -> Result<(Arc<ClientConfig>, Arc<Look>), rustls::Error> {
         let provider = Arc::new(ring::default_provider());
-        let look = Arc::new(Look { provider: Arc::clone(&provider), ends_at: Mutex::default() });
+        let look = Arc::new(Look { provider: Arc::clone(&provider), seen: Mutex::default() });
         let verifier: Arc<dyn ServerCertVerifier> = Arc::<Look>::clone(&look);
         let config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
@@ -37,10 +47,10 @@ impl Look {
         Ok((Arc::new(config), look))
     }
 
-    /// When the first of the certificates ends that the server showed; none before a handshake.
+    /// When the certificates end that the server showed; none before a handshake.
     #[must_use]
-    pub fn ends_at(&self) -> Option<Timestamp> {
-        *self.ends_at.lock().unwrap_or_else(PoisonError::into_inner)
+    pub fn ends(&self) -> Option<Ends> {
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -61,9 +71,9 @@ impl ServerCertVerifier for Look {
         _ocsp_response: &[u8],
         _now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let shown = std::iter::once(end_entity).chain(intermediates);
-        let first = shown.filter_map(|certificate| ends_at(certificate)).min();
-        *self.ends_at.lock().unwrap_or_else(PoisonError::into_inner) = first;
+        let beside = intermediates.iter().filter_map(|certificate| ends_at(certificate)).min();
+        let ends = ends_at(end_entity).map(|own| Ends { own, beside });
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = ends;
         Ok(ServerCertVerified::assertion())
     }
 

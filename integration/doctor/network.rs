@@ -105,7 +105,7 @@ async fn postgresql_whose_certificate_is_over_though_nobody_checks_it() {
     );
     patient.configure(&url, "");
     let said = patient.doctor(&[]);
-    said.finds(&["certificate-over"]);
+    said.finds(&["certificate-unchecked"]);
     assert!(said.words("certificate").starts_with("that of localhost (database) expired on "));
     write(90 * 24);
     patient.psql("SELECT pg_reload_conf()");

@@ -31,6 +31,16 @@ async fn relays_with_different_configs_and_one_that_falls_silent() {
     until_live("1").await;
     assert!(until(&patient, &[]).await.words("relays").contains("1 live, with this config"));
 
+    // A relay in a crash loop leaves many behind.
+    patient.psql(
+        "INSERT INTO outbox.relay (id, started_at, heartbeat_at, lease, host, pid, version, routes_hash, sinks)
+         SELECT 'gone ' || n, r.started_at - interval '2 minutes', r.heartbeat_at - interval '1 minute',
+                r.lease, r.host, r.pid, r.version, r.routes_hash, r.sinks
+           FROM outbox.relay r CROSS JOIN generate_series(1, 101) n",
+    );
+    assert!(until(&patient, &[]).await.words("relays").contains("1 live, with this config"));
+    patient.psql("DELETE FROM outbox.relay WHERE id LIKE 'gone %'");
+
     let mut other = Process::start(&config("grace = \"29s\""));
     until_live("2").await;
     let said = until(&patient, &["relays-differ"]).await;

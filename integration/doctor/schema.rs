@@ -194,10 +194,12 @@ async fn ids_out_of_order_ids_that_come_again_and_a_ledger_without_tomorrow() {
     let said = patient.doctor(&[]);
     let remedies = said.finds(&["ledger-day", "sequence-cache", "sequence-behind"]);
     assert!(said.text.contains("stands at 3, ids up to 9 are in use"), "{}", said.text);
-    for remedy in remedies {
-        patient.psql(sql_of(&remedy));
+    for remedy in &remedies[..2] {
+        patient.psql(sql_of(remedy));
     }
+    assert!(remedies[2].contains("outboxd resume --restored"), "{remedies:?}");
+    patient.ok(&["resume", "--restored", "--yes"]);
     patient.finds(&[]);
     let next = "INSERT INTO outbox.message (type, payload) VALUES ('t', '{}') RETURNING id";
-    assert_eq!(patient.psql(next), "10");
+    assert_eq!(patient.psql(next), "1000000010", "10 may have been given away and pruned");
 }

@@ -11,7 +11,9 @@ use tokio_postgres::Client;
 
 use crate::harness::eventually;
 use crate::harness::http::{Answer, Gate, HttpPeer};
-use crate::harness::plane::{LONG, send, send_keyed, until_closed, until_count, until_routed};
+use crate::harness::plane::{
+    LONG, number, send, send_keyed, until_closed, until_count, until_routed,
+};
 use crate::harness::postgres::{Cluster, Database};
 use crate::harness::proxy::{self, Proxy};
 use crate::harness::relay::{self, Relay, config, toml};
@@ -448,6 +450,32 @@ async fn however_often_it_is_scraped_the_database_is_looked_at_once_in_five_seco
         format!("{} LOG:  execute <unnamed>: -- The figures that metrics show", database.name());
     let logged = Cluster::shared().log().matches(&words).count();
     assert_eq!(logged.to_string(), all.to_string(), "what the metric says of itself is true");
+}
+
+/// A look that takes too long is ended by the server, is not made again at once, and is no sign that the
+/// database is away.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_look_that_takes_too_long_ends_and_rests() {
+    let (database, peer) = (Database::migrated().await, HttpPeer::start().await);
+    let (client, other) = (database.connect().await, database.connect().await);
+    let scene = Scene::start(config(&database.url(), &relay::crm(&peer.url("/"), ""))).await;
+    let watched = &scene.watched;
+    watched.until("outboxd_snapshots_total{went=\"ok\"}", |looks| looks > 0.5).await;
+    client.batch_execute("BEGIN; LOCK TABLE outbox.unseen").await.unwrap();
+    let failed = "outboxd_snapshots_total{went=\"failed\"}";
+    watched.until(failed, |looks| looks > 0.5).await;
+    let running = "SELECT count(*) FROM pg_stat_activity
+                    WHERE datname = current_database() AND state = 'active'
+                      AND query LIKE '-- The figures that metrics show%'";
+    assert_eq!(number(&other, running).await, 0, "nobody waits for it, and it is over");
+    // One look in five seconds would have failed a second time.
+    watched.until("outboxd_snapshot_age_seconds", |age| age > 15.0).await;
+    let series = watched.series().await;
+    assert_eq!(series.of(failed).to_string(), "1");
+    assert_eq!(series.of("outboxd_database_up").to_string(), "1");
+    client.batch_execute("COMMIT").await.unwrap();
+    watched.until("outboxd_snapshot_age_seconds", |age| age < 5.0).await;
+    drop(scene.end().await);
 }
 
 /// A reload changes what the series stand for.

@@ -196,3 +196,25 @@ async fn a_migration_that_cannot_have_its_lock_says_who_has_it() {
     .await;
     assert_eq!(number(&long, later).await, 2);
 }
+
+/// A deadlock with others is a lock that could not be had; and a migration that is frozen keeps its locks
+/// for five seconds at most.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_migration_that_had_to_give_way_is_tried_again() {
+    let database = Database::migrated().await;
+    let client = database.connect().await;
+    // A sequence is not rolled back.
+    client.batch_execute("CREATE SEQUENCE public.tries").await.unwrap();
+    let database_config = config(&database.url(), "").database;
+    let target = Target::new(&database_config);
+    let mut known = one_more(newest());
+    known.last_mut().unwrap().text = "DO $$ BEGIN
+           IF nextval('public.tries') < 2 THEN RAISE SQLSTATE '40P01'; END IF;
+           IF current_setting('idle_in_transaction_session_timeout') <> '5s' THEN
+             RAISE 'keeps its locks';
+           END IF;
+         END $$;";
+    let patience = Duration::from_secs(10);
+    migrate_with(&target, &database_config, &known, patience, |_| {}).await.unwrap();
+    assert_eq!(number(&client, "SELECT last_value FROM public.tries").await, 2);
+}

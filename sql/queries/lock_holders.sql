@@ -1,4 +1,5 @@
--- Whom a migration waits for: the oldest transaction of others that holds a lock in the outbox. Where they
+-- Whom a migration perhaps waits for: the oldest transaction of others that holds a lock in the outbox, of
+-- whatever kind: after the failure nobody can tell which lock it was. Where they
 -- are another role's, its age and application are told to members of pg_read_all_stats only.
 -- $1 schema
 SELECT a.pid, a.application_name, extract(epoch FROM clock_timestamp() - a.xact_start)::float8 AS age

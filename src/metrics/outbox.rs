@@ -104,7 +104,10 @@ impl Outbox {
                 "Sinks that alerts are routed to; 0: they go nowhere",
             ),
             relays: c.gauge("outboxd_live_relays", "Relays of this installation whose lease runs"),
-            up: c.gauge("outboxd_database_up", "1 if the last look at the database succeeded"),
+            up: c.gauge(
+                "outboxd_database_up",
+                "1 if PostgreSQL answered the last look, be it too slowly for figures",
+            ),
             age: c.gauge(
                 "outboxd_snapshot_age_seconds",
                 "How old the figures from the database are; before the first look, the process",
@@ -187,6 +190,12 @@ impl Outbox {
         self.count(Went::Failed);
     }
 
+    /// PostgreSQL answers, and too slowly for figures: the last ones stay.
+    pub fn looked_in_vain(&self) {
+        self.up.set(1);
+        self.count(Went::Failed);
+    }
+
     fn count(&self, went: Went) {
         self.looks.get_or_create(&Labels::new(&[("went", went.word())])).inc();
     }
@@ -203,7 +212,7 @@ impl Outbox {
         (last.0.clone(), last.1.elapsed())
     }
 
-    /// Whether the last look succeeded.
+    /// Whether PostgreSQL answered the last look.
     #[must_use]
     pub fn is_up(&self) -> bool {
         self.up.get() == 1

@@ -15,8 +15,12 @@ use crate::store::{Link, Tally, Target};
 
 /// The database is looked at for its figures no more often than this, whoever asks.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
-/// How long a look may take; then the last figures stay.
+/// And it looks for no more than one part in so many of the time.
+const REST: u32 = 10;
+/// How long a look may take; then the server ends it and the last figures stay.
 const LOOK_LIMIT: Duration = Duration::from_secs(2);
+/// How long the server may take to say so.
+const ANSWER_LIMIT: Duration = Duration::from_secs(3);
 
 /// What all relays of a process share, one after another.
 #[derive(Debug, Default)]
@@ -30,7 +34,7 @@ pub struct Process {
     /// What becomes of calls to the database.
     pub(super) tally: Arc<Tally>,
     scope: Mutex<Option<Scope>>,
-    looked: tokio::sync::Mutex<Option<Instant>>,
+    look_from: tokio::sync::Mutex<Option<Instant>>,
 }
 
 /// What is looked at.
@@ -75,17 +79,26 @@ impl Process {
     }
 
     async fn look_once(&self) {
-        let mut looked = self.looked.lock().await;
-        if looked.is_some_and(|at| at.elapsed() < LOOK_EVERY) {
+        let mut look_from = self.look_from.lock().await;
+        let begun = Instant::now();
+        if look_from.is_some_and(|at| begun < at) {
             return;
         }
-        *looked = Some(Instant::now());
+        *look_from = Some(begun + LOOK_EVERY);
         let scope = self.scope.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let outbox = self.metrics.outbox();
         let Some(Scope { link, names }) = scope else { return outbox.not_looked() };
         let sinks: Vec<String> = names.sinks.iter().chain(&names.files).cloned().collect();
-        match tokio::time::timeout(LOOK_LIMIT, figures(&link, &sinks)).await {
-            Ok(Ok(figures)) => outbox.looked(look(figures, &names)),
+        match tokio::time::timeout(ANSWER_LIMIT, figures(&link, LOOK_LIMIT, &sinks)).await {
+            Ok(Ok(figures)) => {
+                *look_from = Some(begun + pause(begun.elapsed()));
+                outbox.looked(look(figures, &names));
+            }
+            Ok(Err(error)) if error.is_cut_off() => {
+                debug!(%error, "the look at the outbox took too long");
+                *look_from = Some(begun + pause(begun.elapsed()));
+                outbox.looked_in_vain();
+            }
             Ok(Err(error)) => {
                 debug!(%error, "cannot look at the outbox for its figures");
                 outbox.not_looked();
@@ -102,6 +115,11 @@ impl Process {
         self.metrics.database(self.tally.errors(), self.tally.connections());
         self.metrics.text()
     }
+}
+
+/// From the beginning of a look that took so long to that of the next one.
+fn pause(took: Duration) -> Duration {
+    (took * REST).max(LOOK_EVERY)
 }
 
 fn look(figures: Figures, names: &Names) -> Look {
@@ -122,5 +140,16 @@ fn look(figures: Figures, names: &Names) -> Look {
         receivers: figures.receivers,
         relays: figures.relays,
         paused: figures.paused,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn looks_take_a_tenth_of_the_time_at_most() {
+        let of = |millis| pause(Duration::from_millis(millis));
+        assert_eq!([of(3), of(500), of(2_000)].map(|pause| pause.as_secs()), [5, 5, 20]);
     }
 }

@@ -2,13 +2,12 @@
 
 use std::time::Duration;
 
-use jiff::Timestamp;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::smtp::Smtp;
 use super::tls;
-use crate::certificate::Look;
+use crate::certificate::{Ends, Look};
 use crate::config::{MailSecurity, SinkConfig, Way};
 
 /// No look may take longer.
@@ -20,7 +19,7 @@ pub struct Shown {
     /// Whose it is.
     pub host: String,
     /// When it ends.
-    pub ends_at: Timestamp,
+    pub ends: Ends,
 }
 
 /// Shakes hands with a sink's server and looks at its certificate, also where it is not believed. None
@@ -44,5 +43,5 @@ pub async fn shown(sink: &SinkConfig) -> Option<Shown> {
         }
         Way::Webhook(_) | Way::Smtp(_) | Way::Csv(_) => return None,
     };
-    Some(Shown { host, ends_at: look.ends_at()? })
+    Some(Shown { host, ends: look.ends()? })
 }

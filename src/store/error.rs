@@ -113,6 +113,18 @@ impl StoreError {
         self.code() == Some(&SqlState::LOCK_NOT_AVAILABLE)
     }
 
+    /// Whether two waited for each other, and this one was told to give way.
+    #[must_use]
+    pub fn is_deadlock(&self) -> bool {
+        self.code() == Some(&SqlState::T_R_DEADLOCK_DETECTED)
+    }
+
+    /// Whether the server ended a statement that took longer than it was given.
+    #[must_use]
+    pub fn is_cut_off(&self) -> bool {
+        self.code() == Some(&SqlState::QUERY_CANCELED)
+    }
+
     /// Whether the database cannot hold what was to be written, such as a character that its
     /// encoding lacks.
     #[must_use]

@@ -1,5 +1,7 @@
 //! The figures that metrics show of the outbox: one statement, at a fixed price.
 
+use std::time::Duration;
+
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
@@ -47,11 +49,16 @@ pub struct SinkFigures {
     pub paused: bool,
 }
 
-/// Looks once. Counts stop one above [`Count::LIMIT`].
+/// Looks once. Counts stop one above [`Count::LIMIT`]. The server ends a look that takes longer than the
+/// limit: behind an old snapshot even a bounded count walks over dead entries of an index.
 ///
 /// # Errors
 /// When the database cannot be asked.
-pub async fn figures(link: &Link, sinks: &[String]) -> Result<Figures, StoreError> {
+pub async fn figures(
+    link: &Link,
+    limit: Duration,
+    sinks: &[String],
+) -> Result<Figures, StoreError> {
     let lanes = Lane::ALL.map(Lane::number).to_vec();
     let params = [
         (&sinks as _, Type::TEXT_ARRAY),
@@ -59,7 +66,8 @@ pub async fn figures(link: &Link, sinks: &[String]) -> Result<Figures, StoreErro
         (&Count::COUNTED as _, Type::INT8),
         (&TYPE as _, Type::TEXT),
     ];
-    let rows = link.rows_by_index("look at the outbox", &link.queries().figures, &params).await?;
+    let sql = &link.queries().figures;
+    let rows = link.rows_by_index_within("look at the outbox", limit, sql, &params).await?;
     let mut figures = Figures::default();
     for row in &rows {
         let count = row.get("due");

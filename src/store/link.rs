@@ -20,6 +20,12 @@ pub const CALL_LIMIT: Duration = Duration::from_secs(15);
 /// How long connecting may take, name look-up, TLS and login included.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 
+/// How a statement is begun that goes through its indexes.
+const BY_INDEX: &str = "BEGIN; SET LOCAL enable_seqscan = off; \
+     SET LOCAL enable_bitmapscan = off; SET LOCAL enable_hashjoin = off; \
+     SET LOCAL enable_mergejoin = off; SET LOCAL jit = off; SET LOCAL synchronous_commit = on; \
+     SET LOCAL idle_in_transaction_session_timeout = '5s'";
+
 /// A parameter with its type: statements are unnamed, so the types travel with them.
 pub type Param<'a> = (&'a (dyn ToSql + Sync), Type);
 
@@ -347,16 +353,39 @@ impl Link {
         sql: &str,
         params: &[Param<'_>],
     ) -> Result<Vec<Row>, StoreError> {
-        const BEGIN: &str = "BEGIN; SET LOCAL enable_seqscan = off; \
-             SET LOCAL enable_bitmapscan = off; SET LOCAL enable_hashjoin = off; \
-             SET LOCAL enable_mergejoin = off; SET LOCAL jit = off; SET LOCAL synchronous_commit = on; \
-             SET LOCAL idle_in_transaction_session_timeout = '5s'";
+        self.rows_begun(doing, BY_INDEX, sql, params).await
+    }
+
+    /// As [`Link::rows_by_index`], and the server ends what takes longer than the limit: a statement that
+    /// nobody waits for any more would go on there.
+    ///
+    /// # Errors
+    /// As [`Link::rows_by_index`]; one that took too long [`StoreError::is_cut_off`].
+    pub async fn rows_by_index_within(
+        &self,
+        doing: &'static str,
+        limit: Duration,
+        sql: &str,
+        params: &[Param<'_>],
+    ) -> Result<Vec<Row>, StoreError> {
+        let limit = limit.as_millis();
+        let opening = format!("{BY_INDEX}; SET LOCAL statement_timeout = '{limit}ms'");
+        self.rows_begun(doing, &opening, sql, params).await
+    }
+
+    async fn rows_begun(
+        &self,
+        doing: &'static str,
+        opening: &str,
+        sql: &str,
+        params: &[Param<'_>],
+    ) -> Result<Vec<Row>, StoreError> {
         let client = self.client().await?;
         let result = limited(doing, CALL_LIMIT, async {
             let call = async {
                 tokio::join!(
                     biased;
-                    client.batch_execute(BEGIN),
+                    client.batch_execute(opening),
                     client.query_typed(sql, params),
                     client.batch_execute("COMMIT"),
                 )

@@ -47,6 +47,8 @@ pub const NEWEST: i32 = MIGRATIONS[MIGRATIONS.len() - 1].number;
 
 /// How long one try waits for a lock, and how long after it the next one begins.
 const LOCK_LIMIT: &str = "50ms";
+/// One that is frozen between two statements does not keep its locks: relays would lose their leases.
+const THAWED: &str = "SET LOCAL idle_in_transaction_session_timeout = '5s'";
 const PAUSE_MIN: Duration = Duration::from_millis(250);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 /// How long tries are made unless told otherwise.
@@ -218,7 +220,7 @@ pub async fn migrate_with(
     let mut pause = PAUSE_MIN;
     loop {
         let error = match attempt(&mut client, target, database, known).await {
-            Err(error) if error.is_lock_timeout() => error,
+            Err(error) if error.is_lock_timeout() || error.is_deadlock() => error,
             ended => return ended,
         };
         let holder = lock_holder(&client, target).await?;
@@ -249,7 +251,9 @@ async fn lock_holder(client: &Client, target: &Target) -> Result<String, StoreEr
     let named = application.map_or(String::new(), |name| format!(" ({name})"));
     let age: Option<f64> = row.get("age");
     let since = age.map_or(String::new(), |age| format!(" for {age:.0} s"));
-    Ok(format!("process {pid}{named} has had a transaction open{since}; let it end"))
+    Ok(format!(
+        "process {pid}{named} has had a transaction open{since} and is perhaps in the way; let it end"
+    ))
 }
 
 /// One try.
@@ -263,7 +267,7 @@ async fn attempt(
     let fail = |e| StoreError::postgres(DOING, e);
     let transaction = client.transaction().await.map_err(fail)?;
     transaction
-        .batch_execute(&format!("SET LOCAL lock_timeout = '{LOCK_LIMIT}'"))
+        .batch_execute(&format!("SET LOCAL lock_timeout = '{LOCK_LIMIT}'; {THAWED}"))
         .await
         .map_err(fail)?;
     let lock = lock_number(&database.schema);
@@ -372,7 +376,7 @@ pub async fn grant(
     let fail = |e| StoreError::postgres(DOING, e);
     let mut client = target.connect_warned(warn).await?;
     let transaction = client.transaction().await.map_err(fail)?;
-    let patience = format!("SET LOCAL lock_timeout = '{}ms'", GRANT_PATIENCE.as_millis());
+    let patience = format!("SET LOCAL lock_timeout = '{}ms'; {THAWED}", GRANT_PATIENCE.as_millis());
     transaction.batch_execute(&patience).await.map_err(fail)?;
     let lock = lock_number(target.schema());
     transaction

@@ -86,7 +86,7 @@ book! {
     Fail "sequence" "sequence-cache": "{sequence} gives each session {cache} ids at a time: ids are not in the order of a key's messages"
         => "as the owner: ALTER SEQUENCE {sequence} CACHE 1";
     Fail "sequence" "sequence-behind": "{sequence} stands at {reached}, ids up to {highest} are in use: they would be given away again"
-        => "as the owner: SELECT setval('{sequence}', {highest})";
+        => "ids above {highest} may have been given away too, and their messages pruned: outboxd resume --restored goes on a billion higher (it also ends a pause of everything)";
     Fail "copy" "copy": "this is not the cluster that the installation was made in: a restored dump, or a clone"
         => "if it takes the original's place: outboxd resume --restored; if not: another name in [database] installation";
     Warn "relays" "relays-differ": "live relays work by different configs: {relays}"
@@ -105,6 +105,10 @@ book! {
         => "renew it there";
     Warn "certificate" "certificate-soon": "that of {host} {ends}"
         => "renew it there";
+    Warn "certificate" "certificate-unchecked": "that of {host} {ends}; the relay does not check it"
+        => "renew it there, and let sslmode=verify-full in the URL check it";
+    Warn "certificate" "certificate-beside": "one that {host} shows beside its own {ends}; who does not need it does not mind"
+        => "show the chain there without it";
     Fail "name" "name-unknown": "{host} does not resolve: {error}"
         => "correct it in the config, or the resolver of this host";
     Warn "name" "name-slow": "{host} took {milliseconds} ms to resolve"
@@ -118,9 +122,9 @@ book! {
     Warn "settings" "timeout-short": "{setting} is {value}: it ends statements or sessions that a relay needs"
         => "as an administrator: {alter} SET {setting} = 0";
     Warn "connections" "connections-few": "{left} connections are left"
-        => "raise max_connections, or the limit of the role or database; a relay takes six, doctor five";
+        => "raise max_connections, or the limit of the role or database; a relay takes seven and one more for moments, doctor seven";
     Fail "connections" "connections-none": "{left} connections are left: a relay that reconnects may find none"
-        => "raise max_connections, or the limit of the role or database; a relay takes six, doctor five";
+        => "raise max_connections, or the limit of the role or database; a relay takes seven and one more for moments, doctor seven";
     Fail "disk" "disk-full": "{directory} has {free} left"
         => "make room: files cannot be written";
     Warn "disk" "disk-low": "{directory} has {free} left"

@@ -24,9 +24,9 @@ const STATEMENT_MS: i64 = 15_000;
 const LOCK_MS: i64 = 1_000;
 const TRANSACTION_MS: i64 = 60_000;
 /// Fewer are told of.
-const CONNECTIONS_FEW: i64 = 12;
-/// What one relay needs.
-const CONNECTIONS_NONE: i64 = 6;
+const CONNECTIONS_FEW: i64 = 16;
+/// What one relay needs: seven, and one more for moments.
+const CONNECTIONS_NONE: i64 = 8;
 /// Of the queue of notifications.
 const QUEUE: f64 = 0.5;
 
@@ -401,7 +401,7 @@ mod tests {
         let with =
             |left| causes(&connections(&Place { connections_left: left, ..Place::default() }));
         assert_eq!(
-            (with(12), with(11), with(5)),
+            (with(16), with(15), with(7)),
             (vec![], vec!["connections-few"], vec!["connections-none"])
         );
     }

@@ -11,6 +11,7 @@ use tokio::time::{Instant, timeout};
 use super::book::finding;
 use super::judge::or_well;
 use super::vacuum::bytes;
+use crate::certificate::Ends;
 use crate::cli::finding::Finding;
 use crate::cli::words::age;
 use crate::config::{Config, SinkConfig, Way};
@@ -72,13 +73,34 @@ fn host(sink: &SinkConfig) -> Option<String> {
 pub(super) async fn certificates(config: &Config, now: Timestamp) -> Vec<Finding> {
     let looks = join_all(config.sinks.values().map(certificate::shown));
     let (sinks, databases) = tokio::join!(looks, database::shown(&config.database));
-    let sinks = sinks.into_iter().flatten().map(|shown| (shown.host, shown.ends_at));
-    let databases = databases.into_iter().map(|(host, at)| (format!("{host} (database)"), at));
-    let shown: BTreeSet<(String, Timestamp)> = sinks.chain(databases).collect();
-    shown.iter().map(|(host, ends_at)| ending(host, *ends_at, now)).collect()
+    let is_checked = database::is_checked(&config.database);
+    let sinks = sinks.into_iter().flatten().map(|shown| (shown.host, (shown.ends, true)));
+    let databases = databases
+        .into_iter()
+        .map(|(host, ends)| (format!("{host} (database)"), (ends, is_checked)));
+    let shown: BTreeSet<(String, (Ends, bool))> = sinks.chain(databases).collect();
+    shown.iter().flat_map(|(host, shown)| ending(host, *shown, now)).collect()
 }
 
-fn ending(host: &str, ends_at: Timestamp, now: Timestamp) -> Finding {
+fn ending(host: &str, (ends, is_checked): (Ends, bool), now: Timestamp) -> Vec<Finding> {
+    let (left, words) = until(ends.own, now);
+    let places: [(&str, &dyn ToString); 2] = [("host", &host), ("ends", &words)];
+    let mut told = Vec::new();
+    match left {
+        left if left < OVER && is_checked => told.push(finding("certificate-over", &places)),
+        left if left < OVER => told.push(finding("certificate-unchecked", &places)),
+        left if left < SOON => told.push(finding("certificate-soon", &places)),
+        _ => {}
+    }
+    if let Some((left, words)) = ends.beside.map(|beside| until(beside, now))
+        && left < SOON
+    {
+        told.push(finding("certificate-beside", &[("host", &host), ("ends", &words)]));
+    }
+    or_well(told, "certificate", || format!("that of {host} {words}"))
+}
+
+fn until(ends_at: Timestamp, now: Timestamp) -> (SignedDuration, String) {
     let left = ends_at.duration_since(now);
     let day = ends_at.strftime("%Y-%m-%d");
     let ends = if left.is_negative() {
@@ -86,12 +108,7 @@ fn ending(host: &str, ends_at: Timestamp, now: Timestamp) -> Finding {
     } else {
         format!("expires on {day}, in {}", age(left.as_secs()))
     };
-    let places: [(&str, &dyn ToString); 2] = [("host", &host), ("ends", &ends)];
-    match left {
-        left if left < OVER => finding("certificate-over", &places),
-        left if left < SOON => finding("certificate-soon", &places),
-        _ => Finding::new("certificate", Ok(format!("that of {host} {ends}"))),
-    }
+    (left, ends)
 }
 
 /// Looks at the room there is for files.
@@ -135,9 +152,26 @@ mod tests {
             ("2026-12-26T11:00:00Z", Some("certificate-soon"), "expires on 2026-12-26, in 29d23h"),
             ("2026-12-26T12:00:00Z", None, "expires on 2026-12-26, in 30d"),
         ] {
-            let found = ending("mail.example", ends.parse().unwrap(), now);
+            let ends = Ends { own: ends.parse().unwrap(), beside: None };
+            let found = &ending("mail.example", (ends, true), now)[0];
             assert_eq!(found.cause, cause, "{found:?}");
             assert_eq!(found.found.words().1, format!("that of mail.example {words}"));
+        }
+    }
+
+    #[test]
+    fn what_nobody_checks_or_may_not_need_is_no_fault() {
+        let now: Timestamp = "2026-11-26T12:00:00Z".parse().unwrap();
+        let (past, far) = ("2026-11-20T12:00:00Z", "2027-11-20T12:00:00Z");
+        for (own, beside, is_checked, cause) in [
+            (past, far, false, Some("certificate-unchecked")),
+            (far, past, true, Some("certificate-beside")),
+            (far, far, true, None),
+        ] {
+            let ends = Ends { own: own.parse().unwrap(), beside: Some(beside.parse().unwrap()) };
+            let found = ending("mail.example", (ends, is_checked), now);
+            let causes: Vec<_> = found.iter().map(|one| one.cause).collect();
+            assert_eq!(causes, [cause], "{found:?}");
         }
     }
 

@@ -20,6 +20,8 @@ const DEAF_MAX: Duration = Duration::from_secs(30);
 const DUE_MAX: Duration = Duration::from_secs(300);
 /// An attempt that ended so long ago still counts as getting on.
 const ENDED_MAX: Duration = Duration::from_secs(60);
+/// Figures that are older are called old, also where PostgreSQL answers.
+const FRESH: Duration = Duration::from_secs(60);
 
 /// What was checked.
 pub(in crate::relay) struct Progress {
@@ -142,8 +144,11 @@ fn listens(hears: Option<(bool, Duration)>) -> Check {
 
 /// Never fails by itself: a database that is away shows in the lease and the looks.
 fn database(is_up: bool, age: Duration) -> Check {
-    let reason =
-        if is_up { "the figures are fresh" } else { "PostgreSQL did not answer; old figures" };
+    let reason = match is_up {
+        true if age <= FRESH => "the figures are fresh",
+        true => "PostgreSQL answers, too slowly for figures; old ones",
+        false => "PostgreSQL did not answer; old figures",
+    };
     Check::new("database", true, Some(age), reason)
 }
 

@@ -3,7 +3,6 @@
 use std::io;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -11,7 +10,7 @@ use tokio::time::timeout;
 use tokio_postgres::Config as Connect;
 use tokio_postgres::config::Host;
 
-use crate::certificate::Look;
+use crate::certificate::{Ends, Look};
 use crate::config::{Database, DatabaseTls, Listen};
 
 /// No look may take longer.
@@ -43,20 +42,26 @@ fn hosts_of(connect: &Connect) -> Vec<(String, u16)> {
 }
 
 /// The certificates that the database's hosts show, and when each ends; none of a host that shows none.
-pub async fn shown(database: &Database) -> Vec<(String, Timestamp)> {
+pub async fn shown(database: &Database) -> Vec<(String, Ends)> {
     if matches!(database.tls, DatabaseTls::Disable) {
         return Vec::new();
     }
     let mut found = Vec::new();
     for (host, port) in hosts(database) {
-        if let Ok(Ok(Some(ends_at))) = timeout(LIMIT, look(&host, port)).await {
-            found.push((host, ends_at));
+        if let Ok(Ok(Some(ends))) = timeout(LIMIT, look(&host, port)).await {
+            found.push((host, ends));
         }
     }
     found
 }
 
-async fn look(host: &str, port: u16) -> io::Result<Option<Timestamp>> {
+/// Whether the relay refuses a certificate that is over.
+#[must_use]
+pub fn is_checked(database: &Database) -> bool {
+    !matches!(database.tls, DatabaseTls::Disable | DatabaseTls::Prefer | DatabaseTls::Require)
+}
+
+async fn look(host: &str, port: u16) -> io::Result<Option<Ends>> {
     let (config, look) = Look::client().map_err(io::Error::other)?;
     let mut stream = TcpStream::connect((host, port)).await?;
     stream.write_all(&SSL_REQUEST).await?;
@@ -65,5 +70,5 @@ async fn look(host: &str, port: u16) -> io::Result<Option<Timestamp>> {
     }
     let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
     let _ = tokio_rustls::TlsConnector::from(config).connect(name, stream).await;
-    Ok(look.ends_at())
+    Ok(look.ends())
 }

@@ -10,13 +10,23 @@ use crate::store::queries::in_schema;
 const ORDER: &[&str] =
     &["table", "type", "column", "constraint", "index", "function", "view", "trigger"];
 
-/// One statement for each object, or a comment where a person has to decide.
+/// What the statements are run in: between DROP and CREATE of a trigger nothing may be committed, as nothing
+/// would route it. And nobody waits long behind what waits for a lock.
+const BEGIN: &str = "BEGIN;\nSET LOCAL lock_timeout = '2s';";
+
+/// One statement for each object, or a comment where a person has to decide; in one transaction.
 #[must_use]
 pub fn statements(drifts: &[(Thing, Drift)], schema: &Schema) -> Vec<String> {
     let rank = |thing: &Thing| ORDER.iter().position(|kind| *kind == thing.kind);
     let mut drifts: Vec<&(Thing, Drift)> = drifts.iter().collect();
     drifts.sort_by_key(|(thing, _)| rank(thing));
-    drifts.iter().map(|(thing, drift)| in_schema(&statement(thing, drift), schema)).collect()
+    let statements: Vec<String> =
+        drifts.iter().map(|(thing, drift)| in_schema(&statement(thing, drift), schema)).collect();
+    if statements.iter().all(|statement| statement.starts_with("--")) {
+        return statements;
+    }
+    let first = std::iter::once(BEGIN.to_owned());
+    first.chain(statements).chain(std::iter::once("COMMIT;".to_owned())).collect()
 }
 
 fn statement(thing: &Thing, drift: &Drift) -> String {
@@ -43,6 +53,7 @@ fn statement(thing: &Thing, drift: &Drift) -> String {
                 None => ("", wanted.as_str()),
             };
             drop(format!("DROP INDEX outbox.{name};"))
+                + "-- Whoever writes to the table waits until it is built.\n"
                 + &format!("CREATE {unique}INDEX {name} ON outbox.{table} {using};")
         }
         "trigger" => {
@@ -120,9 +131,15 @@ mod tests {
         assert_eq!(
             statements(&drifts, &Schema::parse("order").unwrap()),
             [
+                "BEGIN;\nSET LOCAL lock_timeout = '2s';",
                 "ALTER TABLE \"order\".delivery ADD COLUMN key text;",
-                "CREATE UNIQUE INDEX by_key ON \"order\".delivery USING btree (key) WHERE (key IS NOT NULL);",
+                "-- Whoever writes to the table waits until it is built.\n\
+                 CREATE UNIQUE INDEX by_key ON \"order\".delivery USING btree (key) WHERE (key IS NOT NULL);",
+                "COMMIT;",
             ]
         );
+        let foreign = Thing { kind: "table".to_owned(), name: "own".to_owned() };
+        let alone = statements(&[(foreign, Drift::Foreign)], &Schema::parse("order").unwrap());
+        assert!(alone.len() == 1 && alone[0].starts_with("-- "), "{alone:?}");
     }
 }
