@@ -66,7 +66,7 @@ pub async fn live(link: &Link) -> Result<Catalog, StoreError> {
     Ok(rows.iter().map(object).collect())
 }
 
-/// Reads a text that [`write`] wrote.
+/// Reads a text that [`write()`] wrote.
 #[must_use]
 pub fn read(text: &str) -> Catalog {
     let object = |line: &str| {
