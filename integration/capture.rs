@@ -38,7 +38,11 @@ async fn file(folder: &Path, ending: &str) -> String {
         let names: Vec<_> = std::fs::read_dir(folder)
             .map_err(|error| error.to_string())?
             .map(|entry| entry.unwrap().path())
-            .filter(|path| path.to_string_lossy().ends_with(ending))
+            .filter(|path| {
+                // What begins with a dot is still being written.
+                let name = path.file_name().unwrap_or_default().to_string_lossy();
+                name.ends_with(ending) && !name.starts_with('.')
+            })
             .collect();
         match names.as_slice() {
             [one] => Ok(std::fs::read_to_string(one).unwrap()),
