@@ -55,6 +55,7 @@ async fn a_take_over_in_progress_keeps_a_former_owners_settlement_out() {
         delay: Duration::ZERO,
         reason: "a former owner's opinion".to_owned(),
         content_hash: None,
+        recipients: None,
     }];
     let kept_out = settle_open(&old, "crm", 1, &settlement).await.unwrap_err();
     assert_eq!(
@@ -92,6 +93,7 @@ async fn what_is_put_back_before_its_intent_keeps_its_crashes() {
         delay: Duration::ZERO,
         reason: "route paused".to_owned(),
         content_hash: None,
+        recipients: None,
     }];
     let link = link(&config(&database.url(), ""));
     assert_eq!(settle_open(&link, "crm", 1, &released).await.unwrap().len(), 1);

@@ -9,7 +9,7 @@ use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use outboxd::config::{
-    BodyForm, Content, Mail, MailSecurity, SinkConfig, SmtpConfig, Way, WebhookConfig,
+    BodyForm, Content, Mail, MailSecurity, MailServer, SinkConfig, SmtpConfig, Way, WebhookConfig,
 };
 use outboxd::delivery::{Cause, Outcome, Phase};
 use outboxd::message::{IdempotencyKey, Message};
@@ -65,24 +65,21 @@ pub fn webhook_to(url: &str) -> WebhookConfig {
 }
 
 pub fn smtp_to(port: u16) -> SmtpConfig {
-    SmtpConfig {
+    let server = MailServer {
         host: "127.0.0.1".to_owned(),
         port,
         security: MailSecurity::Plain,
-        credentials: None,
-        from: "Shop <shop@example.com>".parse().unwrap(),
+        login: None,
         ca_file: None,
-    }
+    };
+    SmtpConfig::new(server, "Shop <shop@example.com>".parse().unwrap())
 }
 
 /// A mail to whom the payload says, with the text it says.
 pub fn mail() -> Content {
     let parse = |source: &str| Template::parse(source).unwrap();
-    Content::Mail(Box::new(Mail {
-        to: vec![parse("{{ payload.to }}")],
-        subject: parse("Order {{ id }}"),
-        text: parse("{{ payload.text }}"),
-    }))
+    let to = vec![parse("{{ payload.to }}")];
+    Content::Mail(Box::new(Mail::new(to, parse("Order {{ id }}"), parse("{{ payload.text }}"))))
 }
 
 pub fn prepare(sink: &Sink, content: &Content, message: &Message) -> Prepared {
@@ -116,6 +113,7 @@ pub fn short(outcome: &Outcome) -> (&'static str, Option<u64>) {
         Outcome::Transient { cause, wait, .. } => {
             let word = match cause {
                 Cause::Unreachable => "unreachable",
+                Cause::Barred => "barred",
                 Cause::Away => "away",
                 Cause::Throttled => "throttled",
                 Cause::Refused => "refused",

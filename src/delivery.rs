@@ -11,7 +11,10 @@
 //! ```
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+
+use crate::recipients::Recipients;
 
 /// What the sink knows after an attempt. Nothing in doubt is ever called failed or done.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,6 +52,10 @@ pub enum Cause {
     /// Nobody was reached who would have taken anything: name, connection, TLS, greeting, login or
     /// sender, or a connection lost before the message went out. Certainly not sent.
     Unreachable,
+    /// The receiver is there and wants nothing from us as we are: it refuses the login or the sender
+    /// (SMTP 530, 534, 535, 550 and the like). Certainly not sent, and true of every message until
+    /// somebody mends it.
+    Barred,
     /// A gateway answered in the receiver's place that it is not there (HTTP 502, 503, 504). Whether
     /// the receiver saw the message is not known.
     Away,
@@ -143,23 +150,35 @@ pub fn clean_text(text: &str) -> String {
         .to_owned()
 }
 
-/// How far an attempt has come: whether bytes have gone out that could deliver, and whether the
-/// relay may still let them go.
+/// How far an attempt has come: whether bytes are out that could deliver and that nobody has answered,
+/// whether the relay may still let them go, and what is known of each recipient.
 ///
-/// The sink begins the phase immediately before the first such byte; whoever cancels the attempt
-/// reads it, to tell "certainly not sent" from "in doubt".
+/// The sink begins the phase immediately before the first such byte, and ends it with the answer; whoever
+/// cancels the attempt reads it, to tell "certainly not sent" from "in doubt".
 #[derive(Default)]
 pub struct Phase {
-    begun: AtomicBool,
+    /// Whether the content may have been seen.
+    seen: AtomicBool,
+    /// Whether something is out and not answered.
+    open: AtomicBool,
     may_send: Option<Box<dyn Fn() -> bool + Send + Sync>>,
+    recipients: Mutex<Recipients>,
 }
 
 impl Phase {
     /// A phase that asks, at the last moment, whether the relay may still send: a process that was
-    /// suspended wakes up in the middle of an attempt with its lease gone.
+    /// suspended wakes up in the middle of an attempt with its lease gone. `recipients` is what earlier
+    /// attempts left.
     #[must_use]
-    pub fn guarded(may_send: impl Fn() -> bool + Send + Sync + 'static) -> Phase {
-        Phase { begun: AtomicBool::new(false), may_send: Some(Box::new(may_send)) }
+    pub fn guarded(
+        may_send: impl Fn() -> bool + Send + Sync + 'static,
+        recipients: Recipients,
+    ) -> Phase {
+        Phase {
+            may_send: Some(Box::new(may_send)),
+            recipients: Mutex::new(recipients),
+            ..Phase::default()
+        }
     }
 
     /// To be called immediately before the first byte that could deliver.
@@ -171,14 +190,33 @@ impl Phase {
             let reason = "the relay's lease ran out before the message went out".to_owned();
             return Err(Outcome::Transient { cause: Cause::Unreachable, reason, wait: None });
         }
-        self.begun.store(true, Ordering::SeqCst);
+        self.seen.store(true, Ordering::SeqCst);
+        self.open.store(true, Ordering::SeqCst);
         Ok(())
     }
 
-    /// Whether the message may have arrived.
+    /// To be called when what was begun is known not to have gone out, or has been answered: nothing is
+    /// in doubt any more.
+    pub fn end(&self) {
+        self.open.store(false, Ordering::SeqCst);
+    }
+
+    /// Whether the message may have arrived, and nobody knows.
     #[must_use]
     pub fn may_have_arrived(&self) -> bool {
-        self.begun.load(Ordering::SeqCst)
+        self.open.load(Ordering::SeqCst)
+    }
+
+    /// Whether anybody may have seen the content.
+    #[must_use]
+    pub fn may_have_been_seen(&self) -> bool {
+        self.seen.load(Ordering::SeqCst)
+    }
+
+    /// What is known of each recipient: earlier attempts and this one. Whoever is asked after an attempt
+    /// that was cut short is told what is known by then.
+    pub fn recipients(&self) -> MutexGuard<'_, Recipients> {
+        self.recipients.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The outcome of an attempt that was cut short at this phase.
@@ -209,11 +247,14 @@ mod tests {
         assert!(matches!(phase.cut_short("timed out"), Outcome::Transient { .. }));
         phase.begin().unwrap();
         assert!(matches!(phase.cut_short("timed out"), Outcome::InDoubt { .. }));
+        phase.end();
+        assert!(matches!(phase.cut_short("timed out"), Outcome::Transient { .. }));
+        assert!(phase.may_have_been_seen());
     }
 
     #[test]
     fn nothing_begins_once_the_relay_may_not_send() {
-        let phase = Phase::guarded(|| false);
+        let phase = Phase::guarded(|| false, Recipients::default());
         assert!(matches!(phase.begin(), Err(Outcome::Transient { .. })));
         assert!(!phase.may_have_arrived());
     }

@@ -14,7 +14,7 @@
 //!    sink       all other network and file output; a stranger to the store
 //!    metrics    what is counted; a stranger to both
 //! 1  config     the file, parsed once into values that cannot be wrong
-//! 0  message, alert, delivery, pattern, retry, template, calendar, certificate, name, hex: the words; no I/O and no
+//! 0  message, alert, delivery, recipients, pattern, retry, template, calendar, certificate, name, hex: the words; no I/O and no
 //!               clock
 //! ```
 
@@ -30,6 +30,7 @@ pub mod metrics;
 pub mod name;
 pub mod pattern;
 pub mod policy;
+pub mod recipients;
 pub mod relay;
 pub mod retry;
 pub mod sink;

@@ -79,6 +79,37 @@ impl fmt::Debug for Template {
     }
 }
 
+/// A template in several languages.
+#[derive(Debug)]
+pub struct Localised {
+    /// For every language that there is no variant for.
+    fallback: Template,
+    /// By language tag, in lower case (`de`, `de-at`).
+    variants: BTreeMap<String, Template>,
+}
+
+impl Localised {
+    /// Without variants.
+    #[must_use]
+    pub fn only(fallback: Template) -> Localised {
+        Localised { fallback, variants: BTreeMap::new() }
+    }
+
+    /// The variant for a language tag (RFC 5646), or for what it begins with (RFC 4647 section 3.4:
+    /// `de-AT`, then `de`), or else the fallback.
+    #[must_use]
+    pub fn variant(&self, locale: Option<&str>) -> &Template {
+        let mut tag = locale.unwrap_or_default().replace('_', "-").to_ascii_lowercase();
+        while !tag.is_empty() {
+            if let Some(variant) = self.variants.get(&tag) {
+                return variant;
+            }
+            tag.truncate(tag.rfind('-').unwrap_or_default());
+        }
+        &self.fallback
+    }
+}
+
 /// What a template sees: [`MESSAGE_VIEW`] or [`FILES_VIEW`].
 #[derive(Clone, Debug)]
 pub struct View(Value);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use outboxd::config::{MailSecurity, Secret, Way};
+use outboxd::config::{Login, MailSecurity, Secret, Way};
 use outboxd::delivery::{Cause, Outcome, Phase};
 use outboxd::message::Message;
 use outboxd::policy::Codes;
@@ -301,9 +301,10 @@ async fn a_connection_serves_a_hundred_mails_and_parts_politely() {
 
 fn secured(peer: &SmtpPeer, security: MailSecurity, ca: &std::path::Path) -> Sink {
     let mut way = smtp_to(peer.address.port());
-    way.security = security;
-    way.ca_file = Some(ca.to_owned());
-    way.credentials = Some(("shop".to_owned(), Secret::new("pass wörd")));
+    way.server.security = security;
+    way.server.ca_file = Some(ca.to_owned());
+    let (user, password) = ("shop".to_owned(), Secret::new("pass wörd"));
+    way.server.login = Some(Login::Password { user, password });
     build(LONG, Way::Smtp(way))
 }
 

@@ -6,7 +6,7 @@ use super::Mail;
 use super::fault::Wrong;
 use super::item::Item;
 use super::read::Section;
-use crate::template::{MESSAGE_VIEW, Template};
+use crate::template::{Localised, MESSAGE_VIEW, Template};
 
 /// Addresses or templates for addresses one route may list.
 const TO_MAX: usize = 100;
@@ -22,7 +22,29 @@ pub(super) fn read(section: &mut Section) -> Option<Mail> {
     if !section.has("text") && !section.has("text_template") {
         section.missing("text", "write text = \"…\" or text_template = \"FILE\"");
     }
-    Some(Mail { to: to?, subject: subject?, text: text? })
+    Some(Mail::new(to?, subject?, text?))
+}
+
+impl Mail {
+    /// Plain text, everything else by default.
+    #[must_use]
+    pub fn new(to: Vec<Template>, subject: Template, text: Template) -> Mail {
+        Mail {
+            from: None,
+            return_path: None,
+            to,
+            cc: Vec::new(),
+            bcc: Vec::new(),
+            reply_to: None,
+            locale: None,
+            subject: Localised::only(subject),
+            text: Some(Localised::only(text)),
+            html: None,
+            attachments: Vec::new(),
+            list_unsubscribe: None,
+            headers: Vec::new(),
+        }
+    }
 }
 
 /// The recipients; `view` are the names that the templates see.

@@ -51,7 +51,7 @@ use crate::calendar::Calendar;
 use crate::name::Name;
 use crate::pattern::TypePattern;
 use crate::policy::{Lane, Order, Policy, Rate};
-use crate::template::Template;
+use crate::template::{Localised, Template};
 
 /// Default of every `late_after`.
 const LATE_AFTER: Duration = Duration::from_secs(3600);
@@ -246,18 +246,72 @@ pub enum BodyForm {
 /// `kind = "smtp"`: a mail for each message, through a mail server of yours.
 #[derive(Debug)]
 pub struct SmtpConfig {
-    /// Host name or address of the mail server.
+    /// The mail server.
+    pub server: MailServer,
+    /// `[sinks.NAME.fallback]`: the one that mails go through while the first cannot be reached, where it
+    /// is certain that the first was sent nothing.
+    pub fallback: Option<MailServer>,
+    /// `From:`, unless the route says otherwise.
+    pub from: lettre::message::Mailbox,
+    /// `return_path`: the sender in the envelope, to whom what cannot be delivered is reported; unless
+    /// the route says otherwise. Default the address in `From:`.
+    pub return_path: Option<Template>,
+    /// `sender_rate`: most attempts begun within a span of time for each domain of `From:`. Default none.
+    pub sender_rate: Option<Rate>,
+    /// `idempotency_header`: the name of a header that carries the idempotency key, for providers that
+    /// know repeats by one. Default none.
+    pub idempotency_header: Option<String>,
+    /// `[sinks.NAME.dkim]`: keys that sign every mail, up to 4. Default none.
+    pub dkim: Vec<DkimConfig>,
+    /// `files`: the directory that attachments named by a message are read from. Default none.
+    pub files: Option<PathBuf>,
+}
+
+/// Where a mail server is, and how to get in.
+#[derive(Clone, Debug)]
+pub struct MailServer {
+    /// Host name or address.
     pub host: String,
     /// Default 25 for `smtp`, 587 for `smtp+starttls`, 465 for `smtps`.
     pub port: u16,
     /// From the URL's scheme.
     pub security: MailSecurity,
-    /// AUTH, only over TLS or to a loopback address.
-    pub credentials: Option<(String, Secret)>,
-    /// `From:` and the envelope's sender.
-    pub from: lettre::message::Mailbox,
+    /// AUTH.
+    pub login: Option<Login>,
     /// More trusted roots, PEM, beside the system's.
     pub ca_file: Option<PathBuf>,
+}
+
+/// How to log in to a mail server.
+#[derive(Clone, Debug)]
+pub enum Login {
+    /// `username` with `password`: AUTH PLAIN (RFC 4616), or LOGIN where there is nothing better. Only over
+    /// TLS or to a loopback address, unless `clear_text_login = true`.
+    Password {
+        /// `username`
+        user: String,
+        /// `password` or `password_file`
+        password: Secret,
+    },
+    /// `username` with `token_file`: AUTH XOAUTH2 with an access token, read from the file for each login,
+    /// because tokens are short-lived. Only over TLS or to a loopback address.
+    Token {
+        /// `username`
+        user: String,
+        /// `token_file`
+        file: PathBuf,
+    },
+}
+
+/// A key that signs mails (DKIM, RFC 6376).
+#[derive(Clone, Debug)]
+pub struct DkimConfig {
+    /// `domain`: the signing domain (`d=`).
+    pub domain: String,
+    /// `selector` (`s=`).
+    pub selector: String,
+    /// `key` or `key_file`: the private key, PEM; RSA (rsa-sha256) or Ed25519 (ed25519-sha256, RFC 8463).
+    pub key: Secret,
 }
 
 /// How the mail dialogue is protected.
@@ -376,12 +430,54 @@ pub enum Content {
 /// The mail a route makes.
 #[derive(Debug)]
 pub struct Mail {
+    /// `from`: default the sink's.
+    pub from: Option<Template>,
+    /// `return_path`: default the sink's.
+    pub return_path: Option<Template>,
     /// 1 to 100; each renders to one address or a comma-separated list.
     pub to: Vec<Template>,
+    /// `cc`: up to 100 of the same.
+    pub cc: Vec<Template>,
+    /// `bcc`: up to 100 of the same, in the envelope alone.
+    pub bcc: Vec<Template>,
+    /// `reply_to`: one address or a comma-separated list; none where it renders to nothing.
+    pub reply_to: Option<Template>,
+    /// `locale`: which language variant of the templates is taken, e.g. `{{ payload.locale }}`.
+    pub locale: Option<Template>,
     /// The subject, one line.
-    pub subject: Template,
-    /// The body, plain text.
-    pub text: Template,
+    pub subject: Localised,
+    /// The body as plain text; at least one of this and `html`. Without it, it is derived from `html`.
+    pub text: Option<Localised>,
+    /// The body as HTML, values escaped.
+    pub html: Option<Localised>,
+    /// `[[routes.attachments]]`, up to 20.
+    pub attachments: Vec<AttachmentConfig>,
+    /// `list_unsubscribe`: the https URL that unsubscribes this one recipient (RFC 2369, RFC 8058).
+    pub list_unsubscribe: Option<Template>,
+    /// `headers`: more headers, up to 20.
+    pub headers: Vec<(String, Template)>,
+}
+
+/// `[[routes.attachments]]`: a file that goes along with a mail.
+#[derive(Debug)]
+pub struct AttachmentConfig {
+    /// `name`: what it is called in the mail.
+    pub name: Template,
+    /// `type`: its media type. Default by the name's ending, else `application/octet-stream`.
+    pub media_type: Option<String>,
+    /// Where its bytes are.
+    pub source: AttachmentSource,
+    /// `inline`: the content id by which the HTML shows it (`cid:`); none for an attachment.
+    pub content_id: Option<String>,
+}
+
+/// Where the bytes of an attachment are.
+#[derive(Debug)]
+pub enum AttachmentSource {
+    /// `base64`: a template for their base64, as in the payload.
+    Base64(Template),
+    /// `file`: a template for the name of a file below the sink's `files`.
+    File(Template),
 }
 
 impl CsvConfig {

@@ -8,7 +8,7 @@ use url::Url;
 use super::item::Item;
 use super::read::Section;
 use super::sink::ca_file;
-use super::{MailSecurity, Secret, SmtpConfig};
+use super::{Login, MailSecurity, MailServer, Secret, SmtpConfig};
 
 /// Host, port, protection.
 type Server = (String, u16, MailSecurity);
@@ -25,7 +25,26 @@ pub(super) fn read(section: &mut Section) -> Option<SmtpConfig> {
     let encrypted = server.as_ref().is_none_or(|(.., security)| *security != MailSecurity::Plain);
     let ca_file = ca_file(section, encrypted);
     let (host, port, security) = server?;
-    Some(SmtpConfig { host, port, security, credentials, from: from?, ca_file })
+    let login = credentials.map(|(user, password)| Login::Password { user, password });
+    let server = MailServer { host, port, security, login, ca_file };
+    Some(SmtpConfig::new(server, from?))
+}
+
+impl SmtpConfig {
+    /// Everything else by default.
+    #[must_use]
+    pub fn new(server: MailServer, from: Mailbox) -> SmtpConfig {
+        SmtpConfig {
+            server,
+            fallback: None,
+            from,
+            return_path: None,
+            sender_rate: None,
+            idempotency_header: None,
+            dkim: Vec::new(),
+            files: None,
+        }
+    }
 }
 
 fn mail_server(item: &Item) -> Option<Server> {
@@ -121,13 +140,15 @@ mod tests {
             ("smtps://relay.example/", "relay.example", 465, MailSecurity::Tls),
             ("smtps://[::1]:2465", "::1", 2465, MailSecurity::Tls),
         ] {
-            let read = smtp(url, "");
-            assert_eq!((&*read.host, read.port, read.security), (host, port, security));
-            assert_eq!(read.from.email.to_string(), "a@shop.example");
+            let SmtpConfig { server, from, .. } = smtp(url, "");
+            assert_eq!((&*server.host, server.port, server.security), (host, port, security));
+            assert_eq!(from.email.to_string(), "a@shop.example");
         }
         let login = "username = \"shop\"\npassword = \"${SESAME}\"\n";
         for url in ["smtp://localhost", "smtp://127.0.0.1", "smtp://[::1]", "smtps://a.example"] {
-            let (user, password) = smtp(url, login).credentials.unwrap();
+            let Some(Login::Password { user, password }) = smtp(url, login).server.login else {
+                panic!("no login")
+            };
             assert_eq!((&*user, password.expose()), ("shop", "open-sesame"), "{url}");
         }
     }
@@ -142,7 +163,8 @@ mod tests {
         let Way::Smtp(smtp) = config.sinks.into_values().next().unwrap().way else {
             panic!("not smtp")
         };
-        assert_eq!(smtp.credentials.unwrap().1.expose(), "open sesame ");
+        let Some(Login::Password { password, .. }) = smtp.server.login else { panic!("no login") };
+        assert_eq!(password.expose(), "open sesame ");
     }
 
     #[test]

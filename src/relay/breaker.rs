@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 /// First and longest pause between probes.
 const PAUSE_MIN: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(60);
+/// Pause after a login or sender was refused: seldom enough that no server locks the account for it.
+const BAR_PAUSE: Duration = Duration::from_secs(60);
 /// How many attempts may run at first when a destination is back.
 const RAMP_FROM: usize = 2;
 /// Beyond so many at a time the ramp is over, whatever the sink's concurrency.
@@ -139,6 +141,13 @@ impl Breaker {
                 true
             }
         }
+    }
+
+    /// The destination wants nothing from us as we are: that is never a message's own trouble.
+    pub fn bar(&mut self, now: Instant, reason: &str) {
+        let since = self.opened().map_or(now, |opened| opened.since);
+        let opened = Opened { since, reason: reason.to_owned() };
+        self.state = State::Open { opened, until: now + BAR_PAUSE, pause: BAR_PAUSE };
     }
 }
 

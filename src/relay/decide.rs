@@ -34,6 +34,10 @@ pub fn decide(
                 return held(&reason);
             }
             Cause::Rejected if at_most_once => return Settlement::Dead { reason },
+            // No message would fare better, and none of them is to blame.
+            Cause::Barred => {
+                return Settlement::Release { delay: wait.unwrap_or(TROUBLE_PAUSE), reason };
+            }
             Cause::Throttled | Cause::Unreachable | Cause::Away if sinks_trouble => {
                 return Settlement::Release { delay: wait.unwrap_or(TROUBLE_PAUSE), reason };
             }
@@ -83,7 +87,7 @@ mod tests {
     /// first, the second, the last allowed and a later attempt.
     #[test]
     fn decide_is_a_table() {
-        use Cause::{Away, Failed, Refused, Rejected, Throttled, Unreachable};
+        use Cause::{Away, Barred, Failed, Refused, Rejected, Throttled, Unreachable};
         let transient = |cause, wait: u64| Outcome::Transient {
             cause,
             reason: reason(),
@@ -104,6 +108,8 @@ mod tests {
             (in_doubt, again, again, held, held),
             (transient(Unreachable, 0), again, back(1), again, back(1)),
             (transient(Unreachable, 60), after(60), back(60), after(60), back(60)),
+            (transient(Barred, 0), back(1), back(1), back(1), back(1)),
+            (transient(Barred, 60), back(60), back(60), back(60), back(60)),
             (transient(Away, 0), again, back(1), held, held),
             (transient(Away, 60), after(60), back(60), held, held),
             (transient(Throttled, 0), again, back(1), again, back(1)),

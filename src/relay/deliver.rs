@@ -128,7 +128,7 @@ impl End {
         let unreachable = |outcome: &Outcome| {
             matches!(outcome, Outcome::Transient { cause: Cause::Unreachable, .. })
         };
-        phase.may_have_arrived() && !matches!(self, End::Outcome(end) if unreachable(end))
+        phase.may_have_been_seen() && !matches!(self, End::Outcome(end) if unreachable(end))
     }
 }
 
@@ -137,7 +137,7 @@ impl Deliverer {
     /// sink's timeout, or `cut`, ends it, and its phase tells what is known then.
     pub async fn attempt(self: Arc<Self>, row: Fetched) -> (Decided, Duration) {
         let begun = Instant::now();
-        let phase = Arc::new(self.phase());
+        let phase = Arc::new(self.phase(&row));
         let mut content_hash = None;
         let attempt = async {
             let mut attempt =
@@ -158,7 +158,9 @@ impl Deliverer {
         let content_hash = content_hash.filter(|_| end.may_be_seen(&phase));
         let settlement = self.settlement(&row, end, &phase, begun);
         let is_urgent = row.key.is_some() || self.guarantee(&row) == Guarantee::AtMostOnce;
-        (Decided { row, settlement, content_hash, is_urgent }, begun.elapsed())
+        let recipients = phase.recipients().clone();
+        let recipients = (recipients != row.recipients).then_some(recipients);
+        (Decided { row, settlement, content_hash, recipients, is_urgent }, begun.elapsed())
     }
 
     /// What is to be recorded, and what the gate learns from it.
@@ -214,9 +216,10 @@ impl Deliverer {
         self.is_over(row) || self.is_paused(row)
     }
 
-    fn phase(&self) -> Phase {
+    fn phase(&self, row: &Fetched) -> Phase {
         let (lease, cut) = (Arc::clone(&self.lease), self.cut.clone());
-        Phase::guarded(move || lease.holds() && !cut.is_cancelled())
+        let may_send = move || lease.holds() && !cut.is_cancelled();
+        Phase::guarded(may_send, row.recipients.clone())
     }
 
     async fn try_once(

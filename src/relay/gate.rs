@@ -147,6 +147,11 @@ impl Gate {
                     self.own().breaker.abstain(now);
                     self.host().trouble(message_id, begun, now, reason)
                 }
+                Cause::Barred => {
+                    self.host().pass(now);
+                    self.own().breaker.bar(now, reason);
+                    true
+                }
                 Cause::Away => {
                     self.host().pass(now);
                     self.own().breaker.trouble(message_id, begun, now, reason)

@@ -245,6 +245,7 @@ pub mod testing {
             sending: false,
             crashes: 0,
             content_hash: None,
+            recipients: crate::recipients::Recipients::default(),
             due_at: Timestamp::UNIX_EPOCH,
             fell_due: std::time::Instant::now(),
             expired: false,

@@ -27,6 +27,7 @@ use crate::hex::hex;
 use crate::metrics::{FileMetrics, MailEnd};
 use crate::name::Name;
 use crate::policy::Policy;
+use crate::recipients::Recipients;
 use crate::sink::Sink;
 use crate::sink::csv;
 use crate::sink::mail::{Attached, FilesMail, NoMail, PreparedMail, prepare_files};
@@ -315,7 +316,7 @@ impl Mailer {
     ) {
         let begun_here = Instant::now();
         let lease = Arc::clone(&self.lease);
-        let phase = Phase::guarded(move || lease.holds());
+        let phase = Phase::guarded(move || lease.holds(), Recipients::default());
         let config = &self.through.1;
         let policy = Policy { guarantee: Guarantee::AtMostOnce, ..config.policy.clone() };
         let dialogue = smtp.deliver_over(entered, mail, policy.permanent.as_ref(), &phase);

@@ -16,6 +16,7 @@ use super::hand::Place;
 use crate::delivery::Settlement;
 use crate::metrics::SinkMetrics;
 use crate::policy::Order;
+use crate::recipients::Recipients;
 use crate::store::work::{
     self, DeliveredSettlement, ExpiredSettlement, Fetched, OpenSettlement, OpenState,
 };
@@ -40,6 +41,8 @@ pub struct Decided {
     pub settlement: Settlement,
     /// Hash of what was sent.
     pub content_hash: Option<[u8; 32]>,
+    /// What became of each recipient over all attempts, where this one learned something.
+    pub recipients: Option<Recipients>,
     /// Whether it is written at once: while it is not, a follower waits, or a crash would leave in doubt
     /// what is known.
     pub is_urgent: bool,
@@ -279,6 +282,7 @@ fn sort(
             delay,
             reason: reason.to_owned(),
             content_hash: content_hash.clone(),
+            recipients: decided.recipients.clone(),
         });
     };
     match &decided.settlement {

@@ -281,7 +281,7 @@ fn host(way: &Way) -> String {
             let port = way.url.port_or_known_default().unwrap_or_default();
             format!("{}:{port}", way.url.host_str().unwrap_or_default())
         }
-        Way::Smtp(way) => format!("{}:{}", way.host, way.port),
+        Way::Smtp(way) => format!("{}:{}", way.server.host, way.server.port),
         Way::Csv(_) => String::new(),
     }
 }

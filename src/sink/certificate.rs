@@ -37,9 +37,9 @@ pub async fn shown(sink: &SinkConfig) -> Option<Shown> {
             let _ = timeout(LIMIT, shake).await;
             host
         }
-        Way::Smtp(way) if way.security != MailSecurity::Plain => {
+        Way::Smtp(way) if way.server.security != MailSecurity::Plain => {
             let _ = timeout(LIMIT, Smtp::look(way, config)).await;
-            way.host.clone()
+            way.server.host.clone()
         }
         Way::Webhook(_) | Way::Smtp(_) | Way::Csv(_) => return None,
     };

@@ -25,16 +25,29 @@ const RECIPIENTS_MAX: usize = 1_000;
 pub struct PreparedMail {
     /// The part of its Message-ID before the `@`.
     pub(super) id: String,
-    pub(super) from: Address,
+    /// The envelope's sender; none for the null sender (RFC 5321 section 4.5.5).
+    pub(super) from: Option<Address>,
     pub(super) to: Vec<Address>,
+    /// The domain in `From:`.
+    pub(super) from_domain: String,
+    /// Whether it can only be sent with SMTPUTF8 (RFC 6531).
+    pub(super) utf8: bool,
+    /// DKIM-Signature headers, lines ended by CRLF; not part of the hash, since a new key makes no other mail.
+    pub(super) signatures: Vec<u8>,
     pub(super) data: Vec<u8>,
 }
 
 impl PreparedMail {
-    /// The envelope's sender.
+    /// The envelope's sender; empty for the null sender.
     #[must_use]
     pub fn from(&self) -> &str {
-        self.from.as_ref()
+        self.from.as_ref().map_or("", AsRef::as_ref)
+    }
+
+    /// The domain in `From:`, in A-labels.
+    #[must_use]
+    pub fn from_domain(&self) -> &str {
+        &self.from_domain
     }
 
     /// The envelope's recipients; at least one, none twice.
@@ -42,7 +55,8 @@ impl PreparedMail {
         self.to.iter().map(AsRef::as_ref)
     }
 
-    /// Headers and body, lines ended by CRLF, all ASCII, without the dots SMTP adds.
+    /// Headers and body, lines ended by CRLF, all ASCII but for headers where SMTPUTF8 is needed, without
+    /// the dots SMTP adds.
     #[must_use]
     pub fn data(&self) -> &[u8] {
         &self.data
@@ -72,8 +86,9 @@ pub(super) fn prepare(
     }
     let view = View::of(message)?;
     let recipients = recipients(&content.to, &view)?;
-    let subject = &subject(&content.subject, &view)?;
-    let text = content.text.render(&view).map_err(|e| format!("text: {e}"))?;
+    let subject = &subject(content.subject.variant(None), &view)?;
+    let Some(text) = &content.text else { return Err("text: there is none".to_owned()) };
+    let text = text.variant(None).render(&view).map_err(|e| format!("text: {e}"))?;
     compose(Draft {
         from,
         recipients,
@@ -148,11 +163,7 @@ mod tests {
 
     fn mail(to: &[&str], subject: &str, text: &str) -> Mail {
         let parse = |source: &str| Template::parse(source).unwrap();
-        Mail {
-            to: to.iter().map(|t| parse(t)).collect(),
-            subject: parse(subject),
-            text: parse(text),
-        }
+        Mail::new(to.iter().map(|t| parse(t)).collect(), parse(subject), parse(text))
     }
 
     fn prepare_from(from: &str, mail: &Mail, payload: &str) -> Result<PreparedMail, String> {

@@ -25,7 +25,7 @@ use self::wire::{Fault, Reply, dot_stuffed};
 use super::capture::Capture;
 use super::mail::{PreparedMail, to_ascii};
 use super::{BuildError, tls};
-use crate::config::SmtpConfig;
+use crate::config::{MailServer, SmtpConfig};
 use crate::delivery::{Cause, Outcome, Phase, clean_text};
 use crate::policy::Codes;
 
@@ -65,11 +65,8 @@ impl Smtp {
             return Err(BuildError::Mail("from: a control character in the name".to_owned()));
         }
         let door = Door {
-            host: way.host.clone(),
-            port: way.port,
-            security: way.security,
-            credentials: way.credentials.clone(),
-            tls: tls::client_config(way.ca_file.as_deref())?,
+            server: way.server.clone(),
+            tls: tls::client_config(way.server.ca_file.as_deref())?,
         };
         Ok(Smtp { door, sender, stock: Stock::default(), capture: None })
     }
@@ -116,7 +113,7 @@ impl Smtp {
                 _ => return Turn::Stale,
             }
         }
-        match session.wire.ask(Mail::new(Some(mail.from.clone()), Vec::new())).await {
+        match session.wire.ask(Mail::new(mail.from.clone(), Vec::new())).await {
             Ok(reply) if reply.is_done() => {}
             Ok(reply) if used && reply.code == 421 => return Turn::Stale,
             Ok(reply) => return self.refused(session, &reply, attempt.sender_refused(&reply)),
@@ -221,19 +218,19 @@ impl Smtp {
 
     /// The dialogue without a login, over TLS with these rules: for a look at the certificate.
     pub(super) async fn look(way: &SmtpConfig, tls: Arc<ClientConfig>) {
-        let (host, port, security) = (way.host.clone(), way.port, way.security);
-        if let Ok(session) = (Door { host, port, security, credentials: None, tls }).enter().await {
+        let server = MailServer { login: None, ..way.server.clone() };
+        if let Ok(session) = (Door { server, tls }).enter().await {
             session.part();
         }
     }
 
     /// The dialogue up to where a mail would begin.
     pub(super) async fn probe(&self) -> Result<String, String> {
-        let Door { host, port, .. } = &self.door;
+        let MailServer { host, port, .. } = &self.door.server;
         let entered = self.door.enter().await;
         let session = entered.map_err(|shut| format!("{host}:{port}: {}", shut.reason))?;
         session.part();
-        let login = if self.door.credentials.is_some() { " and the login is good" } else { "" };
+        let login = if self.door.server.login.is_some() { " and the login is good" } else { "" };
         Ok(format!("{host}:{port} takes mail{login}"))
     }
 }

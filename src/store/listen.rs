@@ -10,7 +10,7 @@ use futures_util::{Stream, StreamExt};
 use postgres_protocol::escape::escape_identifier;
 use tokio::sync::Notify;
 use tokio_postgres::types::Type;
-use tokio_postgres::{AsyncMessage, Client};
+use tokio_postgres::{AsyncMessage, Client, SimpleQueryMessage};
 
 use super::error::StoreError;
 use super::link::{Link, Target};
@@ -19,6 +19,11 @@ use super::link::{Link, Target};
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 /// How long an echo may take; longer, and the session is deaf.
 pub const ECHO_LIMIT: Duration = Duration::from_secs(5);
+
+/// How long a deaf session waits before it asks the pooler again for the connection it had.
+const LEAVE_PAUSE: Duration = Duration::from_millis(20);
+/// Which server process answers.
+const PID: &str = "SELECT pg_backend_pid()";
 
 /// What is told of a session that hears nothing.
 pub const DEAF: &str = "LISTEN hears nothing here, as behind a pooler in transaction mode; a relay polls then, \
@@ -32,6 +37,8 @@ pub struct Listener {
     bell_class: i32,
     /// A channel of this session's own: what it should hear when another connection calls there.
     echo: String,
+    /// The server process that listens for it: behind a pooler the next statement may meet another one.
+    pid: Option<String>,
     channels: BTreeSet<i32>,
     /// Bells held now. Session locks are counted by the server, so each is taken once.
     held: BTreeSet<i32>,
@@ -46,6 +53,14 @@ pub enum Heard {
     Echo,
     /// The connection ended; nothing more will come.
     End,
+}
+
+fn pid(answer: &[SimpleQueryMessage]) -> Option<String> {
+    let row = answer.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => row.get(0),
+        _ => None,
+    });
+    row.map(str::to_owned)
 }
 
 impl Listener {
@@ -82,7 +97,7 @@ impl Listener {
             .chain(stream::once(std::future::ready(Heard::End)));
         let (channels, held) = (BTreeSet::new(), BTreeSet::new());
         let target = Arc::clone(target);
-        let listener = Listener { target, client, bell_class, echo, channels, held };
+        let listener = Listener { target, client, bell_class, echo, pid: None, channels, held };
         Ok((listener, heard))
     }
 
@@ -91,14 +106,24 @@ impl Listener {
     /// # Errors
     /// When the session does not answer; it is of no use then.
     pub async fn listen_for_echo(&mut self) -> Result<String, StoreError> {
-        let text = format!("LISTEN {}", escape_identifier(&self.echo));
-        answered(self.client.batch_execute(&text)).await?;
+        let text = format!("LISTEN {}; {PID}", escape_identifier(&self.echo));
+        self.pid = pid(&answered(self.client.simple_query(&text)).await?);
         Ok(self.echo.clone())
     }
 
-    /// Ends a session that is deaf. What a pooler lent it is not to go on listening for others.
+    /// Ends a session that is deaf. What a pooler lent it is not to go on listening for others; it may
+    /// lend something else by now, so it is asked until it is the same or the time is up.
     pub async fn leave(self) {
-        let _ = answered(self.client.batch_execute("UNLISTEN *")).await;
+        let Some(listening) = self.pid else { return };
+        let text = format!("UNLISTEN *; {PID}");
+        let end = async {
+            while let Ok(answer) = self.client.simple_query(&text).await
+                && pid(&answer).is_some_and(|now| now != listening)
+            {
+                tokio::time::sleep(LEAVE_PAUSE).await;
+            }
+        };
+        let _ = tokio::time::timeout(ANSWER_LIMIT, end).await;
     }
 
     /// Listens for exactly these bells.

@@ -40,6 +40,13 @@ pub const MIGRATIONS: &[Migration] = &[
         text: include_str!("../../sql/migrations/0002_operate.sql"),
         works_from: 1,
     },
+    // One that does not know who accepted a mail already would send it to them again.
+    Migration {
+        number: 3,
+        name: "recipients",
+        text: include_str!("../../sql/migrations/0003_recipients.sql"),
+        works_from: 3,
+    },
 ];
 
 /// The number of the last one.

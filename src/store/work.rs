@@ -11,6 +11,7 @@ use super::error::StoreError;
 use super::link::Link;
 use super::own::sees_all;
 use crate::policy::{Lane, Order};
+use crate::recipients::Recipients;
 
 /// A delivery as fetched: the row, and its message where it stands.
 #[derive(Clone, Debug)]
@@ -35,6 +36,8 @@ pub struct Fetched {
     pub crashes: i16,
     /// Of what an earlier attempt sent.
     pub content_hash: Option<Vec<u8>>,
+    /// What earlier attempts learned of each recipient.
+    pub recipients: Recipients,
     /// When it fell due.
     pub due_at: Timestamp,
     /// The same on the clock of this process, as the database's clock had it when it was fetched.
@@ -97,6 +100,8 @@ pub struct OpenSettlement {
     pub reason: String,
     /// Hash of what was sent, if anything was made to be sent.
     pub content_hash: Option<Vec<u8>>,
+    /// What became of each recipient, where something was learned.
+    pub recipients: Option<Recipients>,
 }
 
 /// The states an attempt can leave a delivery in.
@@ -165,6 +170,7 @@ pub(super) fn fetched(row: &Row) -> Fetched {
         sending: false,
         crashes: row.get("crashes"),
         content_hash: row.get("content_hash"),
+        recipients: Recipients::default(),
         due_at: row.try_get("due_at").unwrap_or(Timestamp::MAX),
         fell_due: fell_due(row),
         expired: row.get("expired"),

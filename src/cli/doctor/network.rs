@@ -64,7 +64,7 @@ fn host(sink: &SinkConfig) -> Option<String> {
         Way::Webhook(way) => {
             way.url.host_str().map(|host| host.trim_matches(['[', ']']).to_owned())
         }
-        Way::Smtp(way) => Some(way.host.clone()),
+        Way::Smtp(way) => Some(way.server.host.clone()),
         Way::Csv(_) => None,
     }
 }

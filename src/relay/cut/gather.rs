@@ -84,6 +84,7 @@ impl Cutter {
             delay: Duration::ZERO,
             reason: reason.chars().take(TEXT_MAX).collect(),
             content_hash: None,
+            recipients: None,
         }
     }
 }

@@ -65,7 +65,8 @@ impl Worker {
             };
             desk.hand.hold(&row);
             desk.flight.unsettled += 1;
-            let decided = Decided { row, settlement, content_hash: None, is_urgent: true };
+            let decided =
+                Decided { row, settlement, content_hash: None, recipients: None, is_urgent: true };
             let _ = desk.decided.send(decided).await;
         }
     }

@@ -63,7 +63,15 @@ pub(super) fn compose(draft: Draft<'_>) -> Result<PreparedMail, String> {
         return Err("the mail cannot be written in ASCII".to_owned());
     }
     let id = message_id.split('@').next().unwrap_or_default().to_owned();
-    Ok(PreparedMail { id, from: from.email.clone(), to, data })
+    Ok(PreparedMail {
+        id,
+        from: Some(from.email.clone()),
+        to,
+        from_domain: from.email.domain().to_owned(),
+        utf8: false,
+        signatures: Vec::new(),
+        data,
+    })
 }
 
 /// Parts two parts of a mail: from the row, like everything else, and unlike any line of a part, since

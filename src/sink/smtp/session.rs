@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout};
 
 use super::verdict;
 use super::wire::{Fault, Reply, Wire};
-use crate::config::{MailSecurity, Secret};
+use crate::config::{Login, MailSecurity, MailServer, Secret};
 use crate::delivery::{Cause, Outcome, clean_text};
 use crate::sink::tls;
 
@@ -27,10 +27,7 @@ const QUIT_MAX: Duration = Duration::from_secs(5);
 
 /// Where the mail server is and how to get in.
 pub(super) struct Door {
-    pub host: String,
-    pub port: u16,
-    pub security: MailSecurity,
-    pub credentials: Option<(String, Secret)>,
+    pub server: MailServer,
     pub tls: Arc<rustls::ClientConfig>,
 }
 
@@ -76,12 +73,14 @@ impl Door {
     /// Connects, protects the connection as configured and logs in.
     pub async fn enter(&self) -> Result<Session, Shut> {
         let tcp = step("connect", CONNECT_MAX, async {
-            TcpStream::connect((self.host.as_str(), self.port)).await.map_err(Fault::Io)
+            TcpStream::connect((self.server.host.as_str(), self.server.port))
+                .await
+                .map_err(Fault::Io)
         })
         .await?;
         let _ = tcp.set_nodelay(true);
         let us = client_id(tcp.local_addr().map(|a| a.ip()).ok());
-        let mut session = match self.security {
+        let mut session = match self.server.security {
             MailSecurity::Plain => {
                 let mut wire = Wire::new(Box::new(tcp) as Box<dyn Stream>);
                 greeting(&mut wire).await?;
@@ -107,7 +106,7 @@ impl Door {
                 Session::hello(wire, us).await?
             }
         };
-        if let Some((user, password)) = &self.credentials {
+        if let Some(Login::Password { user, password }) = &self.server.login {
             session.log_in(user, password).await?;
         }
         Ok(session)
@@ -115,7 +114,8 @@ impl Door {
 
     async fn encrypt<S: Stream + 'static>(&self, stream: S) -> Result<Box<dyn Stream>, String> {
         step("TLS", STEP_MAX, async {
-            let stream = tls::handshake(&self.tls, &self.host, stream).await.map_err(Fault::Io)?;
+            let stream =
+                tls::handshake(&self.tls, &self.server.host, stream).await.map_err(Fault::Io)?;
             Ok(Box::new(stream) as Box<dyn Stream>)
         })
         .await
