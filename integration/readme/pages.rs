@@ -22,6 +22,7 @@ pub(super) const PAGES: &[(&str, &str)] = &[
     ("config.md", CONFIG),
     ("faults.md", include_str!("../../docs/faults.md")),
     ("figures.md", include_str!("../../docs/figures.md")),
+    ("mail.md", include_str!("../../docs/mail.md")),
     ("metrics.md", include_str!("../../docs/metrics.md")),
     ("operations.md", OPERATIONS),
     ("security.md", include_str!("../../docs/security.md")),
