@@ -31,6 +31,7 @@ mod policy;
 mod producers;
 mod prune;
 mod readme;
+mod recipients;
 mod reload;
 mod restored;
 mod schedules;
