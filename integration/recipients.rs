@@ -1,5 +1,7 @@
 //! What became of each recipient of a mail: stored, kept, and never sent again to those that accepted.
 
+mod relay;
+
 use std::time::Duration;
 
 use outboxd::policy::Order;
