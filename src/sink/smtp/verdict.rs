@@ -24,16 +24,24 @@ pub(super) enum Step {
     Hello,
     /// AUTH, with all of its lines.
     Login,
-    /// MAIL, with the sender that the config names: refused, it is the sink's trouble.
+    /// MAIL.
     Mail,
-    /// MAIL, with a sender that was made from the message: refused, it is this mail's own.
-    MadeMail,
     /// RCPT.
     Recipient,
     /// DATA.
     Data,
     /// The mail itself.
     Content,
+}
+
+/// Where the senders of a mail come from, in the envelope and in `From:`: whose trouble it is when one of
+/// them is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sender {
+    /// The config names them: the sink's.
+    Config,
+    /// At least one was made from the message: the mail's own.
+    Message,
 }
 
 /// What a reply that is no yes means.
@@ -58,7 +66,8 @@ pub(super) enum Verdict {
 
 /// What a reply means that came where a yes was hoped for. `permanent` are the route's codes after which
 /// asking again cannot help; none for those of class 5xx.
-pub(super) fn of(step: Step, reply: &Reply, permanent: Option<&Codes>) -> Verdict {
+pub(super) fn of(step: Step, reply: &Reply, sender: Sender, permanent: Option<&Codes>) -> Verdict {
+    let _ = sender;
     let is_entry = matches!(step, Step::Greeting | Step::Hello | Step::Login);
     if !is_entry && permanent.map_or(reply.is_refusal(), |codes| codes.has(reply.code)) {
         return Verdict::Refused { policy: matches!(enhanced(reply), Some([_, 7, _])) };
