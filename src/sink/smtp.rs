@@ -20,6 +20,7 @@ use rustls::ClientConfig;
 pub use self::entered::Entered;
 use self::session::{Door, Session};
 use self::stock::Stock;
+use self::verdict::{Sender, Step, Verdict};
 pub use self::wire::Transcript;
 use self::wire::{Fault, Reply, dot_stuffed};
 use super::capture::Capture;
@@ -116,7 +117,9 @@ impl Smtp {
         match session.wire.ask(Mail::new(mail.from.clone(), Vec::new())).await {
             Ok(reply) if reply.is_done() => {}
             Ok(reply) if used && reply.code == 421 => return Turn::Stale,
-            Ok(reply) => return self.refused(session, &reply, attempt.sender_refused(&reply)),
+            Ok(reply) => {
+                return self.refused(session, &reply, attempt.refusal(Step::Mail, "MAIL", &reply));
+            }
             Err(_) if used => return Turn::Stale,
             Err(fault) => return Turn::Ended(broken("MAIL", &fault)),
         }
@@ -127,19 +130,19 @@ impl Smtp {
                 Ok(reply) if reply.is_refusal() || (reply.is_transient() && reply.code != 421) => {
                     refusals.push(reply);
                 }
-                Ok(reply) => return Turn::Ended(attempt.refusal("RCPT", &reply)),
+                Ok(reply) => return Turn::Ended(attempt.refusal(Step::Recipient, "RCPT", &reply)),
                 Err(fault) => return Turn::Ended(broken("RCPT", &fault)),
             }
         }
         let worst = |reply: &&Reply| (attempt.is_permanent(reply), reply.code);
         if let Some(worst) = refusals.iter().max_by_key(worst) {
-            let outcome = attempt.refusal("recipient refused", worst);
+            let outcome = attempt.refusal(Step::Recipient, "recipient refused", worst);
             return self.break_off(session, outcome);
         }
         match session.wire.ask(Data).await {
             Ok(reply) if reply.code == 354 => self.hand_over(session, attempt).await,
             Ok(reply) => {
-                let outcome = attempt.refusal("DATA", &reply);
+                let outcome = attempt.refusal(Step::Data, "DATA", &reply);
                 if reply.is_refusal() || (reply.is_transient() && reply.code != 421) {
                     return self.break_off(session, outcome);
                 }
@@ -165,7 +168,9 @@ impl Smtp {
             // A server that answers before the mail has ended cannot have accepted it.
             Ok(true) => {
                 return Turn::Ended(match session.wire.reply().await {
-                    Ok(reply) => attempt.refusal("mail refused before its end", &reply),
+                    Ok(reply) => {
+                        attempt.refusal(Step::Content, "mail refused before its end", &reply)
+                    }
                     Err(fault) => broken("mail data", &fault),
                 });
             }
@@ -185,7 +190,7 @@ impl Smtp {
                 Turn::Ended(Outcome::Delivered { receipt })
             }
             Ok(reply) if reply.is_transient() || reply.is_refusal() => {
-                let outcome = attempt.refusal("mail refused", &reply);
+                let outcome = attempt.refusal(Step::Content, "mail refused", &reply);
                 self.refused(session, &reply, outcome)
             }
             Ok(reply) => {
@@ -237,19 +242,13 @@ impl Smtp {
 
 impl Attempt<'_> {
     /// The outcome of a reply that took the mail neither in part nor as a whole.
-    fn refusal(&self, what: &str, reply: &Reply) -> Outcome {
+    fn refusal(&self, step: Step, what: &str, reply: &Reply) -> Outcome {
         let reason = self.said(what, reply);
-        if self.is_permanent(reply) {
-            return Outcome::Permanent { reason };
+        match verdict::of(step, reply, Sender::Config, self.permanent) {
+            Verdict::Refused { .. } => Outcome::Permanent { reason },
+            Verdict::Deferred { cause, wait } => Outcome::Transient { cause, reason, wait },
+            Verdict::TooMany => Outcome::Transient { cause: Cause::Refused, reason, wait: None },
         }
-        let (cause, wait) = (verdict::of_mail(reply), verdict::wait(reply));
-        Outcome::Transient { cause, reason, wait }
-    }
-
-    /// A sender refused for good is the sink's trouble: no mail of this sink would fare better.
-    fn sender_refused(&self, reply: &Reply) -> Outcome {
-        let cause = if reply.is_refusal() { Cause::Unreachable } else { verdict::of_mail(reply) };
-        Outcome::Transient { cause, reason: self.said("MAIL", reply), wait: verdict::wait(reply) }
     }
 
     fn is_permanent(&self, reply: &Reply) -> bool {
