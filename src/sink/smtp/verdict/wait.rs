@@ -76,7 +76,11 @@ mod tests {
             ("450 4.7.1 come back in 12:30", None),
             ("450", None),
         ] {
-            assert_eq!(of(&text.to_ascii_lowercase()).map(|wait| wait.as_secs()), seconds, "{text}");
+            assert_eq!(
+                of(&text.to_ascii_lowercase()).map(|wait| wait.as_secs()),
+                seconds,
+                "{text}"
+            );
         }
     }
 }
