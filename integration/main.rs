@@ -32,6 +32,7 @@ mod policy;
 mod producers;
 mod prune;
 mod readme;
+mod recipients;
 mod reload;
 mod restored;
 mod schedules;
