@@ -137,6 +137,17 @@ impl Sink {
         }
     }
 
+    /// The domain that mails of this content come from, where no message says otherwise.
+    #[must_use]
+    pub fn sender_domain(&self, content: &Content) -> Option<&str> {
+        match (self, content) {
+            (Sink::Smtp(smtp), Content::Mail(content)) if content.from.is_none() => {
+                Some(smtp.sender().email.domain())
+            }
+            _ => None,
+        }
+    }
+
     /// Tries once to deliver. `permanent` are the answers after which asking again cannot help, if
     /// the config names them; none stands for the kind's own. The caller bounds the time; dropping
     /// the future is safe at any point and closes the connection, and `phase` then tells "not sent"
