@@ -6,7 +6,7 @@ use std::fmt;
 use std::io;
 
 use minijinja::value::Value;
-use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior, escape_formatter};
+use minijinja::{AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior, escape_formatter};
 
 use crate::message::Message;
 
@@ -31,6 +31,18 @@ impl Template {
     /// # Errors
     /// What is wrong with the syntax, with the line inside the template.
     pub fn parse(source: &str) -> Result<Template, String> {
+        Template::parse_as(source, || AutoEscape::None)
+    }
+
+    /// The same for HTML: values are escaped.
+    ///
+    /// # Errors
+    /// As [`Template::parse`].
+    pub fn parse_html(source: &str) -> Result<Template, String> {
+        Template::parse_as(source, || AutoEscape::Html)
+    }
+
+    fn parse_as(source: &str, escape: fn() -> AutoEscape) -> Result<Template, String> {
         let mut environment = Environment::new();
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
         environment.set_fuel(Some(FUEL));
@@ -42,7 +54,7 @@ impl Template {
             }
             escape_formatter(out, state, value)
         });
-        environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
+        environment.set_auto_escape_callback(move |_| escape());
         environment.add_template_owned("template", source.to_owned()).map_err(|e| describe(&e))?;
         Ok(Template(environment))
     }

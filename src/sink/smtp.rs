@@ -13,7 +13,6 @@ mod wire;
 use std::sync::Arc;
 
 use lettre::Address;
-use lettre::message::Mailbox;
 use lettre::transport::smtp::commands::{Data, Mail, Rcpt, Rset};
 use rustls::ClientConfig;
 
@@ -23,7 +22,7 @@ use self::stock::Stock;
 pub use self::wire::Transcript;
 use self::wire::{Fault, Reply, dot_stuffed};
 use super::capture::Capture;
-use super::mail::{PreparedMail, to_ascii};
+use super::mail::{Letterhead, PreparedMail};
 use super::{BuildError, tls};
 use crate::config::{MailServer, SmtpConfig};
 use crate::delivery::{Cause, Outcome, Phase, clean_text};
@@ -35,7 +34,7 @@ const TAIL: usize = 16 * 1024;
 /// A mail sink.
 pub struct Smtp {
     door: Door,
-    sender: Mailbox,
+    letterhead: Letterhead,
     stock: Stock,
     /// Where mails are kept in place of being sent.
     pub(super) capture: Option<Capture>,
@@ -59,21 +58,17 @@ enum Turn {
 
 impl Smtp {
     pub(super) fn build(way: &SmtpConfig) -> Result<Smtp, BuildError> {
-        let sender =
-            to_ascii(way.from.clone()).map_err(|e| BuildError::Mail(format!("from: {e}")))?;
-        if sender.name.as_ref().is_some_and(|name| name.chars().any(char::is_control)) {
-            return Err(BuildError::Mail("from: a control character in the name".to_owned()));
-        }
+        let letterhead = Letterhead::of(way).map_err(BuildError::Mail)?;
         let door = Door {
             server: way.server.clone(),
             tls: tls::client_config(way.server.ca_file.as_deref())?,
         };
-        Ok(Smtp { door, sender, stock: Stock::default(), capture: None })
+        Ok(Smtp { door, letterhead, stock: Stock::default(), capture: None })
     }
 
-    /// `From:`, in the form that every server takes.
-    pub(super) fn sender(&self) -> &Mailbox {
-        &self.sender
+    /// What all its mails say.
+    pub(super) fn letterhead(&self) -> &Letterhead {
+        &self.letterhead
     }
 
     /// One attempt: over a connection that waits, or a new one if that turns out to be closed.
