@@ -6,29 +6,53 @@ use super::Mail;
 use super::fault::Wrong;
 use super::item::Item;
 use super::read::Section;
-use crate::template::{Localised, MESSAGE_VIEW, Template};
+use super::template::{self, inline};
+use crate::template::{Form, Localised, MESSAGE_VIEW, Template};
 
 /// Addresses or templates for addresses one route may list.
 const TO_MAX: usize = 100;
-const JINJA: &str = "templates are written in Jinja, e.g. {{ payload.order_id }}";
+
+/// A part of a mail that stands in the config or in a file.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct PartKeys {
+    inline: &'static str,
+    file: &'static str,
+    form: Form,
+}
+
+const SUBJECT: PartKeys =
+    PartKeys { inline: "subject", file: "subject_template", form: Form::Text };
+const TEXT: PartKeys = PartKeys { inline: "text", file: "text_template", form: Form::Text };
 
 /// Reads the keys that make a mail; all must be there.
 pub(super) fn read(section: &mut Section) -> Option<Mail> {
     let to = section.need("to", "write to = \"{{ payload.email }}\"");
     let to = to.and_then(|item| recipients(item, &MESSAGE_VIEW));
-    let subject = section.need("subject", "write subject = \"Your order\"");
-    let subject = subject.and_then(|item| subject_line(&item, &MESSAGE_VIEW));
-    let text = body(section, &MESSAGE_VIEW);
-    if !section.has("text") && !section.has("text_template") {
+    let locale = section.get("locale");
+    let language = locale.as_ref().and_then(|item| inline(item, Form::Text, &MESSAGE_VIEW));
+    let subject = part(section, SUBJECT, locale.is_some());
+    if !section.has(SUBJECT.inline) && !section.has(SUBJECT.file) {
+        section.missing("subject", "write subject = \"Your order\" or subject_template = \"FILE\"");
+    }
+    let text = part(section, TEXT, locale.is_some());
+    if !section.has(TEXT.inline) && !section.has(TEXT.file) {
         section.missing("text", "write text = \"…\" or text_template = \"FILE\"");
     }
-    Some(Mail::new(to?, subject?, text?))
+    let (subject, text) = (subject?, text?);
+    if let Some(locale) = &locale {
+        has_variants(section, locale, &[(SUBJECT, &subject), (TEXT, &text)]);
+    }
+    Some(Mail { locale: language, ..Mail::new(to?, subject, text) })
 }
 
 impl Mail {
     /// Plain text, everything else by default.
     #[must_use]
-    pub fn new(to: Vec<Template>, subject: Template, text: Template) -> Mail {
+    pub fn new(
+        to: Vec<Template>,
+        subject: impl Into<Localised>,
+        text: impl Into<Localised>,
+    ) -> Mail {
         Mail {
             from: None,
             return_path: None,
@@ -37,8 +61,8 @@ impl Mail {
             bcc: Vec::new(),
             reply_to: None,
             locale: None,
-            subject: Localised::only(subject),
-            text: Some(Localised::only(text)),
+            subject: subject.into(),
+            text: Some(text.into()),
             html: None,
             attachments: Vec::new(),
             list_unsubscribe: None,
@@ -64,49 +88,87 @@ pub(super) fn recipients(item: Item, view: &[&str]) -> Option<Vec<Template>> {
             let remedy = "write office@example.com or {{ payload.email }}";
             item.fault(format!("{} is no mail address", item.shown()), remedy);
         }
-        template(item, &text, view)
+        inline(item, Form::Text, view)
     };
     let templates: Vec<Option<Template>> = items.iter().map(one).collect();
     templates.into_iter().collect()
 }
 
-/// The subject.
+/// The subject of a mail of files.
 pub(super) fn subject_line(item: &Item, view: &[&str]) -> Option<Template> {
-    let text = item.text()?;
+    one_line(item, &item.text()?);
+    inline(item, Form::Text, view)
+}
+
+fn one_line(item: &Item, text: &str) {
     if text.contains(['\r', '\n']) {
         item.fault("has more than one line", "a subject is one line");
     }
-    template(item, &text, view)
 }
 
-/// The body: `text`, or the file that `text_template` names; none also where neither is written.
+/// The body of a mail of files: `text`, or the file that `text_template` names; none also where neither is
+/// written.
 pub(super) fn body(section: &mut Section, view: &[&str]) -> Option<Template> {
-    match (section.get("text"), section.get("text_template")) {
+    match one_of(section, TEXT)? {
+        Place::Here(item) => inline(&item, Form::Text, view),
+        Place::File(item) => template::file(&item, Form::Text, view),
+    }
+}
+
+/// A part of a mail of a message, in all its languages where the route has a locale; none also where
+/// neither key is written.
+fn part(section: &mut Section, keys: PartKeys, languages: bool) -> Option<Localised> {
+    let view = &MESSAGE_VIEW;
+    let part = match one_of(section, keys)? {
+        Place::Here(item) if keys == SUBJECT => subject_line(&item, view)?.into(),
+        Place::Here(item) => inline(&item, keys.form, view)?.into(),
+        Place::File(item) if languages => template::localised(&item, keys.form, view)?,
+        Place::File(item) => template::file(&item, keys.form, view)?.into(),
+    };
+    Some(part)
+}
+
+/// Where a part stands.
+enum Place<'a> {
+    Here(Item<'a>),
+    File(Item<'a>),
+}
+
+/// The one of two keys that is written.
+fn one_of<'a>(section: &mut Section<'a>, keys: PartKeys) -> Option<Place<'a>> {
+    match (section.get(keys.inline), section.get(keys.file)) {
         (Some(_), Some(file)) => {
-            file.fault("text is there too", "keep one of the two");
+            file.fault(format!("{} is there too", keys.inline), "keep one of the two");
             None
         }
-        (Some(text), None) => template(&text, &text.text()?, view),
-        (None, Some(file)) => template(&file, &file.file()?, view),
-        (None, None) => None,
+        (Some(item), None) => Some(Place::Here(item)),
+        (None, file) => file.map(Place::File),
     }
+}
+
+/// A route with a locale has a variant of at least one part.
+fn has_variants(section: &mut Section, locale: &Item, parts: &[(PartKeys, &Localised)]) {
+    if parts.iter().any(|(_, part)| part.has_variants()) {
+        return;
+    }
+    let named = parts.iter().find_map(|(keys, _)| section.get(keys.file)?.text());
+    let remedy = match named {
+        Some(file) => {
+            let [any, german] = ["LANGUAGE", "de"].map(|tag| template::variant_of(&file, tag));
+            format!("beside {file}, {any} is looked for, e.g. {german}")
+        }
+        None => "name a file, text_template = \"order.txt\", and have an order.de.txt beside it"
+            .to_owned(),
+    };
+    locale.fault("has no variant to choose", remedy);
 }
 
 fn is_addresses(text: &str) -> bool {
     text.parse::<Mailboxes>().is_ok_and(|list| list.iter().next().is_some())
 }
 
-fn template(item: &Item, text: &str, view: &[&str]) -> Option<Template> {
-    let template = Template::parse(text).map_err(|problem| item.fault(problem, JINJA)).ok()?;
-    if let Some(name) = template.unknown(view) {
-        item.fault(format!("sees no {name}"), format!("it sees {}", view.join(", ")));
-    }
-    Some(template)
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::config::testing::{SINKS, parse_in, refuses_each};
 
     const MAIL: &str = "to = \"a@b.example\"\nsubject = \"S\"\ntext = \"T\"\n";
@@ -124,19 +186,26 @@ mod tests {
         assert_eq!(route("a.txt").unwrap().routes.len(), 1);
         let fault = route("bad.txt").unwrap_err().faults.remove(0);
         assert_eq!((fault.line, &*fault.key), (18, "routes[0].text_template"));
-        assert!(fault.problem.ends_with("(template line 2)"), "{fault}");
+        assert!(fault.problem.ends_with("(bad.txt line 2)"), "{fault}");
     }
 
     #[test]
     fn faults_of_mails() {
         let many = format!("to = [{}]", "\"a@b.example\",".repeat(101));
         let jinja = |problem: &str| {
-            format!("syntax error: unexpected {problem} (template line 1); {JINJA}")
+            format!(
+                "syntax error: unexpected {problem} (template line 1); \
+                 templates are written in Jinja, e.g. {{{{ payload.order_id }}}}"
+            )
         };
         let before = format!("{SINKS}[[routes]]\ntype = \"a\"\nsink = \"mail\"\n");
         let changes: &[(&str, &str)] = &[
             ("to", "13: to: is missing; write to = \"{{ payload.email }}\""),
-            ("subject", "13: subject: is missing; write subject = \"Your order\""),
+            (
+                "subject",
+                "13: subject: is missing; \
+                 write subject = \"Your order\" or subject_template = \"FILE\"",
+            ),
             ("text", "13: text: is missing; write text = \"…\" or text_template = \"FILE\""),
             ("to = []", "18: to: has 0 addresses; 1 to 100"),
             (&many, "18: to: has 101 addresses; 1 to 100"),
@@ -168,6 +237,26 @@ mod tests {
             (
                 "text = \"x\"\ntext_template = \"x\"",
                 "19: text_template: text is there too; keep one of the two",
+            ),
+            (
+                "subject = \"x\"\nsubject_template = \"x\"",
+                "19: subject_template: subject is there too; keep one of the two",
+            ),
+            (
+                "text\ntext_template = \"order.HTML\"",
+                "18: text_template: \"order.HTML\" is HTML; \
+                 name a file for plain text here, e.g. order.txt",
+            ),
+            (
+                "text = \"{% include 'a' ~ 'b' %}\"",
+                "18: text: a file must be named in quotes, so that it can be read before it is needed \
+                 (template line 1); \
+                 names start at [templates] root, by default the config file's directory",
+            ),
+            (
+                "locale = \"de\"",
+                "19: locale: has no variant to choose; name a file, text_template = \"order.txt\", \
+                 and have an order.de.txt beside it",
             ),
         ];
         refuses_each(&before, "routes[0]", MAIL, changes);

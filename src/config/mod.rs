@@ -27,6 +27,7 @@ mod schedule;
 mod secret;
 mod sink;
 mod smtp;
+mod template;
 #[cfg(test)]
 mod testing;
 mod webhook;

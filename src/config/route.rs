@@ -13,7 +13,8 @@ use crate::pattern::TypePattern;
 use crate::policy::{Lane, Policy};
 
 /// Keys that make a mail.
-const MAIL_KEYS: [&str; 4] = ["to", "subject", "text", "text_template"];
+const MAIL_KEYS: [&str; 6] =
+    ["to", "locale", "subject", "subject_template", "text", "text_template"];
 
 const LANES: [(&str, Lane); 3] =
     [("high", Lane::High), ("normal", Lane::Normal), ("low", Lane::Low)];

@@ -86,9 +86,10 @@ pub(super) fn prepare(
     }
     let view = View::of(message)?;
     let recipients = recipients(&content.to, &view)?;
-    let subject = &subject(content.subject.variant(None), &view)?;
+    let locale = locale(content, &view)?;
+    let subject = &subject(content.subject.variant(locale.as_deref()), &view)?;
     let Some(text) = &content.text else { return Err("text: there is none".to_owned()) };
-    let text = text.variant(None).render(&view).map_err(|e| format!("text: {e}"))?;
+    let text = text.variant(locale.as_deref()).render(&view).map_err(|e| format!("text: {e}"))?;
     compose(Draft {
         from,
         recipients,
@@ -117,6 +118,12 @@ pub(super) fn to_ascii(mailbox: Mailbox) -> Result<Mailbox, String> {
     };
     let email = Address::new(user, domain).map_err(|_| "an address is not valid".to_owned())?;
     Ok(Mailbox::new(mailbox.name, email))
+}
+
+/// The language that the mail is wanted in.
+fn locale(content: &Mail, view: &View) -> Result<Option<String>, String> {
+    let locale = content.locale.as_ref().map(|locale| locale.render(view));
+    locale.transpose().map_err(|e| format!("locale: {e}"))
 }
 
 /// A subject, one line.
