@@ -4,6 +4,7 @@
 //! touches nothing else. Every fault is reported at once, each with file, line, key and remedy.
 
 mod admin;
+mod attachment;
 mod calendar;
 mod column;
 mod connect;
@@ -12,6 +13,7 @@ mod database;
 mod dsn;
 mod export;
 mod fault;
+mod header;
 mod item;
 mod load;
 mod mail;
@@ -27,6 +29,7 @@ mod schedule;
 mod secret;
 mod sink;
 mod smtp;
+mod template;
 #[cfg(test)]
 mod testing;
 mod webhook;

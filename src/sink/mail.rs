@@ -22,7 +22,7 @@ pub use self::files::{Attached, FilesMail, prepare_files};
 use crate::address;
 use crate::config::{Mail, SmtpConfig};
 use crate::message::{IdempotencyKey, Message};
-use crate::template::{Template, View};
+use crate::template::{Localised, Template, View};
 
 /// Largest payload that mails are made of, in bytes. Read for templates it takes up to thirty times its
 /// size in memory.
@@ -184,8 +184,9 @@ pub(super) fn prepare(
     let bcc = recipients("bcc", &content.bcc, view, &mut room)?;
     let reply_to =
         recipients("reply_to", content.reply_to.as_slice(), view, &mut { RECIPIENTS_MAX })?;
-    let subject = one_line("subject", content.subject.variant(None), view)?;
-    let (text, html) = bodies(content, view)?;
+    let locale = locale(content, view)?;
+    let subject = one_line("subject", content.subject.variant(locale.as_deref()), view)?;
+    let (text, html) = bodies(content, locale.as_deref(), view)?;
     let list_unsubscribe = content.list_unsubscribe.as_ref();
     let list_unsubscribe = list_unsubscribe.map(|url| unsubscribe(url, view)).transpose()?;
     let mut headers: Vec<_> = letterhead.idempotency(&key.to_string()).into_iter().collect();
@@ -227,11 +228,17 @@ fn view(message: &Message) -> Result<View, String> {
 }
 
 /// The text, derived where there is none, and the HTML.
-fn bodies(content: &Mail, view: &View) -> Result<(String, Option<String>), String> {
-    let render = |body: &Template, key: &str| body.render(view).map_err(|e| format!("{key}: {e}"));
-    let html = content.html.as_ref().map(|html| render(html.variant(None), "html")).transpose()?;
+fn bodies(
+    content: &Mail,
+    locale: Option<&str>,
+    view: &View,
+) -> Result<(String, Option<String>), String> {
+    let render = |body: &Localised, key: &str| {
+        body.variant(locale).render(view).map_err(|e| format!("{key}: {e}"))
+    };
+    let html = content.html.as_ref().map(|html| render(html, "html")).transpose()?;
     let text = match (&content.text, &html) {
-        (Some(text), _) => render(text.variant(None), "text")?,
+        (Some(text), _) => render(text, "text")?,
         (None, Some(html)) => plain::of_html(html),
         (None, None) => return Err("text: there is none, and no html".to_owned()),
     };
@@ -279,6 +286,12 @@ pub(super) fn to_ascii(mailbox: Mailbox) -> Result<Mailbox, String> {
     };
     let email = Address::new(user, domain).map_err(|_| "an address is not valid".to_owned())?;
     Ok(Mailbox::new(mailbox.name, email))
+}
+
+/// The language that the mail is wanted in.
+fn locale(content: &Mail, view: &View) -> Result<Option<String>, String> {
+    let locale = content.locale.as_ref().map(|locale| locale.render(view));
+    locale.transpose().map_err(|e| format!("locale: {e}"))
 }
 
 /// What a template comes to where nothing but one line may stand.
