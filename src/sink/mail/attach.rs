@@ -226,3 +226,163 @@ fn step_by_step(root: std::os::fd::OwnedFd, path: &Path) -> Result<File, Errno> 
     }
     Ok(File::from(here))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+    use crate::template::Template;
+
+    fn template(source: &str) -> Template {
+        Template::parse(source).unwrap()
+    }
+
+    fn attachment(name: &str, source: AttachmentSource) -> AttachmentConfig {
+        AttachmentConfig { name: template(name), media_type: None, source, content_id: None }
+    }
+
+    fn of_file(file: &str) -> AttachmentConfig {
+        attachment("a.bin", AttachmentSource::File(template(file)))
+    }
+
+    fn of_text(base64: &str) -> AttachmentConfig {
+        attachment("a.txt", AttachmentSource::Base64(template(base64)))
+    }
+
+    fn view() -> View {
+        View::of_values([("up".to_owned(), "..".into())].into())
+    }
+
+    fn read_one(config: AttachmentConfig, root: Option<&Path>) -> Result<Attachment, NoMail> {
+        read(&[config], root, &view()).map(|mut all| all.remove(0))
+    }
+
+    #[track_caller]
+    fn assert_never(read: Result<Attachment, NoMail>, part: &str) {
+        let Err(NoMail::Never(reason)) = read else { panic!("no fault for good: {part}") };
+        assert!(reason.contains(part), "{reason}");
+    }
+
+    #[test]
+    fn base64_is_read_as_it_is_met() {
+        for text in ["R3LDvMOfZQ==", "R3LDvMOfZQ", "R3LD\nvMOf\r\n ZQ==\n"] {
+            let read = read_one(of_text(text), None).unwrap();
+            assert_eq!(str::from_utf8(&read.content).unwrap(), "Gr\u{fc}\u{df}e", "{text}");
+            assert_eq!(read.media_type, "text/plain; charset=utf-8");
+        }
+        assert_eq!(read_one(of_text("/w=="), None).unwrap().media_type, "text/plain");
+        for (text, reason) in [
+            ("", "attachments[0].base64: it is empty"),
+            ("R3L-", "attachments[0].base64: it is not base64"),
+            ("data:text/plain;base64,R3Lh", "attachments[0].base64: it is not base64"),
+            ("{{ nothing }}", "attachments[0].base64: the message lacks"),
+        ] {
+            assert_never(read_one(of_text(text), None), reason);
+        }
+        assert_never(read_one(attachment(" ", of_text("YQ==").source), None), "name: it is empty");
+        let long = "x".repeat(256);
+        assert_never(read_one(attachment(&long, of_text("YQ==").source), None), "longer than 255");
+    }
+
+    #[test]
+    fn a_media_type_is_known_by_the_names_ending() {
+        for (name, expected) in [
+            ("a.PDF", "application/pdf"),
+            ("a.b.png", "image/png"),
+            ("a.csv", "text/csv; charset=utf-8"),
+            ("a", "application/octet-stream"),
+            ("pdf", "application/octet-stream"),
+            ("a.exe", "application/octet-stream"),
+        ] {
+            assert_eq!(media_type(None, name, b"x"), expected, "{name}");
+        }
+        assert_eq!(media_type(Some("text/x-own"), "a.pdf", b"x"), "text/x-own");
+    }
+
+    /// A root with a file, a directory, links that stay and links that leave, beside a secret.
+    fn rooms() -> (tempfile::TempDir, std::path::PathBuf) {
+        let above = tempfile::tempdir().unwrap();
+        let root = above.path().join("root");
+        fs::create_dir_all(root.join("in")).unwrap();
+        fs::write(root.join("in/a"), "good").unwrap();
+        fs::write(above.path().join("secret"), "secret").unwrap();
+        symlink("in/a", root.join("stays")).unwrap();
+        symlink("../secret", root.join("leaves")).unwrap();
+        symlink("..", root.join("up")).unwrap();
+        symlink(above.path().join("secret"), root.join("absolute")).unwrap();
+        (above, root)
+    }
+
+    #[test]
+    fn files_are_read_below_the_root_alone() {
+        let (_above, root) = rooms();
+        for name in ["in/a", "./in/./a", "stays"] {
+            assert_eq!(read_one(of_file(name), Some(&root)).unwrap().content, b"good", "{name}");
+        }
+        assert_eq!(weigh(&[of_file("in/a"), of_file("stays")], Some(&root), &view()), Ok(8));
+        for name in ["leaves", "up/secret", "absolute"] {
+            assert_never(read_one(of_file(name), Some(&root)), "behind a symbolic link");
+        }
+        for name in ["../secret", "{{ up }}/secret", "in/../../secret", "/etc/passwd", ".."] {
+            assert_never(read_one(of_file(name), Some(&root)), "leads out of the sink's files");
+        }
+        assert_never(read_one(of_file("in"), Some(&root)), "is a directory");
+        assert_never(read_one(of_file(" "), Some(&root)), "it is empty");
+        assert_never(read_one(of_file("a\nb"), Some(&root)), "a line break");
+        assert_never(read_one(of_file("a"), None), "the sink has no files");
+    }
+
+    /// Where the kernel does not see to it.
+    #[test]
+    fn step_by_step_no_link_is_followed() {
+        let (_above, root) = rooms();
+        let open = |name: &str| {
+            let root = rustix::fs::openat(CWD, &root, PASS, Mode::empty()).unwrap();
+            step_by_step(root, Path::new(name))
+        };
+        let mut text = String::new();
+        open("./in/a").unwrap().read_to_string(&mut text).unwrap();
+        assert_eq!(text, "good");
+        for name in ["stays", "leaves", "up/secret", "absolute"] {
+            assert_eq!(open(name).err(), Some(Errno::LOOP), "{name}");
+        }
+        assert_eq!(open("in/b").err(), Some(Errno::NOENT));
+    }
+
+    #[test]
+    fn a_pipe_is_no_file_and_nobody_waits_for_it() {
+        let (_above, root) = rooms();
+        let made = std::process::Command::new("mkfifo").arg(root.join("pipe")).status().unwrap();
+        assert!(made.success());
+        assert_never(read_one(of_file("pipe"), Some(&root)), "something else that is no file");
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_may_come() {
+        let (_above, root) = rooms();
+        for name in ["in/b", "none/b"] {
+            let Err(NoMail::NotNow(reason)) = read_one(of_file(name), Some(&root)) else {
+                panic!("{name}")
+            };
+            assert!(reason.contains("next attempt"), "{reason}");
+            assert!(!reason.contains(name), "{reason}");
+        }
+        let gone = Some(root.join("none"));
+        let read = read_one(of_file("a"), gone.as_deref());
+        assert!(matches!(read, Err(NoMail::NotNow(_))));
+    }
+
+    #[test]
+    fn attachments_have_a_limit_together() {
+        let (_above, root) = rooms();
+        let half = fs::File::create(root.join("half")).unwrap();
+        half.set_len(BYTES_MAX / 2).unwrap();
+        let all = read(&[of_file("half"), of_file("half")], Some(&root), &view()).unwrap();
+        assert_eq!(all.len(), 2);
+        let one_more = [of_file("half"), of_text("YQ=="), of_file("half")];
+        let Err(NoMail::Never(reason)) = read(&one_more, Some(&root), &view()) else { panic!() };
+        assert!(reason.starts_with("the attachments are too large: more than 32 MB"), "{reason}");
+    }
+}

@@ -213,3 +213,109 @@ fn with_crlf(text: &str) -> String {
     }
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(name: &str, content_id: Option<&str>) -> Attachment {
+        Attachment {
+            name: name.to_owned(),
+            media_type: "image/png".to_owned(),
+            content_id: content_id.map(str::to_owned),
+            content: b"png".to_vec(),
+        }
+    }
+
+    fn written(html: Option<&str>, files: &[Attachment], text: &str) -> String {
+        let mut out = Vec::new();
+        Part::of(text, html, files, "msg_shop_42_mail@example.com").write(&mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn parts_stand_within_each_other_as_readers_expect_them() {
+        let [mixed, alternative, related] = ["mixed", "alternative", "related; type=\"text/html\""]
+            .map(|kind| boundary(kind, "msg_shop_42_mail@example.com"));
+        let files = [file("a.png", None), file("l.png", Some("logo"))];
+        let expected = format!(
+            "Content-Type: multipart/mixed;\r\n boundary=\"{mixed}\"\r\n\r\n\
+             --{mixed}\r\n\
+             Content-Type: multipart/alternative;\r\n boundary=\"{alternative}\"\r\n\r\n\
+             --{alternative}\r\n\
+             Content-Type: text/plain; charset=utf-8\r\n\
+             Content-Transfer-Encoding: 7bit\r\n\r\n\
+             text\r\n\
+             --{alternative}\r\n\
+             Content-Type: multipart/related; type=\"text/html\";\r\n boundary=\"{related}\"\r\n\r\n\
+             --{related}\r\n\
+             Content-Type: text/html; charset=utf-8\r\n\
+             Content-Transfer-Encoding: 7bit\r\n\r\n\
+             <p>html\r\n\
+             --{related}\r\n\
+             Content-Disposition: inline; filename=\"l.png\"\r\n\
+             Content-Type: image/png\r\n\
+             Content-ID: <logo>\r\n\
+             Content-Transfer-Encoding: base64\r\n\r\n\
+             cG5n\r\n\
+             --{related}--\r\n\
+             --{alternative}--\r\n\
+             --{mixed}\r\n\
+             Content-Disposition: attachment; filename=\"a.png\"\r\n\
+             Content-Type: image/png\r\n\
+             Content-Transfer-Encoding: base64\r\n\r\n\
+             cG5n\r\n\
+             --{mixed}--\r\n"
+        );
+        assert_eq!(written(Some("<p>html"), &files, "text"), expected);
+        assert!(written(None, &files[..1], "text").starts_with("Content-Type: multipart/mixed;"));
+        assert!(
+            written(Some("x"), &[], "text").starts_with("Content-Type: multipart/alternative;")
+        );
+    }
+
+    /// Whoever writes a payload can foresee the boundary: it must not become one.
+    #[test]
+    fn a_text_cannot_hold_a_boundary() {
+        let alternative = boundary("alternative", "msg_shop_42_mail@example.com");
+        let forged = format!("a\n--{alternative}\nContent-Type: text/html\n\n<b>forged\n");
+        let written = written(Some("x"), &[], &forged);
+        assert_eq!(written.matches(&format!("\r\n--{alternative}")).count(), 3, "{written}");
+        assert!(written.contains("Content-Transfer-Encoding: quoted-printable"), "{written}");
+    }
+
+    #[test]
+    fn names_are_written_so_that_each_reader_has_one() {
+        for (name, disposition, fallback) in [
+            ("invoice 1.pdf", " filename=\"invoice 1.pdf\"", ""),
+            ("R\u{fc}ck.pdf", "\r\n filename*=utf-8''R%C3%BCck.pdf", ";\r\n name=\"R_ck.pdf\""),
+            (
+                "a\"b;c\\d.pdf",
+                "\r\n filename*=utf-8''a%22b%3Bc%5Cd.pdf",
+                ";\r\n name=\"a_b_c_d.pdf\"",
+            ),
+        ] {
+            let written = written(None, &[file(name, None)], "t");
+            let expected = format!(
+                "\r\nContent-Disposition: attachment;{disposition}\r\nContent-Type: image/png{fallback}\r\n"
+            );
+            assert!(written.contains(&expected), "{written}");
+        }
+        let long = written(None, &[file(&"\u{e4}".repeat(200), None)], "t");
+        assert!(long.contains("\r\n filename*0*=utf-8''%C3%A4"), "{long}");
+        assert!(long.contains(";\r\n filename*19*="), "{long}");
+        assert!(long.lines().all(|line| line.len() <= 90), "{long}");
+    }
+
+    #[test]
+    fn files_are_base64_in_lines_of_76() {
+        let mut long = file("a.png", None);
+        long.content = (0..=255).cycle().take(1000).collect();
+        let mut out = Vec::new();
+        long.write(&mut out);
+        let text = String::from_utf8(out).unwrap();
+        let (_, body) = text.split_once("\r\n\r\n").unwrap();
+        assert!(body.lines().rev().skip(1).all(|line| line.len() == 76), "{body}");
+        assert_eq!(STANDARD.decode(body.replace("\r\n", "")).unwrap(), long.content);
+    }
+}

@@ -377,7 +377,7 @@ mod tests {
             "\u{1f600}",
         ];
         let mut random = fastrand::Rng::with_seed(11);
-        for _ in 0..20_000 {
+        for _ in 0..4_000 {
             let length = random.usize(..60);
             let html: String = (0..length).map(|_| PIECES[random.usize(..PIECES.len())]).collect();
             let text = of_html(&html);
@@ -385,7 +385,7 @@ mod tests {
             assert!(!text.contains('\r'), "{html}");
         }
         for piece in PIECES {
-            let html = piece.repeat(100_000);
+            let html = piece.repeat(20_000);
             let begun = std::time::Instant::now();
             assert!(of_html(&html).len() <= 100 + html.len() * 20, "{piece}");
             assert!(begun.elapsed().as_secs() < 5, "{piece} takes long");

@@ -185,7 +185,7 @@ fn whatever_else_is_written_there_are_only_our_headers() {
         content_id: None,
     }];
     let mut made = 0;
-    for _ in 0..20_000 {
+    for _ in 0..4_000 {
         let mut any = |most| nasty(&mut random, most);
         let payload = serde_json::json!({
             "name": any(2), "tag": any(2), "header": any(4), "file": any(4), "text": any(30),
