@@ -133,7 +133,8 @@ fn make(
     let built = Sink::build(config).map_err(|error| error.to_string())?;
     let built = built.ok_or("this sink has no attempts")?;
     let key = IdempotencyKey::new(installation, message.id, &config.name, target);
-    Ok(match built.prepare(message, &route.content, &key)? {
+    let made = built.prepare(message, &route.content, &key);
+    Ok(match made.map_err(|none| none.to_string())? {
         Prepared::Mail(mail) => Made::Mail {
             from: mail.from().to_owned(),
             to: mail.to().map(str::to_owned).collect(),

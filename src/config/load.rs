@@ -9,6 +9,7 @@ use toml::de::{DeTable, Error};
 use super::fault::{ConfigError, Fault, Wrong};
 use super::item::{MISSING, quote, read_file};
 use super::read::{Section, Source};
+use super::template::{self, Root};
 use super::{Config, Names, admin, database, relay, retention, route, schedule, sink};
 use crate::hex::hex;
 
@@ -58,6 +59,7 @@ impl Config {
             broken: !syntax.is_empty(),
             faults: RefCell::default(),
             hash: RefCell::default(),
+            templates: RefCell::new(Root::Beside),
         };
         let empty = DeTable::new();
         let mut root = Section::new(&source, "", table.get_ref());
@@ -97,6 +99,7 @@ impl Config {
             broken: !syntax.is_empty(),
             faults: RefCell::new(Vec::new()),
             hash: RefCell::new(Sha256::new_with_prefix(text)),
+            templates: RefCell::new(Root::Beside),
         };
         let empty = DeTable::new();
         let mut root = Section::new(&source, "", table.get_ref());
@@ -104,6 +107,7 @@ impl Config {
         let relay = relay::read(root.section("relay", &empty));
         let admin = root.get("admin").and_then(|item| item.section()).and_then(admin::read);
         let retention = retention::read(root.section("retention", &empty));
+        source.templates.replace(template::read(&mut root));
         let (sinks, exports) = (root.section("sinks", &empty), root.section("exports", &empty));
         let kinds = sink::kinds(&sinks, &exports);
         let sinks = sink::read(&sinks, &exports, &kinds);
@@ -193,7 +197,7 @@ mod tests {
             (
                 "[queue]\n",
                 "queue: is unknown; \
-                 known here: database, relay, admin, retention, sinks, exports, schedules, routes",
+                 known here: database, relay, admin, retention, templates, sinks, exports, schedules, routes",
             ),
             ("relay = 3\n", "relay: is an integer; write a table"),
         ] {
