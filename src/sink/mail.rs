@@ -62,6 +62,12 @@ impl PreparedMail {
         &self.data
     }
 
+    /// All of it as it is sent: its signatures, then [`PreparedMail::data`].
+    #[must_use]
+    pub fn whole(&self) -> Vec<u8> {
+        [&*self.signatures, &*self.data].concat()
+    }
+
     /// SHA-256 over envelope, headers and body.
     #[must_use]
     pub fn hash(&self) -> [u8; 32] {
