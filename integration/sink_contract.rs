@@ -22,9 +22,9 @@ use crate::harness::http::{Answer, HttpPeer};
 use crate::harness::smtp::{Fate, Say, Settings, SmtpPeer, Step};
 
 /// Longer than anything here takes; a test that meets it hangs.
-const LONG: Duration = Duration::from_secs(20);
+pub const LONG: Duration = Duration::from_secs(20);
 /// The total timeout of an attempt that is meant to meet it.
-const SHORT: Duration = Duration::from_millis(300);
+pub const SHORT: Duration = Duration::from_millis(300);
 
 pub fn name(text: &str) -> Name {
     Name::parse(text).unwrap()
@@ -42,7 +42,11 @@ pub fn message(id: i64, payload: &str) -> Message {
 }
 
 pub fn build(timeout: Duration, way: Way) -> Sink {
-    let config = SinkConfig {
+    Sink::build(&config(timeout, way)).unwrap().unwrap()
+}
+
+pub fn config(timeout: Duration, way: Way) -> SinkConfig {
+    SinkConfig {
         name: name("out"),
         concurrency: NonZeroUsize::new(4).unwrap(),
         timeout,
@@ -51,8 +55,7 @@ pub fn build(timeout: Duration, way: Way) -> Sink {
         rate: None,
         daily_quota: None,
         way,
-    };
-    Sink::build(&config).unwrap().unwrap()
+    }
 }
 
 pub fn webhook_to(url: &str) -> WebhookConfig {
