@@ -85,6 +85,12 @@ impl PreparedMail {
         &self.data
     }
 
+    /// All of it as it is sent: its signatures, then [`PreparedMail::data`].
+    #[must_use]
+    pub fn whole(&self) -> Vec<u8> {
+        [&*self.signatures, &*self.data].concat()
+    }
+
     /// How many bytes are sent, without the dots SMTP adds.
     #[must_use]
     pub fn size(&self) -> usize {
