@@ -137,7 +137,7 @@ fn make(
         Prepared::Mail(mail) => Made::Mail {
             from: mail.from().to_owned(),
             to: mail.to().map(str::to_owned).collect(),
-            data: String::from_utf8_lossy(mail.data()).into_owned(),
+            data: String::from_utf8_lossy(&mail.signed()).into_owned(),
         },
         Prepared::Request(request) => {
             let mut headers: Vec<(String, String)> = request

@@ -8,7 +8,7 @@ use url::Url;
 use super::item::Item;
 use super::read::Section;
 use super::sink::ca_file;
-use super::{Login, MailSecurity, MailServer, Secret, SmtpConfig};
+use super::{Login, MailSecurity, MailServer, Secret, SmtpConfig, dkim};
 
 /// Host, port, protection.
 type Server = (String, u16, MailSecurity);
@@ -24,10 +24,11 @@ pub(super) fn read(section: &mut Section) -> Option<SmtpConfig> {
         .and_then(|item| mailbox(&item));
     let encrypted = server.as_ref().is_none_or(|(.., security)| *security != MailSecurity::Plain);
     let ca_file = ca_file(section, encrypted);
+    let dkim = dkim::read(section);
     let (host, port, security) = server?;
     let login = credentials.map(|(user, password)| Login::Password { user, password });
     let server = MailServer { host, port, security, login, ca_file };
-    Some(SmtpConfig::new(server, from?))
+    Some(SmtpConfig { dkim, ..SmtpConfig::new(server, from?) })
 }
 
 impl SmtpConfig {
@@ -234,7 +235,7 @@ mod tests {
                     "allow_private = []",
                     "5: allow_private: is unknown; known here: kind, concurrency, timeout, retry, \
                      guarantee, permanent, expires_after, rerender, order, rate, daily_quota, url, \
-                     username, password, password_file, from, ca_file",
+                     username, password, password_file, from, ca_file, dkim",
                 ),
             ],
         );

@@ -4,6 +4,7 @@
 //! attempt sends the same bytes. That is what a server's own search for repeats goes by.
 
 mod compose;
+mod dkim;
 mod files;
 
 use lettre::Address;
@@ -11,7 +12,7 @@ use lettre::message::{Mailbox, Mailboxes};
 
 use self::compose::{Draft, compose};
 pub use self::files::{Attached, FilesMail, NoMail, prepare_files};
-use crate::config::Mail;
+use crate::config::{DkimConfig, Mail};
 use crate::message::{IdempotencyKey, Message};
 use crate::template::{Template, View};
 
@@ -55,11 +56,32 @@ impl PreparedMail {
         self.to.iter().map(AsRef::as_ref)
     }
 
-    /// Headers and body, lines ended by CRLF, all ASCII but for headers where SMTPUTF8 is needed, without
-    /// the dots SMTP adds.
+    /// Headers and body without signatures, lines ended by CRLF, all ASCII but for headers where SMTPUTF8 is
+    /// needed, without the dots SMTP adds.
     #[must_use]
     pub fn data(&self) -> &[u8] {
         &self.data
+    }
+
+    /// The mail with its signatures in front, as it is sent.
+    #[must_use]
+    pub fn signed(&self) -> Vec<u8> {
+        [&self.signatures[..], self.data()].concat()
+    }
+
+    /// Bytes of [`PreparedMail::signed`].
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.signatures.len() + self.data.len()
+    }
+
+    /// Signs it with each of these keys.
+    ///
+    /// # Errors
+    /// When a key signs nothing, which a config refuses.
+    pub(super) fn sign(&mut self, keys: &[DkimConfig]) -> Result<(), String> {
+        self.signatures = dkim::signatures(keys, &self.data)?;
+        Ok(())
     }
 
     /// SHA-256 over envelope, headers and body.

@@ -129,7 +129,9 @@ impl Sink {
         match (self, content) {
             (Sink::Webhook(webhook), _) => webhook.prepare(message, key).map(Prepared::Request),
             (Sink::Smtp(smtp), Content::Mail(content)) => {
-                mail::prepare(smtp.sender(), content, message, key).map(Prepared::Mail)
+                let mut mail = mail::prepare(smtp.sender(), content, message, key)?;
+                smtp.sign(&mut mail)?;
+                Ok(Prepared::Mail(mail))
             }
             (Sink::Smtp(_), Content::Message) => {
                 Err("the route says nothing of a mail: give it to, subject and text".to_owned())

@@ -25,7 +25,7 @@ use self::wire::{Fault, Reply, dot_stuffed};
 use super::capture::Capture;
 use super::mail::{PreparedMail, to_ascii};
 use super::{BuildError, tls};
-use crate::config::{MailServer, SmtpConfig};
+use crate::config::{DkimConfig, MailServer, SmtpConfig};
 use crate::delivery::{Cause, Outcome, Phase, clean_text};
 use crate::policy::Codes;
 
@@ -36,6 +36,7 @@ const TAIL: usize = 16 * 1024;
 pub struct Smtp {
     door: Door,
     sender: Mailbox,
+    dkim: Vec<DkimConfig>,
     stock: Stock,
     /// Where mails are kept in place of being sent.
     pub(super) capture: Option<Capture>,
@@ -68,12 +69,18 @@ impl Smtp {
             server: way.server.clone(),
             tls: tls::client_config(way.server.ca_file.as_deref())?,
         };
-        Ok(Smtp { door, sender, stock: Stock::default(), capture: None })
+        let dkim = way.dkim.clone();
+        Ok(Smtp { door, sender, dkim, stock: Stock::default(), capture: None })
     }
 
     /// `From:`, in the form that every server takes.
     pub(super) fn sender(&self) -> &Mailbox {
         &self.sender
+    }
+
+    /// Puts the signatures of the sink's keys on a mail.
+    pub(super) fn sign(&self, mail: &mut PreparedMail) -> Result<(), String> {
+        mail.sign(&self.dkim)
     }
 
     /// One attempt: over a connection that waits, or a new one if that turns out to be closed.
@@ -153,7 +160,7 @@ impl Smtp {
     /// phase begins before the last piece, which holds it.
     async fn hand_over(&self, mut session: Session, attempt: &Attempt<'_>) -> Turn {
         let mail = attempt.mail;
-        let bytes = dot_stuffed(&mail.data);
+        let bytes = dot_stuffed(&mail.signed());
         let (head, tail) = bytes.split_at(bytes.len().saturating_sub(TAIL));
         if !head.is_empty()
             && let Err(fault) = session.wire.send(head).await
@@ -264,7 +271,7 @@ impl Attempt<'_> {
 /// Keeps a mail in place of sending it.
 async fn keep(capture: &Capture, mail: &PreparedMail, phase: &Phase) -> Outcome {
     match phase.begin() {
-        Ok(()) => capture.keep(&format!("{}.eml", mail.id), &mail.data).await,
+        Ok(()) => capture.keep(&format!("{}.eml", mail.id), &mail.signed()).await,
         Err(outcome) => outcome,
     }
 }

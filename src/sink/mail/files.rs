@@ -85,7 +85,7 @@ pub fn prepare_files(
     };
     let files = mail.files.iter().map(attach).collect::<Result<_, _>>().map_err(NoMail::NotNow)?;
     let from = smtp.sender();
-    let prepared = compose(Draft {
+    let mut prepared = compose(Draft {
         from,
         recipients,
         subject: &subject,
@@ -95,7 +95,8 @@ pub fn prepare_files(
         files,
     })
     .map_err(NoMail::Never)?;
-    too_large(config, prepared.data.len())?;
+    smtp.sign(&mut prepared).map_err(NoMail::Never)?;
+    too_large(config, prepared.size())?;
     Ok(prepared)
 }
 

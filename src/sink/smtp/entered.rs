@@ -29,7 +29,7 @@ impl Entered {
     #[must_use]
     pub fn is_too_large(&self, mail: &PreparedMail) -> Option<String> {
         let Way::Session(session) = &self.0 else { return None };
-        let (size, max) = (mail.data.len() as u64, session.size_max()?);
+        let (size, max) = (mail.size() as u64, session.size_max()?);
         (size > max).then(|| format!("the mail has {size} bytes, the mail server takes {max}"))
     }
 }
