@@ -69,7 +69,7 @@ impl PreparedMail {
         [&self.signatures[..], self.data()].concat()
     }
 
-    /// Bytes of [`PreparedMail::signed`].
+    /// How many bytes are sent, without the dots SMTP adds.
     #[must_use]
     pub fn size(&self) -> usize {
         self.signatures.len() + self.data.len()

@@ -86,7 +86,7 @@ impl Sink {
     pub fn build(config: &SinkConfig) -> Result<Option<Sink>, BuildError> {
         match &config.way {
             Way::Webhook(way) => Ok(Some(Sink::Webhook(webhook::Webhook::build(config, way)?))),
-            Way::Smtp(way) => Ok(Some(Sink::Smtp(smtp::Smtp::build(way)?))),
+            Way::Smtp(way) => Ok(Some(Sink::Smtp(smtp::Smtp::build(config, way)?))),
             Way::Csv(_) => Ok(None),
         }
     }

@@ -2,8 +2,10 @@
 //! intent on record, knowing that the server is there and takes mail.
 
 use super::session::Session;
+use super::tally::Tally;
+use super::transaction::{Turn, transact};
 use super::wire::{Fault, Transcript};
-use super::{Attempt, Smtp, Turn, broken, keep, without_addresses};
+use super::{Attempt, Smtp, broken, keep, without_addresses};
 use crate::delivery::{Outcome, Phase};
 use crate::policy::Codes;
 use crate::sink::capture::Capture;
@@ -29,8 +31,7 @@ impl Entered {
     #[must_use]
     pub fn is_too_large(&self, mail: &PreparedMail) -> Option<String> {
         let Way::Session(session) = &self.0 else { return None };
-        let (size, max) = (mail.size() as u64, session.size_max()?);
-        (size > max).then(|| format!("the mail has {size} bytes, the mail server takes {max}"))
+        session.is_too_large(mail.size())
     }
 }
 
@@ -44,7 +45,8 @@ impl Smtp {
         if let Some(capture) = &self.capture {
             return Ok(Entered(Way::Capture(capture.clone())));
         }
-        let mut session = self.door.enter().await.map_err(super::session::Shut::outcome)?;
+        let entered = self.server.session_anew().await;
+        let mut session = entered.map_err(super::session::Shut::outcome)?;
         session.wire.transcript = Some(transcript.clone());
         Ok(Entered(Way::Session(session)))
     }
@@ -63,10 +65,22 @@ impl Smtp {
             Way::Capture(capture) => return keep(&capture, mail, phase).await,
         };
         let attempt = Attempt { mail, permanent, phase };
-        match self.converse(session, &attempt).await {
-            Turn::Ended(outcome) => outcome,
-            Turn::Stale => broken("MAIL", &Fault::Closed),
+        let mut tally = Tally::new(&attempt);
+        let (mut to, mut session) = (tally.open(), Some(session));
+        while !to.is_empty() {
+            let Some(open) = session.take() else { break };
+            match transact(open, &attempt, &to, &mut tally).await {
+                Turn::Kept(kept) => session = Some(kept),
+                Turn::Spent => {}
+                Turn::Stale => return broken("MAIL", &Fault::Closed),
+                Turn::Broken(outcome) => return outcome,
+            }
+            to = tally.crowded();
         }
+        if let Some(session) = session {
+            self.server.stock.keep(session);
+        }
+        tally.outcome()
     }
 }
 

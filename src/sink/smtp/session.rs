@@ -12,6 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
+use super::stock::Slot;
 use super::verdict;
 use super::wire::{Fault, Reply, Wire};
 use crate::config::{Login, MailSecurity, MailServer, Secret};
@@ -23,7 +24,7 @@ const CONNECT_MAX: Duration = Duration::from_secs(10);
 /// Longest wait for each of greeting, EHLO, TLS and AUTH.
 const STEP_MAX: Duration = Duration::from_secs(60);
 /// Longest wait for a goodbye, which nobody waits for.
-const QUIT_MAX: Duration = Duration::from_secs(5);
+const QUIT_MAX: Duration = Duration::from_secs(2);
 
 /// Where the mail server is and how to get in.
 pub(super) struct Door {
@@ -38,10 +39,14 @@ pub(super) struct Session {
     pub mails: u32,
     /// Whether the last mail was broken off, so that RSET must come before the next.
     pub unfinished: bool,
+    /// When it was opened.
+    pub opened: Instant,
     /// When it was last put aside.
     pub idle_since: Instant,
     /// What EHLO offered last.
     offers: Vec<String>,
+    /// Its right to be open. The last field: it is given back after the connection is closed.
+    pub slot: Option<Slot>,
 }
 
 /// Why we did not get in: the sink's trouble and no mail's.
@@ -71,7 +76,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
 impl Door {
     /// Connects, protects the connection as configured and logs in.
-    pub async fn enter(&self) -> Result<Session, Shut> {
+    pub async fn enter(&self, slot: Option<Slot>) -> Result<Session, Shut> {
         let tcp = step("connect", CONNECT_MAX, async {
             TcpStream::connect((self.server.host.as_str(), self.server.port))
                 .await
@@ -109,6 +114,7 @@ impl Door {
         if let Some(Login::Password { user, password }) = &self.server.login {
             session.log_in(user, password).await?;
         }
+        session.slot = slot;
         Ok(session)
     }
 
@@ -126,7 +132,16 @@ impl Session {
     async fn hello(mut wire: Wire<Box<dyn Stream>>, us: ClientId) -> Result<Session, Shut> {
         let reply = expect("EHLO", 250, wire.ask(Ehlo::new(us))).await?;
         let offers = reply.lines.iter().skip(1).map(|l| l.to_ascii_uppercase()).collect();
-        Ok(Session { wire, mails: 0, unfinished: false, idle_since: Instant::now(), offers })
+        let now = Instant::now();
+        Ok(Session {
+            wire,
+            mails: 0,
+            unfinished: false,
+            opened: now,
+            idle_since: now,
+            offers,
+            slot: None,
+        })
     }
 
     /// Whether EHLO offered an extension.
@@ -135,9 +150,15 @@ impl Session {
     }
 
     /// The largest mail the server takes, in bytes, if it says so (RFC 1870 section 3).
-    pub fn size_max(&self) -> Option<u64> {
+    fn size_max(&self) -> Option<u64> {
         let size = self.offers.iter().find_map(|offer| offer.strip_prefix("SIZE "));
         size.and_then(|size| size.trim().parse().ok()).filter(|size| *size > 0)
+    }
+
+    /// Whether a mail of so many bytes is larger than the server says it takes; then in words.
+    pub fn is_too_large(&self, size: usize) -> Option<String> {
+        let (size, max) = (size as u64, self.size_max()?);
+        (size > max).then(|| format!("the mail has {size} bytes, the mail server takes {max}"))
     }
 
     /// AUTH with PLAIN (RFC 4616), or LOGIN where there is nothing better.

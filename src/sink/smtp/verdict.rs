@@ -8,13 +8,55 @@ use std::time::Duration;
 use super::wire::Reply;
 use crate::config::parse_duration;
 use crate::delivery::Cause;
+use crate::policy::Codes;
 
 /// Longest wait that is believed.
 const WAIT_MAX: Duration = Duration::from_secs(24 * 3600);
 
+/// Where in the dialogue a reply came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    Greeting,
+    Hello,
+    Login,
+    Mail,
+    Recipient,
+    Data,
+    Content,
+}
+
+/// What a reply that is no yes means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// For good: this recipient's, or the mail's. `policy`: the receiver refuses us and not the address.
+    Refused { policy: bool },
+    /// Not now. The cause says whose trouble it is.
+    Deferred { cause: Cause, wait: Option<Duration> },
+    /// Too many recipients in one transaction: this one goes with the next one.
+    TooMany,
+}
+
+/// What a reply means. `permanent` are the codes after which asking again cannot help, if the route
+/// names any.
+pub(super) fn of(step: Step, reply: &Reply, permanent: Option<&Codes>) -> Verdict {
+    let for_good = permanent.map_or(reply.is_refusal(), |codes| codes.has(reply.code));
+    let wait = wait(reply);
+    if step == Step::Mail {
+        let cause = if reply.is_refusal() { Cause::Barred } else { of_mail(reply) };
+        return Verdict::Deferred { cause, wait };
+    }
+    if for_good {
+        return Verdict::Refused { policy: false };
+    }
+    if step == Step::Recipient && reply.code == 452 && matches!(enhanced(reply), Some([4, 5, 3])) {
+        return Verdict::TooMany;
+    }
+    Verdict::Deferred { cause: of_mail(reply), wait }
+}
+
 /// Why a mail was refused for now. 454 is how Amazon says that its sending rate or quota is used up,
 /// also in answer to DATA and to the mail itself.
-pub(super) fn of_mail(reply: &Reply) -> Cause {
+fn of_mail(reply: &Reply) -> Cause {
     if is_about_pace(reply) || (reply.code == 454 && !is_greylisting(reply)) {
         return Cause::Throttled;
     }
