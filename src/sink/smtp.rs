@@ -24,6 +24,8 @@ use self::stock::{Stock, Taken};
 use self::tally::Tally;
 use self::transaction::{Turn, transact};
 pub use self::wire::Transcript;
+#[cfg(fuzzing)]
+pub use self::wire::fuzz::check as check_replies;
 use self::wire::{Fault, Reply};
 use super::capture::Capture;
 use super::mail::{PreparedMail, to_ascii};

@@ -170,6 +170,25 @@ fn trim(word: &str) -> &str {
     word.trim_matches(|c: char| !c.is_ascii_alphanumeric())
 }
 
+/// What holds for any reply at any step: a verdict, and a wait that is not endless.
+#[cfg(any(test, fuzzing))]
+pub(super) fn check(reply: &Reply) {
+    let steps = [
+        Step::Greeting,
+        Step::Hello,
+        Step::Login,
+        Step::Mail,
+        Step::Recipient,
+        Step::Data,
+        Step::Content,
+    ];
+    for step in steps {
+        of(step, reply, None);
+    }
+    of_entry(reply);
+    assert!(wait(reply).is_none_or(|wait| !wait.is_zero() && wait <= WAIT_MAX), "{reply}");
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
