@@ -2,6 +2,7 @@
 
 pub mod dkim;
 pub mod http;
+pub mod mail_servers;
 pub mod plane;
 pub mod pooler;
 pub mod postgres;
