@@ -313,83 +313,85 @@ mod tests {
         }
     }
 
+    fn refuses_dkim(changes: &[(&str, &str)]) {
+        let key = line(ED25519);
+        let good = format!("domain = \"b.example\"\nselector = \"s\"\nkey = {key}\n");
+        let before = format!("[sinks.a]\n{SMTP}[sinks.a.dkim]\n");
+        refuses_each(&before, "sinks.a.dkim", &good, changes);
+    }
+
     #[test]
-    fn faults_of_keys_that_sign() {
-        let form = "make one with: openssl genrsa -out dkim.pem 2048";
-        let key = |pem: &str| format!("key = {}", line(pem));
-        let of_ec = key(include_str!("../../integration/keys/ec.pem"));
-        let short = key(include_str!("../../integration/keys/rsa-1024.pem"));
-        let locked = key(include_str!("../../integration/keys/locked.pem"));
-        let broken = key(&RSA_PKCS1.replacen("MIIEowIBAAKCAQEA", "MIIEowIBAAKCAQEB", 1));
-        let unsound = key(include_str!("../../integration/keys/rsa-unsound.pem"));
-        let good = format!("domain = \"b.example\"\nselector = \"s\"\n{}\n", key(ED25519));
+    fn faults_of_names() {
         let domain = "write what stands behind _domainkey in the record's name, e.g. example.com";
+        for wrong in ["example", "10.0.0.1", "s._domainkey.b.example", "a.example.", ""] {
+            let fault = format!("8: domain: \"{wrong}\" is no domain; {domain}");
+            refuses_dkim(&[(&format!("domain = \"{wrong}\""), &fault)]);
+        }
         let selector = "write what stands before _domainkey in the record's name, e.g. 2026a: \
                         letters, digits and hyphens";
-        let long = ["x".repeat(60), "y".repeat(60), "z".repeat(60), "a".repeat(53)].join(".");
-        refuses_each(
-            &format!("[sinks.a]\n{SMTP}[sinks.a.dkim]\n"),
-            "sinks.a.dkim",
-            &good,
-            &[
-                ("domain", "5: domain: is missing; write domain = \"example.com\", as in From"),
-                ("domain = \"example\"", &format!("8: domain: \"example\" is no domain; {domain}")),
-                (
-                    "domain = \"10.0.0.1\"",
-                    &format!("8: domain: \"10.0.0.1\" is no domain; {domain}"),
-                ),
-                (
-                    "domain = \"s._domainkey.b.example\"",
-                    &format!("8: domain: \"s._domainkey.b.example\" is no domain; {domain}"),
-                ),
-                (
-                    "domain = \"a.example.\"",
-                    &format!("8: domain: \"a.example.\" is no domain; {domain}"),
-                ),
-                (
-                    "selector",
-                    "5: selector: is missing; write selector = \"2026a\", any name for this key",
-                ),
-                (
-                    "selector = \"s._domainkey\"",
-                    &format!("8: selector: \"s._domainkey\" is no selector; {selector}"),
-                ),
-                ("selector = \"\"", &format!("8: selector: \"\" is no selector; {selector}")),
-                ("selector = \"-s\"", &format!("8: selector: \"-s\" is no selector; {selector}")),
-                ("key", &format!("5: key: is missing; write key_file = \"dkim.pem\"; {form}")),
-                ("key = \"sesame\"", &format!("8: key: holds no private key in PEM; {form}")),
-                (
-                    "key_file = \"none\"\nkey",
-                    "8: key_file: \"none\" does not exist; paths start at the config file's directory",
-                ),
-                (&short, &format!("8: key: is an RSA key of less than 2048 bits; {form}")),
-                (&of_ec, &format!("8: key: is no key for DKIM: neither RSA nor Ed25519; {form}")),
-                (
-                    &locked,
-                    "8: key: holds a key that is locked with a passphrase; \
-                     take it off with: openssl pkey -in KEY -out dkim.pem",
-                ),
-                (
-                    &broken,
-                    &format!("8: key: is no sound private key (InconsistentComponents); {form}"),
-                ),
-                (
-                    &unsound,
-                    &format!("8: key: signs nothing: its numbers do not fit each other; {form}"),
-                ),
-                (
-                    "private = \"x\"",
-                    "9: private: is unknown; known here: domain, selector, key, key_file",
-                ),
-            ],
-        );
-        let text = format!(
-            "[sinks.a]\n{SMTP}dkim = {{ domain = \"b.example\", selector = \"{long}\", {} }}\n",
-            key(ED25519)
-        );
+        for wrong in ["s._domainkey", "", "-s", "s-", "a..b", "\u{e4}"] {
+            let fault = format!("8: selector: \"{wrong}\" is no selector; {selector}");
+            refuses_dkim(&[(&format!("selector = \"{wrong}\""), &fault)]);
+        }
+        refuses_dkim(&[
+            ("domain", "5: domain: is missing; write domain = \"example.com\", as in From"),
+            (
+                "selector",
+                "5: selector: is missing; write selector = \"2026a\", any name for this key",
+            ),
+            (
+                "private = \"x\"",
+                "9: private: is unknown; known here: domain, selector, key, key_file",
+            ),
+        ]);
+        let dkim = |last: usize| {
+            let labels = ["x".repeat(60), "y".repeat(60), "z".repeat(60), "a".repeat(last)];
+            let (selector, key) = (labels.join("."), line(ED25519));
+            format!("dkim = {{ domain = \"b.example\", selector = \"{selector}\", key = {key} }}\n")
+        };
+        assert_eq!(self::dkim(&dkim(49)).first().unwrap().record_name().len(), DNS_NAME_MAX);
         let fault = "has a record whose name is too long for DNS; shorten the selector";
-        assert_eq!(refusal(&text), format!("outboxd.toml:5: sinks.a.dkim: {fault}"));
-        assert_eq!(long.len() + BETWEEN.len() + "b.example".len(), DNS_NAME_MAX + 4);
+        assert_eq!(
+            refusal(&format!("[sinks.a]\n{SMTP}{}", dkim(50))),
+            format!("outboxd.toml:5: sinks.a.dkim: {fault}")
+        );
+    }
+
+    #[test]
+    fn faults_of_keys() {
+        let form = "make one with: openssl genrsa -out dkim.pem 2048";
+        let locked = "holds a key that is locked with a passphrase; \
+                      take it off with: openssl pkey -in KEY -out dkim.pem";
+        let made = |problem: &str| format!("{problem}; {form}");
+        let broken = RSA_PKCS1.replacen("MIIEowIBAAKCAQEA", "MIIEowIBAAKCAQEB", 1);
+        for (pem, fault) in [
+            ("sesame", made("holds no private key in PEM")),
+            (
+                include_str!("../../integration/keys/rsa-1024.pem"),
+                made("is an RSA key of less than 2048 bits"),
+            ),
+            (
+                include_str!("../../integration/keys/ec.pem"),
+                made("is no key for DKIM: neither RSA nor Ed25519"),
+            ),
+            (include_str!("../../integration/keys/locked.pem"), locked.to_owned()),
+            (&broken, made("is no sound private key (InconsistentComponents)")),
+            (
+                include_str!("../../integration/keys/rsa-unsound.pem"),
+                made("signs nothing: its numbers do not fit each other"),
+            ),
+        ] {
+            refuses_dkim(&[(&format!("key = {}", line(pem)), &format!("8: key: {fault}"))]);
+            assert_eq!(DkimKey::parse(pem).unwrap_err(), fault);
+        }
+        refuses_dkim(&[
+            ("key", &format!("5: key: is missing; write key_file = \"dkim.pem\"; {form}")),
+            (
+                "key_file = \"none\"\nkey",
+                "8: key_file: \"none\" does not exist; \
+                 paths start at the config file's directory",
+            ),
+        ]);
     }
 
     #[test]

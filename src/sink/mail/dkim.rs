@@ -78,7 +78,7 @@ fn parts(data: &[u8]) -> (Vec<&[u8]>, &[u8]) {
 
 fn name(header: &[u8]) -> &[u8] {
     let name = header.split(|b| *b == b':').next().unwrap_or_default();
-    &name[..name.iter().rposition(|b| !is_blank(b)).map_or(0, |at| at + 1)]
+    &name[..name.iter().rposition(|b| !is_blank(*b)).map_or(0, |at| at + 1)]
 }
 
 /// What `h=` lists: each name as often as it is signed.
@@ -143,7 +143,7 @@ fn relaxed_header(header: &[u8], out: &mut Vec<u8>) {
     out.push(b':');
     let colon = header.iter().position(|b| *b == b':').map_or(header.len(), |at| at + 1);
     let unfolded = header[colon..].iter().filter(|b| !matches!(b, b'\r' | b'\n'));
-    let value: Vec<u8> = unfolded.skip_while(|b| is_blank(b)).copied().collect();
+    let value: Vec<u8> = unfolded.skip_while(|b| is_blank(**b)).copied().collect();
     relaxed_line(&value, out);
 }
 
@@ -159,7 +159,7 @@ fn relaxed_body(body: &[u8], mut piece: impl FnMut(&[u8])) {
     for line in body.split_inclusive(|b| *b == b'\n') {
         let line = line.strip_suffix(b"\r\n").unwrap_or(line);
         // Empty lines at the end do not count, so they wait for one that is not.
-        if line.iter().all(is_blank) {
+        if line.iter().all(|b| is_blank(*b)) {
             empty += 1;
             continue;
         }
@@ -176,14 +176,14 @@ fn relaxed_body(body: &[u8], mut piece: impl FnMut(&[u8])) {
 
 /// A line whose blanks and tabs are one blank each run, and none at its end.
 fn relaxed_line(line: &[u8], out: &mut Vec<u8>) {
-    let end = line.iter().rposition(|b| !is_blank(b)).map_or(0, |at| at + 1);
-    for run in line[..end].chunk_by(|a, b| is_blank(a) == is_blank(b)) {
-        let blank = run.first().is_some_and(is_blank);
+    let end = line.iter().rposition(|b| !is_blank(*b)).map_or(0, |at| at + 1);
+    for run in line[..end].chunk_by(|a, b| is_blank(*a) == is_blank(*b)) {
+        let blank = run.first().is_some_and(|b| is_blank(*b));
         out.extend_from_slice(if blank { b" " } else { run });
     }
 }
 
-fn is_blank(byte: &u8) -> bool {
+fn is_blank(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t')
 }
 
