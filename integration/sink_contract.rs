@@ -70,6 +70,7 @@ pub fn smtp_to(port: u16) -> SmtpConfig {
         port,
         security: MailSecurity::Plain,
         login: None,
+        clear_text_login: false,
         ca_file: None,
     };
     SmtpConfig::new(server, "Shop <shop@example.com>".parse().unwrap())
