@@ -159,7 +159,7 @@ fn clear_text(
         Some(Login::Token { .. }) => {
             username.fault("would send the token in clear text", PROTECT);
         }
-        Some(Login::Password { .. }) | None if !wanted => {
+        Some(Login::Password { .. }) if !wanted => {
             let remedy = format!("{PROTECT}, or write clear_text_login = true");
             username.fault("would send the password in clear text", remedy);
         }
