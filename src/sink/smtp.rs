@@ -4,7 +4,9 @@
 //! one attempt at a time: it is taken out of the stock, and comes back only after a clean end. An
 //! attempt that is dropped, times out or meets anything unexpected takes its connection with it.
 
+mod connect;
 mod entered;
+mod login;
 mod session;
 mod stock;
 mod verdict;
@@ -64,10 +66,8 @@ impl Smtp {
         if sender.name.as_ref().is_some_and(|name| name.chars().any(char::is_control)) {
             return Err(BuildError::Mail("from: a control character in the name".to_owned()));
         }
-        let door = Door {
-            server: way.server.clone(),
-            tls: tls::client_config(way.server.ca_file.as_deref())?,
-        };
+        let tls = tls::client_config(way.server.ca_file.as_deref())?;
+        let door = Door::new(way.server.clone(), tls);
         Ok(Smtp { door, sender, stock: Stock::default(), capture: None })
     }
 
@@ -219,7 +219,7 @@ impl Smtp {
     /// The dialogue without a login, over TLS with these rules: for a look at the certificate.
     pub(super) async fn look(way: &SmtpConfig, tls: Arc<ClientConfig>) {
         let server = MailServer { login: None, ..way.server.clone() };
-        if let Ok(session) = (Door { server, tls }).enter().await {
+        if let Ok(session) = Door::new(server, tls).enter().await {
             session.part();
         }
     }

@@ -133,6 +133,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         self.reply().await
     }
 
+    /// Sends a line that ends in a secret and reads its reply. Of the secret only `mask` is written down.
+    pub async fn ask_secret(&mut self, lead: &str, secret: &str, mask: &str) -> Result<Reply, Fault> {
+        if self.has_spoken()? {
+            return Err(Fault::Protocol("the server spoke without being asked"));
+        }
+        if let Some(transcript) = &self.transcript {
+            transcript.note(&format!("> {lead}{mask}"));
+        }
+        self.send(format!("{lead}{secret}\r\n").as_bytes()).await?;
+        self.reply().await
+    }
+
     /// Whether there is something to read already.
     pub fn has_spoken(&mut self) -> Result<bool, Fault> {
         match self.stream.fill_buf().now_or_never() {
