@@ -2,16 +2,15 @@
 
 #![allow(dead_code, reason = "each user scripts only what it needs")]
 
+mod dialogue;
+
 use std::collections::{HashMap, VecDeque};
-use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -36,6 +35,18 @@ pub struct Settings {
     pub login: Option<(String, String)>,
     /// Offers AUTH LOGIN only.
     pub login_only: bool,
+    /// What else EHLO offers: `PIPELINING`, `SIZE 600`, `8BITMIME`, `SMTPUTF8`, `CHUNKING`, …
+    pub offers: Vec<&'static str>,
+    /// Keeps its replies back while it has another command to read, and sends them in one packet.
+    pub glued: bool,
+    /// Takes no more recipients of a mail than these: `452 4.5.3`.
+    pub recipients_max: Option<usize>,
+    /// Takes no more mails over a connection than these: then it hangs up without a word.
+    pub mails_max: Option<usize>,
+    /// Answers DATA with 354 also where it took no recipient, as RFC 2920 has it for pipelined ones.
+    pub data_for_nobody: bool,
+    /// Takes so few bytes at a time that a large mail cannot be on its way as a whole.
+    pub narrow: bool,
 }
 
 /// A step of the dialogue that can be scripted.
@@ -55,6 +66,9 @@ pub enum Step {
     Rcpt,
     /// DATA.
     Data,
+    /// In the middle of the mail, once some of it has arrived. Usually nothing is said here; what is said
+    /// in place of it is the last word about that mail.
+    Body,
     /// The final dot.
     Dot,
 }
@@ -64,8 +78,16 @@ pub enum Step {
 pub enum Say {
     /// These bytes; a line end is added. A reply that begins with 2 accepts.
     Text(String),
+    /// These bytes as they are, and no line end: garbage, or half a reply.
+    Bytes(Vec<u8>),
+    /// One reply in several packets.
+    Pieces(Vec<&'static str>),
     /// Close without a reply.
     Cut,
+    /// Break the connection off: the other side sees a reset.
+    Reset,
+    /// Wait so long, then go on: a tarpit.
+    After(Duration, Box<Say>),
     /// Never answer.
     Hang,
     /// Wait until the gate is opened, then go on.
@@ -105,13 +127,19 @@ pub struct Arrived {
 /// Answers a mail by what is in it.
 type Decide = Arc<dyn Fn(&Arrived) -> Say + Send + Sync>;
 
+/// Answers a recipient; without an answer the usual one stands.
+type DecideRecipient = Arc<dyn Fn(&str) -> Option<Say> + Send + Sync>;
+
 struct State {
     settings: Settings,
     decide: Mutex<Option<Decide>>,
+    decide_recipient: Mutex<Option<DecideRecipient>>,
     script: Mutex<HashMap<Step, VecDeque<Say>>>,
     always: Mutex<HashMap<Step, Say>>,
     mails: Mutex<Vec<Arrived>>,
     commands: Mutex<Vec<String>>,
+    lines: Mutex<Vec<String>>,
+    reads: Mutex<Vec<String>>,
     record: AtomicBool,
     accepted: AtomicUsize,
     opened: AtomicUsize,
@@ -135,8 +163,12 @@ impl SmtpPeer {
 
     /// Starts a server that is set up so.
     pub async fn start_with(settings: Settings) -> SmtpPeer {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind to 127.0.0.1");
-        SmtpPeer::serve_on(listener, settings)
+        let socket = TcpSocket::new_v4().expect("a socket");
+        if settings.narrow {
+            socket.set_recv_buffer_size(4096).expect("a small buffer");
+        }
+        socket.bind(([127, 0, 0, 1], 0).into()).expect("bind to 127.0.0.1");
+        SmtpPeer::serve_on(socket.listen(1024).expect("listen"), settings)
     }
 
     /// The same as [`SmtpPeer::start`] on a socket of one's own.
@@ -149,10 +181,13 @@ impl SmtpPeer {
         let state = Arc::new(State {
             settings,
             decide: Mutex::default(),
+            decide_recipient: Mutex::default(),
             script: Mutex::default(),
             always: Mutex::default(),
             mails: Mutex::default(),
             commands: Mutex::default(),
+            lines: Mutex::default(),
+            reads: Mutex::default(),
             record: AtomicBool::new(true),
             accepted: AtomicUsize::new(0),
             opened: AtomicUsize::new(0),
@@ -160,7 +195,7 @@ impl SmtpPeer {
             peak: AtomicUsize::new(0),
             changed: watch::channel(()).0,
         });
-        let task = tokio::spawn(accept(listener, Arc::clone(&state)));
+        let task = tokio::spawn(dialogue::accept(listener, Arc::clone(&state)));
         SmtpPeer { address, state, task }
     }
 
@@ -185,6 +220,11 @@ impl SmtpPeer {
         *lock(&self.state.decide) = Some(Arc::new(decide));
     }
 
+    /// The usual answer to RCPT, given by the address: none is `250`, before any script.
+    pub fn decide_recipient(&self, decide: impl Fn(&str) -> Option<Say> + Send + Sync + 'static) {
+        *lock(&self.state.decide_recipient) = Some(Arc::new(decide));
+    }
+
     /// Counts mails without keeping them, for runs too long to keep.
     pub fn count_only(&self) {
         self.state.record.store(false, Ordering::SeqCst);
@@ -203,6 +243,17 @@ impl SmtpPeer {
     /// Every command's first word, in order, over all connections.
     pub fn commands(&self) -> Vec<String> {
         lock(&self.state.commands).clone()
+    }
+
+    /// Every command as it came, without its line end, in order, over all connections.
+    pub fn lines(&self) -> Vec<String> {
+        lock(&self.state.lines).clone()
+    }
+
+    /// The commands that came together, their first words in one string for each time that the server had
+    /// to wait for more: `MAIL RCPT RCPT DATA` where they were pipelined.
+    pub fn reads(&self) -> Vec<String> {
+        lock(&self.state.reads).clone()
     }
 
     /// How many connections were ever opened.
@@ -237,10 +288,22 @@ impl Drop for SmtpPeer {
 
 impl State {
     fn answer(&self, step: Step, usual: &str) -> Say {
+        self.scripted(step).unwrap_or_else(|| Say::text(usual))
+    }
+
+    fn scripted(&self, step: Step) -> Option<Say> {
         let scripted = lock(&self.script).get_mut(&step).and_then(VecDeque::pop_front);
-        scripted
-            .or_else(|| lock(&self.always).get(&step).cloned())
-            .unwrap_or_else(|| Say::text(usual))
+        scripted.or_else(|| lock(&self.always).get(&step).cloned())
+    }
+
+    /// The answer to RCPT, for which so many were taken already.
+    fn recipient(&self, address: &str, taken: usize) -> Say {
+        if self.settings.recipients_max.is_some_and(|most| taken >= most) {
+            return Say::text("452 4.5.3 too many recipients");
+        }
+        let decide = lock(&self.decide_recipient).clone();
+        let decided = decide.and_then(|decide| decide(address));
+        decided.unwrap_or_else(|| self.answer(Step::Rcpt, "250 2.1.5 Ok"))
     }
 
     /// Keeps a mail that arrived; gives its place among them.
@@ -289,249 +352,4 @@ impl Drop for Counted {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
-
-async fn accept(listener: TcpListener, state: Arc<State>) {
-    // Dropped with this task, and with it all connections.
-    let mut connections = tokio::task::JoinSet::new();
-    loop {
-        while connections.try_join_next().is_some() {}
-        let Ok((stream, _)) = listener.accept().await else { return };
-        let _ = stream.set_nodelay(true);
-        let counted = Counted::new(&state);
-        connections.spawn(async move {
-            let _ = talk(stream, &counted).await;
-        });
-    }
-}
-
-async fn talk(stream: TcpStream, counted: &Counted) -> io::Result<()> {
-    let Counted(state, connection) = counted;
-    let stream: Box<dyn Stream> = match &state.settings.tls {
-        Some(tls) if state.settings.implicit_tls => {
-            Box::new(tokio_rustls::TlsAcceptor::from(Arc::clone(tls)).accept(stream).await?)
-        }
-        _ => Box::new(stream),
-    };
-    let mut dialogue = Dialogue {
-        stream: BufReader::new(stream),
-        state,
-        connection: *connection,
-        encrypted: state.settings.implicit_tls,
-        from: String::new(),
-        to: Vec::new(),
-    };
-    if dialogue.say(Step::Greeting, "220 peer.example ESMTP").await?.is_some() {
-        while dialogue.step().await? {}
-    }
-    Ok(())
-}
-
-struct Dialogue<'a> {
-    stream: BufReader<Box<dyn Stream>>,
-    state: &'a State,
-    connection: usize,
-    encrypted: bool,
-    from: String,
-    to: Vec<String>,
-}
-
-impl Dialogue<'_> {
-    /// Answers a step; gives the reply, or nothing if the connection is over.
-    async fn say(&mut self, step: Step, usual: &str) -> io::Result<Option<String>> {
-        let answer = self.state.answer(step, usual);
-        self.perform(answer, |_| ()).await
-    }
-
-    /// Does what the answer says; `before` sees a reply before it is written.
-    async fn perform(
-        &mut self,
-        answer: Say,
-        before: impl FnOnce(&str),
-    ) -> io::Result<Option<String>> {
-        let (mut answer, mut last) = (answer, false);
-        loop {
-            answer = match answer {
-                Say::Gated(gate, then) => {
-                    gate.passed().await;
-                    *then
-                }
-                Say::ThenCut(then) => {
-                    last = true;
-                    *then
-                }
-                Say::Cut => return Ok(None),
-                Say::Hang => {
-                    // Until the other side hangs up.
-                    tokio::io::copy_buf(&mut self.stream, &mut tokio::io::sink()).await?;
-                    return Ok(None);
-                }
-                Say::Text(text) => {
-                    before(&text);
-                    self.write(&text).await?;
-                    return Ok((!last).then_some(text));
-                }
-            };
-        }
-    }
-
-    async fn write(&mut self, text: &str) -> io::Result<()> {
-        self.stream.write_all(format!("{text}\r\n").as_bytes()).await?;
-        self.stream.flush().await
-    }
-
-    async fn line(&mut self) -> io::Result<Option<String>> {
-        let mut line = String::new();
-        let read = self.stream.read_line(&mut line).await?;
-        Ok((read > 0).then(|| line.trim_end().to_owned()))
-    }
-
-    /// One command; whether there may be another.
-    async fn step(&mut self) -> io::Result<bool> {
-        let Some(line) = self.line().await? else { return Ok(false) };
-        let word = line.split(' ').next().unwrap_or_default().to_ascii_uppercase();
-        if self.state.record.load(Ordering::SeqCst) {
-            lock(&self.state.commands).push(word.clone());
-            self.state.changed.send_replace(());
-        }
-        match word.as_str() {
-            "EHLO" | "HELO" => {
-                let offers = self.offers();
-                Ok(self.say(Step::Ehlo, &offers).await?.is_some())
-            }
-            "STARTTLS" => self.start_tls().await,
-            "AUTH" => self.log_in(&line).await,
-            "MAIL" if !self.from.is_empty() => {
-                self.write("503 5.5.1 nested MAIL").await?;
-                Ok(true)
-            }
-            "MAIL" => {
-                let said = self.say(Step::Mail, "250 2.1.0 Ok").await?;
-                if said.as_ref().is_some_and(|s| s.starts_with('2')) {
-                    self.from = address_in(&line);
-                }
-                Ok(said.is_some())
-            }
-            "RCPT" => {
-                let said = self.say(Step::Rcpt, "250 2.1.5 Ok").await?;
-                if said.as_ref().is_some_and(|s| s.starts_with('2')) {
-                    self.to.push(address_in(&line));
-                }
-                Ok(said.is_some())
-            }
-            "DATA" => match self.say(Step::Data, "354 go on").await? {
-                Some(said) if said.starts_with('3') => self.take_mail().await,
-                said => Ok(said.is_some()),
-            },
-            "RSET" => {
-                self.forget();
-                self.write("250 2.0.0 Ok").await?;
-                Ok(true)
-            }
-            "QUIT" => {
-                self.write("221 2.0.0 Bye").await?;
-                Ok(false)
-            }
-            "NOOP" => {
-                self.write("250 2.0.0 Ok").await?;
-                Ok(true)
-            }
-            _ => {
-                self.write("500 5.5.2 unknown").await?;
-                Ok(true)
-            }
-        }
-    }
-
-    fn forget(&mut self) {
-        self.from.clear();
-        self.to.clear();
-    }
-
-    fn offers(&self) -> String {
-        let mut offers = vec!["peer.example"];
-        let settings = &self.state.settings;
-        if settings.tls.is_some() && !self.encrypted {
-            offers.push("STARTTLS");
-        }
-        if settings.login.is_some() {
-            offers.push(if settings.login_only { "AUTH LOGIN" } else { "AUTH PLAIN LOGIN" });
-        }
-        let last = offers.pop().unwrap_or_default();
-        offers.iter().fold(String::new(), |lines, o| lines + "250-" + o + "\r\n") + "250 " + last
-    }
-
-    async fn start_tls(&mut self) -> io::Result<bool> {
-        let Some(said) = self.say(Step::StartTls, "220 2.0.0 go on").await? else {
-            return Ok(false);
-        };
-        let Some(tls) = self.state.settings.tls.clone().filter(|_| said.starts_with('2')) else {
-            return Ok(true);
-        };
-        let nothing: Box<dyn Stream> = Box::new(tokio::io::empty());
-        let bare = std::mem::replace(&mut self.stream, BufReader::new(nothing)).into_inner();
-        let stream = tokio_rustls::TlsAcceptor::from(tls).accept(bare).await?;
-        self.stream = BufReader::new(Box::new(stream));
-        self.encrypted = true;
-        Ok(true)
-    }
-
-    async fn log_in(&mut self, line: &str) -> io::Result<bool> {
-        let decode = |text: &str| {
-            String::from_utf8_lossy(&STANDARD.decode(text).unwrap_or_default()).into_owned()
-        };
-        let given = if let Some(token) = line.strip_prefix("AUTH PLAIN ") {
-            let token = decode(token);
-            let mut parts = token.split('\0').skip(1).map(str::to_owned);
-            (parts.next().unwrap_or_default(), parts.next().unwrap_or_default())
-        } else {
-            self.write("334 VXNlcm5hbWU6").await?;
-            let Some(user) = self.line().await? else { return Ok(false) };
-            self.write("334 UGFzc3dvcmQ6").await?;
-            let Some(password) = self.line().await? else { return Ok(false) };
-            (decode(&user), decode(&password))
-        };
-        let right = self.state.settings.login.as_ref() == Some(&given);
-        let usual = if right { "235 2.7.0 welcome" } else { "535 5.7.8 no" };
-        Ok(self.say(Step::Auth, usual).await?.is_some())
-    }
-
-    async fn take_mail(&mut self) -> io::Result<bool> {
-        let (mut data, mut line) = (Vec::new(), Vec::new());
-        loop {
-            line.clear();
-            if self.stream.read_until(b'\n', &mut line).await? == 0 {
-                return Ok(false);
-            }
-            if line == b".\r\n" {
-                break;
-            }
-            data.extend_from_slice(line.strip_prefix(b".").unwrap_or(&line));
-        }
-        let mail = Arrived {
-            from: std::mem::take(&mut self.from),
-            to: std::mem::take(&mut self.to),
-            data,
-            fate: Fate::Unanswered,
-            connection: self.connection,
-            encrypted: self.encrypted,
-        };
-        // Noted before the answer, so that whoever has the answer finds the mail here.
-        let state = self.state;
-        let decide = lock(&state.decide).clone();
-        let decided = decide.map(|decide| decide(&mail));
-        let place = state.note(mail);
-        let answer =
-            decided.unwrap_or_else(|| state.answer(Step::Dot, "250 2.0.0 Ok: queued as PEER1"));
-        Ok(self.perform(answer, |text| state.settle(place, text)).await?.is_some())
-    }
-}
-
-/// What stands between the angle brackets.
-fn address_in(line: &str) -> String {
-    let inner = line.split_once('<').and_then(|(_, rest)| rest.split_once('>'));
-    inner.map_or_else(|| line.to_owned(), |(address, _)| address.to_owned())
 }
