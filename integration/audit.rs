@@ -50,6 +50,11 @@ const PLANTED: &[(&str, &str)] = &[
         "UPDATE outbox.delivery SET state = 'dead', due_at = 'infinity' WHERE message_id = 10",
     ),
     ("delivery_state", "UPDATE outbox.delivery SET state = 'unrouted' WHERE message_id = 5"),
+    (
+        "recipients_form",
+        "UPDATE outbox.delivery SET recipients = '{\"a@x.example\": {\"state\": \"lost\"}}' WHERE message_id = 5",
+    ),
+    ("recipients_form", "UPDATE outbox.mailing SET recipients = '{\"a@x.example\": 1}'"),
     ("delivery_attempts", "UPDATE outbox.delivery SET attempt = 1 WHERE message_id = 10"),
     (
         "unrouted_alone",

@@ -5,7 +5,7 @@ mod kills;
 use std::path::Path;
 use std::time::Duration;
 
-use outboxd::store::mailing::{self, Actor, MailingEnd};
+use outboxd::store::mailing::{self, Actor, Dialogue, MailingEnd};
 use outboxd::store::{Link, Target};
 use tokio_postgres::Client;
 
@@ -341,7 +341,10 @@ async fn an_intent_is_the_owners_alone_once_a_day_and_not_while_anything_is_paus
     // An answer that was lost, and what is said of that dialogue comes only when another has begun.
     let unsent = MailingEnd::Unsent { delay: Duration::ZERO, spent: false };
     let end = async |actor: &Actor<'_>, since, end: &MailingEnd| {
-        mailing::end(&link, actor, first, since, end, "?", "").await.unwrap()
+        let (reason, transcript) = ("?".to_owned(), String::new());
+        let (end, recipients) = (end.clone(), None);
+        let dialogue = Dialogue { begun: since, end, reason, transcript, recipients };
+        mailing::end(&link, actor, first, &dialogue).await.unwrap()
     };
     let lost = begin(&at(7), first).await.unwrap().unwrap();
     assert!(end(&at(7), lost, &unsent).await);

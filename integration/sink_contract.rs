@@ -42,7 +42,11 @@ pub fn message(id: i64, payload: &str) -> Message {
 }
 
 pub fn build(timeout: Duration, way: Way) -> Sink {
-    let config = SinkConfig {
+    Sink::build(&config(timeout, way)).unwrap().unwrap()
+}
+
+pub fn config(timeout: Duration, way: Way) -> SinkConfig {
+    SinkConfig {
         name: name("out"),
         concurrency: NonZeroUsize::new(4).unwrap(),
         timeout,
@@ -51,8 +55,7 @@ pub fn build(timeout: Duration, way: Way) -> Sink {
         rate: None,
         daily_quota: None,
         way,
-    };
-    Sink::build(&config).unwrap().unwrap()
+    }
 }
 
 pub fn webhook_to(url: &str) -> WebhookConfig {

@@ -53,6 +53,15 @@ WITH found (name, example) AS (
               END AND d.attempt >= 0 AND d.round >= 1 AND coalesce(d.crashes, 0) >= 0)
 
   UNION ALL
+  SELECT 'recipients_form', r.name
+    FROM (SELECT 'delivery ' || d.message_id || '/' || d.sink || '/' || d.target AS name, d.recipients
+            FROM outbox.delivery d WHERE d.recipients IS NOT NULL
+          UNION ALL
+          SELECT 'mail ' || m.id, m.recipients FROM outbox.mailing m WHERE m.recipients IS NOT NULL) r
+   WHERE jsonb_path_exists(r.recipients,
+           '$.* ? (!(exists (@.state ? (@ == "accepted" || @ == "refused" || @ == "deferred" || @ == "in doubt"))))')
+
+  UNION ALL
   -- Each attempt that did not deliver has counted up the rev and left its reason.
   SELECT 'delivery_attempts', 'delivery ' || d.message_id || '/' || d.sink || '/' || d.target
     FROM outbox.delivery d
@@ -210,7 +219,7 @@ WITH found (name, example) AS (
                                 ('sending', 'sent'), ('sending', 'unsent'), ('sending', 'held'), ('sending', 'dead'),
                                 ('unsent', 'planned'), ('unsent', 'built'), ('unsent', 'dead'),
                                 ('unsent', 'sent'), ('unsent', 'discarded'),
-                                ('held', 'sent'), ('held', 'unsent'), ('held', 'discarded'),
+                                ('held', 'sent'), ('held', 'unsent'), ('held', 'dead'), ('held', 'discarded'),
                                 ('dead', 'planned'), ('dead', 'sent'), ('dead', 'discarded'),
                                 ('discarded', 'sent')) AS follows
                          FROM outbox.mailing_step s) w
@@ -277,31 +286,32 @@ WITH found (name, example) AS (
     (4, 'delivery_has_key', true, 'every open delivery has the key of its message'),
     (5, 'delivery_has_sink', true, 'every open delivery goes to a sink that is known'),
     (6, 'delivery_state', true, 'the state of every open delivery fits its row'),
-    (7, 'delivery_attempts', true, 'every attempt that did not deliver left its reason'),
-    (8, 'unrouted_alone', true, 'what waits for a route has no other delivery'),
-    (9, 'intent_has_owner', true, 'what is being sent is sent by the owner of its sink'),
-    (10, 'one_sending_a_key', true, 'one message of a key is being sent at a time'),
-    (11, 'closed_or_open', true, 'no delivery is open and closed in the same round'),
-    (12, 'round_was_closed', true, 'a further round has a closed one before it'),
-    (13, 'recorded_once', true, 'no end of a delivery is recorded twice'),
-    (14, 'closed_once', true, 'no delivery was closed in two ways in the same round'),
-    (15, 'ledger_shape', true, 'the outcome of every ledger row fits the row'),
-    (16, 'duplicate_alone', true, 'what was closed as a duplicate has no delivery'),
-    (17, 'not_before_due', true, 'nothing was delivered before it was due'),
-    (18, 'sequence_is_ahead', true, 'no message id can be drawn again'),
-    (19, 'export_has_its_rows', true, 'every file has as many ledger rows as it says'),
-    (20, 'exported_has_export', true, 'every exported row belongs to a file'),
-    (21, 'export_spans', true, 'no two files cut by time hold the same span'),
-    (22, 'export_has_its_mail', true, 'what a published file went out with is a mail of its sink'),
-    (23, 'mail_a_day', true, 'no two mails of a sink went out on the same day, where one a day is allowed'),
-    (24, 'mail_steps', true, 'every change of a mail is on record, in order, up to where it stands'),
-    (25, 'mail_intent', true, 'that a mail is being sent was on record before any of it was sent'),
-    (26, 'mail_sent_once', true, 'nothing happened to a mail after it was sent'),
-    (27, 'occurrence_shape', true, 'what every run of a schedule says of itself fits together'),
-    (28, 'occurrence_once', true, 'no instant of a schedule ran under two names'),
-    (29, 'occurrence_has_messages', true, 'the messages of every recent run are there'),
-    (30, 'accepted_again', false, 'accepted twice by its receiver; never under at-most-once'),
-    (31, 'key_in_order', false, 'closed after a later one of its key')
+    (7, 'recipients_form', true, 'of every recipient that is known it is known how it ended'),
+    (8, 'delivery_attempts', true, 'every attempt that did not deliver left its reason'),
+    (9, 'unrouted_alone', true, 'what waits for a route has no other delivery'),
+    (10, 'intent_has_owner', true, 'what is being sent is sent by the owner of its sink'),
+    (11, 'one_sending_a_key', true, 'one message of a key is being sent at a time'),
+    (12, 'closed_or_open', true, 'no delivery is open and closed in the same round'),
+    (13, 'round_was_closed', true, 'a further round has a closed one before it'),
+    (14, 'recorded_once', true, 'no end of a delivery is recorded twice'),
+    (15, 'closed_once', true, 'no delivery was closed in two ways in the same round'),
+    (16, 'ledger_shape', true, 'the outcome of every ledger row fits the row'),
+    (17, 'duplicate_alone', true, 'what was closed as a duplicate has no delivery'),
+    (18, 'not_before_due', true, 'nothing was delivered before it was due'),
+    (19, 'sequence_is_ahead', true, 'no message id can be drawn again'),
+    (20, 'export_has_its_rows', true, 'every file has as many ledger rows as it says'),
+    (21, 'exported_has_export', true, 'every exported row belongs to a file'),
+    (22, 'export_spans', true, 'no two files cut by time hold the same span'),
+    (23, 'export_has_its_mail', true, 'what a published file went out with is a mail of its sink'),
+    (24, 'mail_a_day', true, 'no two mails of a sink went out on the same day, where one a day is allowed'),
+    (25, 'mail_steps', true, 'every change of a mail is on record, in order, up to where it stands'),
+    (26, 'mail_intent', true, 'that a mail is being sent was on record before any of it was sent'),
+    (27, 'mail_sent_once', true, 'nothing happened to a mail after it was sent'),
+    (28, 'occurrence_shape', true, 'what every run of a schedule says of itself fits together'),
+    (29, 'occurrence_once', true, 'no instant of a schedule ran under two names'),
+    (30, 'occurrence_has_messages', true, 'the messages of every recent run are there'),
+    (31, 'accepted_again', false, 'accepted twice by its receiver; never under at-most-once'),
+    (32, 'key_in_order', false, 'closed after a later one of its key')
 )
 SELECT c.name, count(f.name) AS found, min(f.example) AS example,
        CASE WHEN count(f.name) = 0 THEN 'ok'

@@ -130,9 +130,14 @@ impl Settlement {
         else {
             return;
         };
-        let plain = |c: char| if c == ' ' || c.is_ascii_graphic() { c } else { '?' };
-        *words = words.chars().map(plain).collect();
+        *words = in_ascii(words);
     }
+}
+
+/// The text with a question mark for whatever not every database can hold.
+#[must_use]
+pub fn in_ascii(text: &str) -> String {
+    text.chars().map(|c| if c == ' ' || c.is_ascii_graphic() { c } else { '?' }).collect()
 }
 
 /// Longest receipt or reason that is kept, in characters.

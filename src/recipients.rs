@@ -9,7 +9,11 @@ use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 
-use crate::delivery::clean_text;
+use crate::delivery::{clean_text, in_ascii};
+
+/// Longest reply that is kept of a recipient, in characters: a mail may have a thousand of them, and a
+/// fetch brings them all.
+pub const REPLY_MAX: usize = 200;
 
 /// What became of each recipient so far, by address; those of whom nothing is known are not in it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -20,7 +24,7 @@ pub struct Recipients(BTreeMap<String, Recipient>);
 pub struct Recipient {
     /// In a word.
     pub state: RecipientState,
-    /// The server's words, without addresses.
+    /// The server's words, without addresses; at most [`REPLY_MAX`] characters.
     pub reply: String,
 }
 
@@ -109,7 +113,7 @@ impl Recipients {
     /// What is known of one.
     #[must_use]
     pub fn of(&self, address: &str) -> Option<&Recipient> {
-        self.0.get(address)
+        self.0.get(address).or_else(|| self.0.get(&escaped(address)?))
     }
 
     /// Whether an attempt is to be made for a recipient: neither accepted nor refused so far.
@@ -125,8 +129,20 @@ impl Recipients {
         if self.of(address).is_some_and(|known| known.state == RecipientState::Accepted) {
             return;
         }
-        let reply = clean_text(reply);
-        self.0.insert(address.to_owned(), Recipient { state, reply });
+        let reply: String = clean_text(reply).chars().take(REPLY_MAX).collect();
+        // Under the name that it has in the row.
+        let kept = escaped(address).filter(|escaped| self.0.contains_key(escaped));
+        self.0.insert(kept.unwrap_or_else(|| address.to_owned()), Recipient { state, reply });
+    }
+
+    /// Leaves of it what every database can hold. An address has to be known again: what is not ASCII in
+    /// it is escaped, as delivery reports do (RFC 6533).
+    pub fn make_ascii(&mut self) {
+        let plain = |(address, mut recipient): (String, Recipient)| {
+            recipient.reply = in_ascii(&recipient.reply);
+            (escaped(&address).unwrap_or(address), recipient)
+        };
+        self.0 = std::mem::take(&mut self.0).into_iter().map(plain).collect();
     }
 
     /// How many came to each end, in words: `2 accepted, 1 refused`.
@@ -142,6 +158,18 @@ impl Recipients {
         }
         words
     }
+}
+
+/// `j\x{F6}rg@shop.example`; none for an address that is ASCII as it is.
+fn escaped(address: &str) -> Option<String> {
+    if address.is_ascii() {
+        return None;
+    }
+    let escape = |c: char| match c {
+        c if c.is_ascii() => c.to_string(),
+        c => format!("\\x{{{:X}}}", u32::from(c)),
+    };
+    Some(address.chars().map(escape).collect())
 }
 
 #[cfg(test)]
@@ -176,5 +204,28 @@ mod tests {
         recipients.note("a@x.example", InDoubt, "no answer");
         assert_eq!(recipients.of("a@x.example").unwrap().reply, "250 ok");
         assert!(!recipients.is_open("a@x.example"));
+    }
+
+    #[test]
+    fn what_is_kept_of_a_reply_is_bounded() {
+        let mut recipients = Recipients::default();
+        recipients.note("a@x.example", Refused, &"ä".repeat(600));
+        assert_eq!(recipients.of("a@x.example").unwrap().reply.chars().count(), REPLY_MAX);
+    }
+
+    #[test]
+    fn an_address_that_a_database_cannot_hold_is_known_again() {
+        let mut recipients = Recipients::default();
+        recipients.note("jörg@x.example", Deferred, "450 später");
+        recipients.note("b@x.example", Refused, "550 no");
+        recipients.make_ascii();
+        let json = recipients.json();
+        assert!(json.is_ascii() && json.contains(r"j\\x{F6}rg@x.example"), "{json}");
+        let mut read = Recipients::parse(&json);
+        assert_eq!(read, recipients);
+        assert_eq!(read.of("jörg@x.example").unwrap().reply, "450 sp?ter");
+        read.note("jörg@x.example", Accepted, "250 ok");
+        assert!(!read.is_open("jörg@x.example"));
+        assert_eq!(read.counts(), "1 accepted, 1 refused", "and not twice");
     }
 }

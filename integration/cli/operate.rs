@@ -291,6 +291,7 @@ async fn an_attempts_end_does_not_undo_what_an_operator_did() {
                     &vec![0_i64],
                     &vec!["late"],
                     &vec![hash],
+                    &vec![None::<String>],
                 ],
             )
             .await

@@ -133,6 +133,7 @@ type Decide = Arc<dyn Fn(&Arrived) -> Say + Send + Sync>;
 type DecideRecipient = Arc<dyn Fn(&str) -> Option<Say> + Send + Sync>;
 
 struct State {
+    port: u16,
     settings: Settings,
     login: Mutex<Option<(String, String)>>,
     decide: Mutex<Option<Decide>>,
@@ -187,6 +188,7 @@ impl SmtpPeer {
     fn serve_on(listener: TcpListener, settings: Settings) -> SmtpPeer {
         let address = listener.local_addr().expect("a bound socket has an address");
         let state = Arc::new(State {
+            port: address.port(),
             login: Mutex::new(settings.login.clone()),
             settings,
             decide: Mutex::default(),
@@ -339,6 +341,20 @@ impl State {
     }
 }
 
+impl State {
+    /// How many connections to this server the kernel has that nobody has closed: a client's end that is
+    /// closed is seen here at once, and by the task that serves it only later.
+    fn established(&self) -> usize {
+        let port = format!(":{:04X}", self.port);
+        let table = std::fs::read_to_string("/proc/self/net/tcp").expect("Linux has this table");
+        let rows = table.lines().map(str::split_ascii_whitespace);
+        let is_ours = |mut row: std::str::SplitAsciiWhitespace<'_>| {
+            row.nth(1).is_some_and(|local| local.ends_with(&port)) && row.nth(1) == Some("01")
+        };
+        rows.filter(|row| is_ours(row.clone())).count()
+    }
+}
+
 /// A connection that is counted as open as long as this lives.
 struct Counted(Arc<State>, usize);
 
@@ -346,7 +362,7 @@ impl Counted {
     fn new(state: &Arc<State>) -> Counted {
         let number = state.opened.fetch_add(1, Ordering::SeqCst) + 1;
         let open = state.open.fetch_add(1, Ordering::SeqCst) + 1;
-        state.peak.fetch_max(open, Ordering::SeqCst);
+        state.peak.fetch_max(state.established().min(open), Ordering::SeqCst);
         state.changed.send_replace(());
         Counted(Arc::clone(state), number)
     }

@@ -10,8 +10,8 @@ use outboxd::sink::{Prepared, Sink};
 
 use super::{
     Fate, LONG, SHORT, Say, Settings, SmtpPeer, Step, assert_delivered, assert_in_doubt,
-    assert_permanent, assert_transient, attempt, attempt_under, build, mail, message, prepare,
-    short, smtp_to, soon,
+    assert_permanent, assert_transient, attempt, attempt_under, build, config, mail, message,
+    prepare, short, smtp_to, soon,
 };
 use crate::harness::http::Gate;
 
@@ -117,8 +117,8 @@ const REPLIES: &[Case] = &[
     (Step::Mail, "450 4.7.1 greylisted, try again in 300 seconds", "refused", Some(300)),
     (Step::Mail, "450 4.7.1 sending rate exceeded", "throttled", None),
     (Step::Mail, "421 4.7.0 no", "throttled", None),
-    (Step::Mail, "550 5.7.1 no", "unreachable", None),
-    (Step::Mail, "530 5.7.0 log in first", "unreachable", None),
+    (Step::Mail, "550 5.7.1 no", "barred", None),
+    (Step::Mail, "530 5.7.0 log in first", "barred", None),
     (Step::Rcpt, "450 4.2.0 no", "refused", None),
     (Step::Rcpt, "450 4.2.1 receiving mail at a rate that prevents more", "refused", None),
     (Step::Rcpt, "451 4.7.1 Greylisting at this rate, come back in 00:05:00", "refused", Some(300)),
@@ -163,7 +163,7 @@ async fn a_list_says_which_replies_are_permanent() {
     let codes = Codes::new([450, 554]);
     let cases: &[Case] = &[
         (Step::Greeting, "554 5.3.2 no", "unreachable", None),
-        (Step::Mail, "554 5.7.1 no", "unreachable", None),
+        (Step::Mail, "554 5.7.1 no", "barred", None),
         (Step::Mail, "450 4.7.1 no", "refused", None),
         (Step::Rcpt, "450 4.2.1 no", "permanent", None),
         (Step::Rcpt, "451 4.2.1 no", "refused", None),
@@ -181,13 +181,13 @@ async fn a_list_says_which_replies_are_permanent() {
         let outcome = attempt_under(&sink, &letter, Some(&codes), LONG).await;
         assert_eq!(short(&outcome), (expected, wait), "{step:?} {reply}");
     }
-    // What is permanent for one recipient is so for the mail, whatever else is refused.
+    // What is permanent for one recipient is no reason to give up another one.
     let (peer, sink, _) = stage().await;
     let payload = r#"{"to": "a@x.example, b@x.example", "text": "t"}"#;
     let letter = prepare(&sink, &mail(), &message(1, payload));
     peer.script(Step::Rcpt, [Say::text("450 4.2.1 first"), Say::text("550 5.1.1 second")]);
     let outcome = attempt_under(&sink, &letter, Some(&codes), LONG).await;
-    assert_permanent(&outcome, "first");
+    assert_eq!(short(&outcome), ("refused", None), "{outcome:?}");
 }
 
 /// Nothing can have been delivered before the final dot, so a connection that breaks is the sink's
@@ -208,31 +208,127 @@ async fn a_connection_that_breaks_means_what_its_phase_says() {
     }
 }
 
+/// Each recipient has an outcome of its own: who accepted is never sent the mail again, who could not take
+/// it is tried again alone, who refused it is not asked again.
 #[tokio::test]
-async fn one_refused_recipient_fails_the_mail_before_data() {
+async fn each_recipient_has_its_own_outcome() {
     let (peer, sink, _) = stage().await;
     let payload = r#"{"to": "a@x.example, b@x.example, c@x.example", "text": "t"}"#;
     let letter = prepare(&sink, &mail(), &message(1, payload));
-    let (ok, later) = (Say::text("250 ok"), Say::text("451 4.7.1 <b@x.example> later"));
-    peer.script(Step::Rcpt, [ok.clone(), later.clone(), ok.clone()]);
-    let outcome = attempt(&sink, &letter, LONG).await;
-    assert_eq!(
-        outcome,
-        Outcome::Transient {
-            cause: Cause::Refused,
-            reason: "recipient refused: 451 4.7.1 <…> later".to_owned(),
-            wait: None
-        }
-    );
-    peer.script(Step::Rcpt, [ok, later, Say::text("550 5.1.1 c@x.example unknown")]);
-    assert_eq!(
-        attempt(&sink, &letter, LONG).await,
-        Outcome::Permanent { reason: "recipient refused: 550 5.1.1 … unknown".to_owned() }
-    );
-    assert!(!peer.commands().contains(&"DATA".to_owned()));
+    let later = Say::text("451 4.7.1 <b@x.example> later");
+    let unknown = Say::text("550 5.1.1 c@x.example unknown");
+    peer.script(Step::Rcpt, [Say::text("250 ok"), later, unknown]);
+    let first = Phase::default();
+    let outcome = sink.deliver(&letter, None, &first).await;
+    let reason = "1 accepted, 1 refused, 1 deferred: recipient refused: 451 4.7.1 <…> later";
+    let Outcome::Transient { cause: Cause::Refused, reason: found, .. } = outcome else {
+        panic!("{outcome:?}")
+    };
+    assert_eq!(found, reason);
+    assert_eq!(peer.mails()[0].to, ["a@x.example"]);
+
+    let known = first.recipients().clone();
+    assert_eq!(known.of("c@x.example").unwrap().reply, "550 5.1.1 … unknown");
+    let second = Phase::guarded(|| true, known);
+    let outcome = sink.deliver(&letter, None, &second).await;
+    let reason = "2 accepted, 1 refused: refused: 550 5.1.1 … unknown".to_owned();
+    assert_eq!(outcome, Outcome::Permanent { reason });
+    assert_eq!(peer.mails()[1].to, ["b@x.example"]);
+
+    // An operator lets those who refused be asked again.
+    let known = second.recipients().accepted();
+    let third = Phase::guarded(|| true, known);
+    assert_delivered(&sink.deliver(&letter, None, &third).await, "250");
+    assert_eq!(peer.mails()[2].to, ["c@x.example"]);
+    assert_eq!((peer.mails().len(), peer.connections()), (3, 1));
+
+    // Nobody is left: nothing is said to the server.
+    let fourth = Phase::guarded(|| true, third.recipients().clone());
+    assert_delivered(&sink.deliver(&letter, None, &fourth).await, "250");
+    assert_eq!(peer.mails().len(), 3);
+}
+
+/// A server that takes few recipients at a time is offered the others right away, over the same connection.
+#[tokio::test]
+async fn a_full_transaction_is_followed_by_another() {
+    let (peer, sink, _) = stage().await;
+    let payload = r#"{"to": "a@x.example, b@x.example, c@x.example", "text": "t"}"#;
+    let letter = prepare(&sink, &mail(), &message(1, payload));
+    let full = || Say::text("452 4.5.3 too many recipients");
+    peer.script(Step::Rcpt, [Say::text("250 ok"), full(), full(), Say::text("250 ok"), full()]);
     assert_delivered(&attempt(&sink, &letter, LONG).await, "250");
-    assert_eq!(peer.mails()[0].to.len(), 3);
+    let to: Vec<String> = peer.mails().into_iter().flat_map(|mail| mail.to).collect();
+    assert_eq!(to, ["a@x.example", "b@x.example", "c@x.example"]);
     assert_eq!(peer.connections(), 1);
+    // One that takes nobody is not asked for ever.
+    peer.script(Step::Rcpt, [full(), full(), full()]);
+    assert_eq!(short(&attempt(&sink, &letter, LONG).await), ("refused", None));
+}
+
+/// Guard: PIPELINING. MAIL, each RCPT and DATA come in one piece, and the mail with its dot in the next; a
+/// server that does not offer it gets one command at a time. Nobody is delivered to whom the server refused,
+/// not even by one that waits for the mail all the same.
+#[tokio::test]
+async fn an_envelope_is_one_write_and_each_reply_is_matched() {
+    let payload = r#"{"to": "a@x.example, b@x.example, c@x.example", "text": "t"}"#;
+    for offers in [true, false] {
+        let extensions = if offers { vec!["PIPELINING"] } else { Vec::new() };
+        let settings = Settings { offers: extensions, ..Settings::default() };
+        let peer = SmtpPeer::start_with(settings).await;
+        let sink = build(LONG, Way::Smtp(smtp_to(peer.address.port())));
+        let letter = prepare(&sink, &mail(), &message(1, payload));
+        let no = |word: &str| Say::text(&format!("550 5.1.1 {word}"));
+        peer.script(Step::Rcpt, [no("a"), Say::text("250 ok"), no("c")]);
+        assert_permanent(&attempt(&sink, &letter, LONG).await, "550 5.1.1 a");
+        assert_eq!(peer.mails()[0].to, ["b@x.example"], "offers {offers}");
+        assert_eq!(
+            peer.reads().contains(&"MAIL RCPT RCPT RCPT DATA".to_owned()),
+            offers,
+            "{:?}",
+            peer.reads()
+        );
+
+        // All are refused: without a transaction the next mail comes over the same connection.
+        peer.script(Step::Rcpt, [no("a"), no("b"), no("c")]);
+        assert_permanent(&attempt(&sink, &letter, LONG).await, "550 5.1.1 a");
+        assert_delivered(&attempt(&sink, &letter, LONG).await, "250");
+        assert_eq!((peer.mails().len(), peer.connections()), (2, 1), "offers {offers}");
+
+        peer.script(Step::Rcpt, [no("a"), no("b"), no("c")]);
+        peer.script(Step::Data, [Say::text("354 go on")]);
+        assert_permanent(&attempt(&sink, &letter, LONG).await, "550 5.1.1 a");
+        assert_eq!(peer.mails().len(), 2, "offers {offers}");
+        // Without the extension it was never asked.
+        assert_eq!(
+            peer.commands().iter().filter(|c| *c == "DATA").count(),
+            if offers { 4 } else { 2 }
+        );
+    }
+}
+
+/// Guard: the number of connections is exact, also while some part and others are cut.
+#[tokio::test(flavor = "multi_thread")]
+async fn there_are_never_more_connections_than_may_be() {
+    let peer = SmtpPeer::start().await;
+    let mut config = config(LONG, Way::Smtp(smtp_to(peer.address.port())));
+    config.concurrency = 3.try_into().unwrap();
+    let sink = Arc::new(Sink::build(&config).unwrap().unwrap());
+    let payload = r#"{"to": "a@x.example", "text": "t"}"#;
+    let letter = Arc::new(prepare(&sink, &mail(), &message(1, payload)));
+    let mut attempts = tokio::task::JoinSet::new();
+    for n in 0..500_u64 {
+        let (sink, letter) = (Arc::clone(&sink), Arc::clone(&letter));
+        attempts.spawn(async move {
+            // Every seventh is given up at once: its connection counts until it is closed.
+            let limit = if n % 7 == 0 { std::time::Duration::from_micros(n) } else { LONG };
+            attempt(&sink, &letter, limit).await
+        });
+    }
+    let outcomes = attempts.join_all().await;
+    let delivered = outcomes.iter().filter(|o| matches!(o, Outcome::Delivered { .. })).count();
+    assert!(delivered >= 428, "{delivered}");
+    assert!(peer.connections() > 3, "some parted after a hundred mails");
+    assert!(peer.peak_connections() <= 3, "{}", peer.peak_connections());
 }
 
 /// The same fault from the other side: a server that answers twice shifts all that follows.

@@ -1,5 +1,5 @@
--- Further files go along with a mail of which it is known that nothing was sent: it is made anew, and
--- called after the last of them.
+-- Further files go along with a mail of which it is known that nobody has it: it is made anew, and called
+-- after the last of them.
 -- $1 sink, $2 epoch, $3 relay, $4 mailing, $5 period, $6 exports
 WITH fence AS MATERIALIZED (
   SELECT f.name FROM outbox.sink f WHERE f.name = $1 AND f.epoch = $2 FOR SHARE NOWAIT
@@ -9,6 +9,7 @@ WITH fence AS MATERIALIZED (
          changed_at = clock_timestamp()
     FROM fence
    WHERE m.id = $4 AND m.state IN ('planned', 'built', 'unsent')
+     AND NOT outbox.has_recipient(m.recipients, 'accepted')
   RETURNING m.id
 ), carried AS (
   UPDATE outbox.export e SET mailing = p.id

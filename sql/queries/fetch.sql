@@ -13,6 +13,7 @@
 -- not all, $11 whether dead and held heads are skipped
 SELECT d.message_id, d.target, d.lane, d.key, d.attempt, d.rev, d.round,
        coalesce(d.crashes, 0::smallint) AS crashes, d.content_hash, d.due_at,
+       d.recipients::text AS recipients,
        m.type, m.created_at, m.headers::text AS headers,
        (extract(epoch FROM statement_timestamp() - m.created_at) * 1000)::bigint AS age_ms,
        coalesce(m.expires_at <= statement_timestamp(), false) AS expired,
@@ -24,7 +25,7 @@ SELECT d.message_id, d.target, d.lane, d.key, d.attempt, d.rev, d.round,
             THEN timestamptz '1970-01-01 00:00:00+00' ELSE statement_timestamp() END AS asked_at
   FROM (VALUES (true)) AS always (one)
   LEFT JOIN (SELECT w.message_id, w.target, w.lane, w.key, w.attempt, w.rev, w.round, w.crashes,
-                    w.content_hash, w.due_at
+                    w.content_hash, w.due_at, w.recipients
           FROM outbox.delivery w
          WHERE w.sink = $1 AND w.lane = $2
            AND w.due_at >= $3 AND w.due_at <= statement_timestamp()

@@ -8,7 +8,7 @@
 -- keys)
 WITH walked AS MATERIALIZED (
   SELECT w.message_id, w.target, w.lane, w.key, w.attempt, w.rev, w.round, w.crashes, w.content_hash,
-         w.due_at
+         w.due_at, w.recipients
     FROM outbox.delivery w
    WHERE w.sink = $1 AND w.lane = $2 AND w.due_at >= $3 AND (w.due_at, w.message_id) > ($3, $4)
      AND w.due_at <= least($5, statement_timestamp())
@@ -21,6 +21,7 @@ WITH walked AS MATERIALIZED (
 )
 SELECT d.message_id, d.target, d.lane, d.key, d.attempt, d.rev, d.round,
        coalesce(d.crashes, 0::smallint) AS crashes, d.content_hash, d.due_at,
+       d.recipients::text AS recipients,
        statement_timestamp() AS asked_at,
        m.type, m.created_at,
        (extract(epoch FROM statement_timestamp() - m.created_at) * 1000)::bigint AS age_ms,

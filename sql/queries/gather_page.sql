@@ -2,7 +2,7 @@
 -- first row comes whatever its size.
 -- $1 sink, $2 due before, $3 rows, $4 bytes
 SELECT p.message_id, p.target, p.key, p.attempt, p.rev, p.round, 0::smallint AS crashes,
-       NULL::bytea AS content_hash, p.due_at, p.type, p.created_at, p.headers,
+       NULL::bytea AS content_hash, NULL::text AS recipients, p.due_at, p.type, p.created_at, p.headers,
        p.expired, p.payload
   FROM (SELECT d.message_id, d.target, d.key, d.attempt, d.rev, d.round, d.due_at, m.type, m.created_at,
                m.headers::text AS headers,

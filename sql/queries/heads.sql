@@ -4,6 +4,7 @@
 -- $1 sink, $2 targets, $3 keys, $4 whether dead and held heads are skipped
 SELECT h.message_id, h.target, h.lane, h.key, h.attempt, h.rev, h.round,
        coalesce(h.crashes, 0::smallint) AS crashes, h.content_hash, h.due_at,
+       h.recipients::text AS recipients,
        statement_timestamp() AS asked_at,
        h.state = 'pending' AND h.due_at <= statement_timestamp()
          AND NOT EXISTS (SELECT FROM outbox.sink p WHERE p.name = $1 AND p.paused)
@@ -23,7 +24,7 @@ SELECT h.message_id, h.target, h.lane, h.key, h.attempt, h.rev, h.round,
   FROM unnest($2::text[], $3::text[]) AS k (target, key)
  CROSS JOIN LATERAL (
          SELECT d.message_id, d.target, d.lane, d.key, d.attempt, d.rev, d.round, d.crashes,
-                d.content_hash, d.due_at, d.state
+                d.content_hash, d.due_at, d.state, d.recipients
            FROM outbox.delivery d
           WHERE d.sink = $1 AND d.target = k.target AND d.key = k.key
             AND NOT ($4 AND d.state IN ('dead', 'held'))

@@ -23,6 +23,7 @@ WITH looked AS MATERIALIZED (
             LIMIT $3) p
 )
 SELECT d.message_id, d.sink, d.target, d.state, d.attempt, d.rev, d.reason, d.key, d.hold_until,
+       outbox.recipient_counts(d.recipients) AS recipients,
        CASE WHEN isfinite(d.due_at) THEN d.due_at END AS due_at,
        CASE WHEN isfinite(d.due_at)
             THEN extract(epoch FROM d.due_at - statement_timestamp())::bigint END AS due_in,

@@ -2,6 +2,7 @@
 -- fetch index for each sink and lane, so that a flooded sink does not make this slow.
 -- $1 sinks, $2 lanes, $3 limit
 SELECT d.message_id, d.sink, d.target, d.state, d.attempt, d.rev, d.reason, d.key, d.hold_until,
+       outbox.recipient_counts(d.recipients) AS recipients,
        CASE WHEN isfinite(d.due_at) THEN d.due_at END AS due_at,
        CASE WHEN isfinite(d.due_at)
             THEN extract(epoch FROM d.due_at - statement_timestamp())::bigint END AS due_in,

@@ -2,6 +2,7 @@
 -- while the installation, the sink, or the sink that the mail goes through is paused.
 -- $1 sink, $2 the smtp sink
 SELECT statement_timestamp() AS now, m.id, m.period, m.state, m.attempt, m.hash, m.by_hand, m.planned_at, m.changed_at,
+       m.day, m.recipients::text AS recipients,
        extract(epoch FROM m.due_at - statement_timestamp())::double precision AS wait,
        (SELECT max(d.day) FROM outbox.mailing d WHERE d.sink = $1) AS last_day
   FROM (SELECT 1) one

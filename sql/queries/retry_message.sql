@@ -1,4 +1,4 @@
 -- Dead deliveries of one message are tried again now; the function is there for SQL users too.
 -- $1 message id, $2 sink or NULL for all, $3 target or NULL for all, $4 actor
-SELECT c.message_id, c.sink, c.target, c.was FROM outbox.retry($1, $2, $3, $4) c
+SELECT c.message_id, c.sink, c.target, c.was, c.became FROM outbox.retry($1, $2, $3, $4) c
  ORDER BY c.sink, c.target

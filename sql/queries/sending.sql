@@ -4,7 +4,7 @@
 -- $1 sink, $2 epoch, $3 limit
 SELECT d.message_id, d.target, d.lane, d.key, d.attempt - 1 AS attempt, d.rev, d.round,
        coalesce(d.crashes, 0::smallint) AS crashes, d.content_hash,
-       NULL::text AS type, false AS expired, d.repeatable
+       d.recipients::text AS recipients, NULL::text AS type, false AS expired, d.repeatable
   FROM outbox.delivery d
  WHERE d.state = 'sending' AND d.sink = $1 AND d.epoch = $2
  ORDER BY d.message_id

@@ -49,6 +49,22 @@ pub(super) struct Deed {
     pub state_chosen: bool,
 }
 
+impl Deed {
+    /// Whether what it said holds for some recipients, and the delivery stays open for others.
+    fn leaves_recipients(&self, row: &Changed) -> bool {
+        self.act == (Act::Resolve { delivered: true }) && row.became != "delivered"
+    }
+}
+
+/// What is left of a mail after it was resolved as delivered to those in doubt.
+pub(super) fn left_open(became: &str, name: &str) -> String {
+    if became == "dead" {
+        format!("dead: other recipients refused it; who: outboxd show {name}")
+    } else {
+        "tried again now, for those who deferred it".to_owned()
+    }
+}
+
 impl Chosen {
     /// Does it, to one message's deliveries or to all that fit.
     pub async fn run(&self, config: &Config, deed: &Deed) -> Answer {
@@ -97,6 +113,10 @@ impl Chosen {
             if deed.act == Act::Discard && changed.iter().any(|row| row.was == "pending") {
                 say("what is in flight is not recalled");
             }
+            for row in changed.iter().filter(|row| deed.leaves_recipients(row)) {
+                let name = delivery_name(id, &row.sink, &row.target);
+                say(&format!("{name} is {}", left_open(&row.became, &name)));
+            }
         }
         Ok(Verdict::Ok)
     }
@@ -114,7 +134,7 @@ impl Chosen {
             say_aside("nothing was changed");
             return Ok(Verdict::Ok);
         }
-        let (mut done, mut left) = (0, 0);
+        let (mut done, mut left, mut open) = (0, 0, 0);
         let who = actor();
         let mut walk = Walk::all(link, &self.filter, state).await?;
         while let Some(page) = walk.next().await? {
@@ -122,9 +142,10 @@ impl Chosen {
                 continue;
             }
             let page: Vec<Looked> = page.iter().map(looked).collect();
-            let changed = act_on_page(link, deed.act, &page, &who).await?.len() as u64;
-            done += changed;
-            left += page.len() as u64 - changed;
+            let changed = act_on_page(link, deed.act, &page, &who).await?;
+            open += changed.iter().filter(|row| deed.leaves_recipients(row)).count() as u64;
+            done += changed.len() as u64;
+            left += (page.len() - changed.len()) as u64;
         }
         if self.json {
             say_json(&json!({ deed.done: done, "left": left }));
@@ -132,6 +153,12 @@ impl Chosen {
             say(&format!("no {what}: nothing to do"));
         } else {
             say(&format!("{}{filter} {}", words::deliveries(done), deed.became));
+        }
+        if open > 0 {
+            say_aside(&format!(
+                "of these {open} stay open for other recipients: some deferred, or refused; look: \
+                 outboxd list"
+            ));
         }
         if left > 0 {
             let waiting = if deed.act == (Act::Resolve { delivered: false }) {
@@ -176,6 +203,7 @@ pub(super) fn changed_json(done: &str, changed: &[Changed]) -> Value {
         done: changed.len(),
         "deliveries": names(changed),
         "was": changed.iter().map(|row| &row.was).collect::<Vec<_>>(),
+        "became": changed.iter().map(|row| &row.became).collect::<Vec<_>>(),
     })
 }
 

@@ -226,6 +226,7 @@ mod tests {
             attempt: 1,
             rev: 1,
             reason: Some(reason.to_owned()),
+            recipients: None,
             key: Some("ann".to_owned()),
             hold_until: None,
             due_at: None,

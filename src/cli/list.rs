@@ -198,10 +198,19 @@ fn text(rows: &[OpenRow]) -> String {
             words::due(row.due_in),
             row.age.map_or("-".to_owned(), words::age),
             row.message_type.clone().unwrap_or_else(|| "(message gone)".to_owned()),
-            row.reason.clone().unwrap_or_default(),
+            reason(row),
         ]);
     }
     table.text()
+}
+
+/// Why, and how many recipients came to each end, where that does not say it.
+fn reason(row: &OpenRow) -> String {
+    let reason = row.reason.clone().unwrap_or_default();
+    match &row.recipients {
+        Some(counts) if !reason.contains("recipient") => format!("{reason}; recipients: {counts}"),
+        _ => reason,
+    }
 }
 
 fn row_json(row: &OpenRow) -> Value {
@@ -217,6 +226,7 @@ fn row_json(row: &OpenRow) -> Value {
         "type": row.message_type,
         "created_at": row.created_at.map(|at| at.to_string()),
         "reason": row.reason,
+        "recipients": row.recipients,
         "key": row.key,
         "held_until": row.hold_until.map(|at| at.to_string()),
     })
@@ -233,7 +243,7 @@ fn parked_text(rows: &[ParkedRow]) -> String {
             followers.to_string(),
             head.age.map_or("-".to_owned(), words::age),
             head.key.clone().unwrap_or_default(),
-            head.reason.clone().unwrap_or_default(),
+            reason(head),
         ]);
     }
     table.text()

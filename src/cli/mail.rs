@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 use tokio_postgres::error::SqlState;
 
 use super::actor::actor;
-use super::bulk::Deed;
+use super::bulk::{Deed, left_open};
+use super::show::{recipient_table, recipients_json};
 use super::table::Table;
 use super::words::{self, FileName, plain};
 use super::{Answer, Failure, Verdict, say, say_json};
@@ -29,10 +30,17 @@ pub(super) async fn act(link: &Link, name: &FileName, deed: &Deed, json: bool) -
         Ok(was) => was,
         Err(error) => return Err(refused(link, name, deed.act, error).await?),
     };
+    let became = mail::find(link, &name.sink, &name.period).await?.map(|mail| mail.state);
     if json {
-        say_json(&json!({ deed.done: 1, "mail": name.to_string(), "was": was }));
+        let name = name.to_string();
+        say_json(&json!({ deed.done: 1, "mail": name, "was": was, "became": became }));
     } else {
         say(&format!("{}: the mail {name}, which was {was}", deed.became));
+        let name = name.to_string();
+        let left = became.filter(|became| became != "sent");
+        if let Some(became) = left.filter(|_| deed.act == (Act::Resolve { delivered: true })) {
+            say(&format!("{name} is {}", left_open(&became, &name)));
+        }
     }
     Ok(Verdict::Ok)
 }
@@ -132,6 +140,10 @@ fn as_text(files: &[ExportRow], found: Option<&MailRow>, steps: &[StepRow]) -> S
         ]);
     }
     out += &table.text();
+    if !mail.recipients.is_empty() {
+        out += "\n";
+        out += &recipient_table(&mail.recipients);
+    }
     if let Some(transcript) = mail.transcript.as_ref().filter(|text| !text.is_empty()) {
         out += "\nthe last dialogue, without addresses\n";
         for line in transcript.lines() {
@@ -168,6 +180,7 @@ fn as_json(
             "period": mail.period, "state": mail.state, "attempts": mail.attempt,
             "reason": mail.reason, "hash": mail.hash, "transcript": mail.transcript,
             "held_until": mail.hold_until.map(|at| at.to_string()),
+            "recipients": recipients_json(&mail.recipients),
             "steps": steps.iter().map(step).collect::<Vec<_>>(),
         })),
     })

@@ -196,7 +196,7 @@ pub(super) async fn probe(sink: &SinkConfig) -> Vec<Finding> {
     let found = match Sink::build(sink) {
         Err(error) => Err(chain(&error)),
         Ok(Some(Sink::Smtp(smtp))) => return mail::look(sink, &smtp).await,
-        Ok(Some(Sink::Webhook(webhook))) => tokio::time::timeout(PROBE_LIMIT, webhook.probe())
+        Ok(Some(built)) => tokio::time::timeout(PROBE_LIMIT, built.probe())
             .await
             .unwrap_or_else(|_| Err(format!("no answer within {} s", PROBE_LIMIT.as_secs()))),
         Ok(None) => match &sink.way {

@@ -15,6 +15,9 @@ Examples:
   outboxd resolve --sink mail --older-than 1d --delivered      asks first
   outboxd resolve orders/2026-11-20 --delivered   the mail of an exported period
 
+A mail is delivered to each of its recipients apart: what is said holds for those in doubt. If others
+deferred it, it is tried again for them; if others refused it, it is dead.
+
 A delivery is held when it is in doubt whether it arrived and it must not arrive twice, or when a
 changed config would send something else under its id. Ask the receiver for the idempotency key:
 outboxd preview MESSAGE/SINK. While a relay that fell silent may yet be sending it,

@@ -9,6 +9,7 @@ use super::table::Table;
 use super::words::{self, DeliveryName, Named, delivery_name, plain};
 use super::{Answer, Failure, Verdict, connect, mail, say, say_json};
 use crate::config::Config;
+use crate::recipients::{Recipient, Recipients};
 use crate::store::Link;
 use crate::store::inspect::{
     ActionRow, DeliveryRow, MessageRow, actions, deliveries, message as find_message,
@@ -122,6 +123,11 @@ impl Found {
         } else {
             out.push_str(&delivery_table(self.id, &self.deliveries));
         }
+        for row in self.deliveries.iter().filter(|row| !row.recipients.is_empty()) {
+            let name = delivery_name(self.id, &row.sink, &row.target);
+            let _ = writeln!(out, "\nrecipients of {name}: {}", row.recipients.counts());
+            out.push_str(&recipient_table(&row.recipients));
+        }
         if !self.actions.is_empty() {
             out.push('\n');
             let mut table = Table::new(&["WHEN", "WHO", "DID", "TO", "NOTE"], &[]);
@@ -193,6 +199,25 @@ pub(super) fn delivery_table(id: i64, rows: &[DeliveryRow]) -> String {
     table.text()
 }
 
+/// What is known of the recipients of one delivery, a line each.
+pub(super) fn recipient_table(recipients: &Recipients) -> String {
+    let mut table = Table::new(&["RECIPIENT", "STATE", "REPLY"], &[]);
+    for (address, recipient) in recipients.iter() {
+        let (state, reply) = (recipient.state.word().to_owned(), recipient.reply.clone());
+        table.row([address.to_owned(), state, reply]);
+    }
+    table.text()
+}
+
+/// The same; empty where nothing is known.
+pub(super) fn recipients_json(recipients: &Recipients) -> Value {
+    let one = |(address, recipient): (&str, &Recipient)| {
+        let (state, reply) = (recipient.state.word(), &recipient.reply);
+        json!({ "address": address, "state": state, "reply": reply })
+    };
+    recipients.iter().map(one).collect()
+}
+
 /// The words, and what else an operator has to know of an open one.
 fn reason_or_receipt(row: &DeliveryRow) -> String {
     let hold = row.hold_until.filter(|_| row.hold_for.is_some_and(|left| left > 0.0));
@@ -224,5 +249,6 @@ pub(super) fn delivery_json(id: i64, row: &DeliveryRow) -> Value {
         "crashes": row.crashes,
         "reason": if closed { None } else { row.words.as_ref() },
         "receipt": if closed { row.words.as_ref() } else { None },
+        "recipients": recipients_json(&row.recipients),
     })
 }

@@ -193,7 +193,7 @@ pub struct SinkConfig {
     /// Attempts at the same time. Default 16 for webhooks, 4 for mail, up to 1,000; always 1 for
     /// csv, where the key is refused, as are all others here but the kind's own.
     pub concurrency: NonZeroUsize,
-    /// Limit for one whole attempt. Default 15 s for webhooks, 15 min for mail; 100 ms to 1 h.
+    /// Limit for one whole attempt. Default 15 s for webhooks, 30 min for mail; 100 ms to 1 h.
     pub timeout: Duration,
     /// What is done about outcomes, unless the route says otherwise.
     pub policy: Policy,

@@ -109,7 +109,7 @@ fn sink(name: &str, item: &Item, kinds: &Kinds) -> Option<SinkConfig> {
             webhook::read(&mut section).map(|way| (common, Way::Webhook(way)))
         }
         Kind::Smtp => {
-            let common = common(&mut section, 4, 15 * 60, &SMTP_CODES);
+            let common = common(&mut section, 4, 30 * 60, &SMTP_CODES);
             smtp::read(&mut section).map(|way| (common, Way::Smtp(way)))
         }
         // An export of the same name has its fault already.

@@ -32,7 +32,7 @@ use crate::sink::Sink;
 use crate::sink::csv;
 use crate::sink::mail::{Attached, FilesMail, NoMail, PreparedMail, prepare_files};
 use crate::sink::smtp::{Entered, Smtp, Transcript};
-use crate::store::mailing::{self, Actor, Desk, Mailing, MailingEnd};
+use crate::store::mailing::{self, Actor, Desk, Dialogue, Mailing, MailingEnd};
 use crate::store::{Link, StoreError};
 use ending::{clean_lines, counted, ending, rest};
 pub use left::Left;
@@ -158,6 +158,10 @@ impl Mailer {
                 Some(at_work) => mailing::pass_over(link, &actor, at_work.id).await,
                 None => Ok(false),
             },
+            Next::GiveUp => match &desk.mailing {
+                Some(at_work) => self.give_up_rest(at_work).await.map(|()| true),
+                None => Ok(false),
+            },
             Next::Add { exports, period } => {
                 let Some(at_work) = &desk.mailing else { return Ok(false) };
                 mailing::add(link, &actor, at_work.id, &period, &exports).await
@@ -170,10 +174,14 @@ impl Mailer {
     /// An intent of this relay stands though it never began: its answer was lost.
     async fn withdraw(&self, desk: &Desk) -> Result<bool, StoreError> {
         let Some(at_work) = &desk.mailing else { return Ok(false) };
-        let end = MailingEnd::Unsent { delay: Duration::ZERO, spent: false };
-        let reason = "the record of the intent was confirmed too late; nothing was sent";
-        let begun = at_work.changed_at;
-        mailing::end(&self.link, &self.actor(), at_work.id, begun, &end, reason, "").await
+        let dialogue = Dialogue {
+            begun: at_work.changed_at,
+            end: MailingEnd::Unsent { delay: Duration::ZERO, spent: false },
+            reason: "the record of the intent was confirmed too late; nothing was sent".to_owned(),
+            transcript: String::new(),
+            recipients: None,
+        };
+        mailing::end(&self.link, &self.actor(), at_work.id, &dialogue).await
     }
 
     /// Builds the mail, asks the server in, commits the intent, and holds the dialogue.
@@ -278,6 +286,21 @@ impl Mailer {
         mailing::put_off(&self.link, &self.actor(), at_work.id, true, Duration::ZERO, &reason).await
     }
 
+    /// Others have the mail, and the next one or the next day has come.
+    async fn give_up_rest(&self, at_work: &Mailing) -> Result<(), StoreError> {
+        let recipients = at_work.recipients.counts();
+        error!(
+            sink = self.sink(),
+            period = at_work.period,
+            outcome = "dead",
+            recipients,
+            "the mail of this period is given up for those who have not accepted it: the next one is due"
+        );
+        self.metrics.mailed(MailEnd::Dead);
+        let reason = format!("the next mail is due; recipients: {recipients}");
+        mailing::put_off(&self.link, &self.actor(), at_work.id, true, Duration::ZERO, &reason).await
+    }
+
     /// The server did not let us in.
     async fn put_off(
         &self,
@@ -316,7 +339,7 @@ impl Mailer {
     ) {
         let begun_here = Instant::now();
         let lease = Arc::clone(&self.lease);
-        let phase = Phase::guarded(move || lease.holds(), Recipients::default());
+        let phase = Phase::guarded(move || lease.holds(), at_work.recipients.clone());
         let config = &self.through.1;
         let policy = Policy { guarantee: Guarantee::AtMostOnce, ..config.policy.clone() };
         let dialogue = smtp.deliver_over(entered, mail, policy.permanent.as_ref(), &phase);
@@ -329,23 +352,21 @@ impl Mailer {
         // One mail is no crowd, but a server that is in trouble is no fault of the mail either.
         let settlement = decide(outcome, &policy, at_work.attempt + 1, true, fastrand::f64());
         let (end, reason) = ending(settlement, rest(at_work.planned_at, begun));
-        self.tell(&end, &reason, at_work, begun_here.elapsed());
-        self.record(at_work, begun, (&end, &reason), &clean_lines(&transcript.of(mail))).await;
+        let recipients = phase.recipients().clone();
+        self.tell((&end, &reason), &recipients, at_work, begun_here.elapsed());
+        let transcript = clean_lines(&transcript.of(mail));
+        let recipients = (recipients != at_work.recipients).then_some(recipients);
+        self.record(at_work, Dialogue { begun, end, reason, transcript, recipients }).await;
     }
 
     /// Writes down how the dialogue ended; whatever happens, it is not held again for want of a record.
-    async fn record(
-        &self,
-        at_work: &Mailing,
-        begun: Timestamp,
-        (end, reason): (&MailingEnd, &str),
-        transcript: &str,
-    ) {
+    async fn record(&self, at_work: &Mailing, mut dialogue: Dialogue) {
         let mut pause = PAUSE_MIN;
         let actor = self.actor();
-        while let Err(error) =
-            mailing::end(&self.link, &actor, at_work.id, begun, end, reason, transcript).await
-        {
+        while let Err(error) = mailing::end(&self.link, &actor, at_work.id, &dialogue).await {
+            if error.is_about_data() {
+                dialogue.make_ascii();
+            }
             warn!(sink = self.sink(), period = at_work.period, %error, retry_in = ?pause,
                 "cannot record how the mail ended; it is not sent again, only the record is repeated");
             tokio::time::sleep(pause).await;
@@ -353,7 +374,14 @@ impl Mailer {
         }
     }
 
-    fn tell(&self, end: &MailingEnd, reason: &str, at_work: &Mailing, took: Duration) {
+    fn tell(
+        &self,
+        (end, reason): (&MailingEnd, &str),
+        recipients: &Recipients,
+        at_work: &Mailing,
+        took: Duration,
+    ) {
+        let recipients = (!recipients.is_empty()).then(|| recipients.counts());
         let (sink, period) = (self.sink(), at_work.period.as_str());
         let (through, attempt) = (self.through.1.name.as_str(), at_work.attempt + 1);
         self.metrics.mailed(counted(end));
@@ -369,8 +397,8 @@ impl Mailer {
                 "mail"
             ),
             MailingEnd::Unsent { delay, .. } => warn!(
-                sink, period, through, attempt, outcome = "unsent", reason, ?took, retry_in = ?delay,
-                "mail"
+                sink, period, through, attempt, outcome = "unsent", reason, recipients, ?took,
+                retry_in = ?delay, "mail"
             ),
             MailingEnd::Held => error!(
                 sink,
@@ -379,6 +407,7 @@ impl Mailer {
                 attempt,
                 outcome = "held",
                 reason,
+                recipients,
                 ?took,
                 "mail: nobody knows whether it arrived, and it is not sent again. Ask those who get it, \
                  then run: outboxd resolve"
@@ -390,8 +419,9 @@ impl Mailer {
                 attempt,
                 outcome = "dead",
                 reason,
+                recipients,
                 ?took,
-                "mail: given up until an operator looks; it was not sent"
+                "mail: given up until an operator looks; only those who accepted it have it"
             ),
         }
     }

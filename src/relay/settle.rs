@@ -18,7 +18,7 @@ use crate::metrics::SinkMetrics;
 use crate::policy::Order;
 use crate::recipients::Recipients;
 use crate::store::work::{
-    self, DeliveredSettlement, ExpiredSettlement, Fetched, OpenSettlement, OpenState,
+    self, Accepted, DeliveredSettlement, ExpiredSettlement, Fetched, OpenSettlement, OpenState,
 };
 use crate::store::{Link, StoreError, own};
 
@@ -162,6 +162,9 @@ impl Settler {
         if error.is_about_data() {
             for decided in batch {
                 decided.settlement.make_ascii();
+                if let Some(recipients) = &mut decided.recipients {
+                    recipients.make_ascii();
+                }
             }
         }
         if error.is_missing_partition()
@@ -187,7 +190,7 @@ impl Settler {
         Ok(())
     }
 
-    /// Writes a batch, in up to three statements; each is safe to repeat. What was applied is noted
+    /// Writes a batch, in up to four statements; each is safe to repeat. What was applied is noted
     /// at once: when a later one fails and all are repeated, an earlier one finds its rows gone.
     async fn write(
         &self,
@@ -199,6 +202,10 @@ impl Settler {
             sort(decided, &mut delivered, &mut expired, &mut open);
         }
         let (link, sink) = (&self.link, self.sink.as_str());
+        let accepted: Vec<Accepted> = batch.iter().filter_map(Decided::accepted).collect();
+        if !accepted.is_empty() {
+            work::note_accepted(link, sink, &accepted).await?;
+        }
         if !delivered.is_empty() {
             applied.extend(work::settle_delivered(link, sink, &delivered).await?);
         }
@@ -240,6 +247,17 @@ impl Settler {
 impl Decided {
     fn is_delivered(&self) -> bool {
         matches!(self.settlement, Settlement::Done { .. })
+    }
+
+    /// Who accepted what is not closed by that.
+    fn accepted(&self) -> Option<Accepted> {
+        let recipients = self.recipients.as_ref().filter(|_| !self.is_delivered())?.accepted();
+        (!recipients.is_empty()).then(|| Accepted {
+            message_id: self.row.message_id,
+            target: self.row.target.clone(),
+            round: self.row.round,
+            recipients,
+        })
     }
 
     fn place(&self) -> Place {

@@ -62,6 +62,12 @@ impl PreparedMail {
         &self.data
     }
 
+    /// How many bytes are sent, without the dots SMTP adds.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.signatures.len() + self.data.len()
+    }
+
     /// SHA-256 over envelope, headers and body.
     #[must_use]
     pub fn hash(&self) -> [u8; 32] {

@@ -86,7 +86,7 @@ impl Sink {
     pub fn build(config: &SinkConfig) -> Result<Option<Sink>, BuildError> {
         match &config.way {
             Way::Webhook(way) => Ok(Some(Sink::Webhook(webhook::Webhook::build(config, way)?))),
-            Way::Smtp(way) => Ok(Some(Sink::Smtp(smtp::Smtp::build(way)?))),
+            Way::Smtp(way) => Ok(Some(Sink::Smtp(smtp::Smtp::build(config, way)?))),
             Way::Csv(_) => Ok(None),
         }
     }
@@ -167,7 +167,7 @@ impl Sink {
     pub async fn probe(&self) -> Result<String, String> {
         match self {
             Sink::Webhook(webhook) => webhook.probe().await,
-            Sink::Smtp(smtp) => smtp.probe().await,
+            Sink::Smtp(smtp) => smtp.look(smtp::Which::First).await.map(|seen| seen.greeting),
         }
     }
 }

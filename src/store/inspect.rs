@@ -17,6 +17,7 @@ use super::error::StoreError;
 use super::link::Link;
 use crate::message::Message;
 use crate::policy::Lane;
+use crate::recipients::Recipients;
 
 /// The lanes, for the fetch index must always be asked by lane.
 fn lanes() -> Vec<i16> {
@@ -60,6 +61,9 @@ const FUNCTION_RIGHTS: &[&str] = &[
     "forget",
     "forget_calendar",
     "may_enter",
+    "has_recipient",
+    "recipient_counts",
+    "learned",
 ];
 /// What tells whether operators were granted their part, which each migration does as a whole.
 const OPERATOR_RIGHTS: (&[(&str, &[&str])], &[&str]) = (
@@ -160,6 +164,8 @@ pub struct DeliveryRow {
     pub hold_for: Option<f64>,
     /// Attempts in whose middle a relay ended without a word.
     pub crashes: i16,
+    /// What is known of each recipient; of open ones only.
+    pub recipients: Recipients,
 }
 
 /// Something an operator did.
@@ -196,6 +202,8 @@ pub struct OpenRow {
     pub rev: i32,
     /// Why the last attempt did not deliver.
     pub reason: Option<String>,
+    /// How many recipients came to each end, in words, where that is known and the statement asks.
+    pub recipients: Option<String>,
     /// Orders deliveries.
     pub key: Option<String>,
     /// Of a held one: until then the relay that fell silent may yet be sending it.
@@ -350,6 +358,7 @@ pub async fn deliveries(link: &Link, message_id: i64) -> Result<Vec<DeliveryRow>
         hold_until: row.get("hold_until"),
         hold_for: row.get("hold_for"),
         crashes: row.get::<_, Option<i16>>("crashes").unwrap_or(0),
+        recipients: super::work::known(row),
     };
     Ok(rows.iter().map(delivery).collect())
 }
@@ -429,6 +438,7 @@ fn open(row: &Row) -> OpenRow {
         attempt: row.get("attempt"),
         rev: row.get("rev"),
         reason: row.get("reason"),
+        recipients: row.try_get("recipients").unwrap_or_default(),
         key: row.get("key"),
         hold_until: row.get("hold_until"),
         due_at: row.get("due_at"),

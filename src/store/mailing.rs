@@ -9,6 +9,9 @@ use tokio_postgres::types::Type;
 
 use super::error::StoreError;
 use super::link::{Link, Param};
+use super::work::known;
+use crate::delivery::in_ascii;
+use crate::recipients::Recipients;
 
 /// Files looked at in one go.
 const UNMAILED_MAX: i64 = 1_000;
@@ -63,6 +66,10 @@ pub struct Mailing {
     pub changed_at: Timestamp,
     /// How long until it is due; zero if it is.
     pub wait: Duration,
+    /// The day whose mail it is: where one a day is the rule, and some have it.
+    pub day: Option<Date>,
+    /// What earlier dialogues learned of each recipient.
+    pub recipients: Recipients,
 }
 
 /// What there is to mail.
@@ -148,6 +155,8 @@ fn mailing(row: &Row, id: i64) -> Mailing {
         planned_at: row.get("planned_at"),
         changed_at: row.get("changed_at"),
         wait: Duration::try_from_secs_f64(row.get("wait")).unwrap_or_default(),
+        day: row.get("day"),
+        recipients: known(row),
     }
 }
 
@@ -264,8 +273,34 @@ pub async fn begin(
     Ok(rows.first().map(|row| row.get("changed_at")))
 }
 
-/// Records how the dialogue that began then ended; `false` if that is known already, or not this relay's
-/// to say.
+/// What is recorded of a dialogue.
+#[derive(Clone, Debug)]
+pub struct Dialogue {
+    /// When it began.
+    pub begun: Timestamp,
+    /// How it ended.
+    pub end: MailingEnd,
+    /// Why, or the server's receipt.
+    pub reason: String,
+    /// What was said.
+    pub transcript: String,
+    /// What became of each recipient over all dialogues, where this one learned something.
+    pub recipients: Option<Recipients>,
+}
+
+impl Dialogue {
+    /// Leaves of its words what every database can hold.
+    pub fn make_ascii(&mut self) {
+        self.reason = in_ascii(&self.reason);
+        self.transcript = self.transcript.lines().map(in_ascii).collect::<Vec<_>>().join("\n");
+        if let Some(recipients) = &mut self.recipients {
+            recipients.make_ascii();
+        }
+    }
+}
+
+/// Records how a dialogue ended; `false` if that is known already, or not this relay's to say. Who accepted
+/// is noted in any case.
 ///
 /// # Errors
 /// When the database cannot be asked. Safe to repeat.
@@ -273,12 +308,19 @@ pub async fn end(
     link: &Link,
     actor: &Actor<'_>,
     mailing: i64,
-    begun: Timestamp,
-    end: &MailingEnd,
-    reason: &str,
-    transcript: &str,
+    dialogue: &Dialogue,
 ) -> Result<bool, StoreError> {
-    let (state, delay, spent) = match end {
+    let recipients = dialogue.recipients.as_ref();
+    if let Some(accepted) = recipients.map(Recipients::accepted).filter(|r| !r.is_empty())
+        && dialogue.end != MailingEnd::Sent
+    {
+        let accepted = accepted.json();
+        let params = [(&mailing as _, Type::INT8), (&accepted as _, Type::TEXT)];
+        let sql = &link.queries().note_mailing_accepted;
+        link.execute("note who accepted a mail", sql, &params).await?;
+    }
+    let recipients = recipients.map(Recipients::json);
+    let (state, delay, spent) = match &dialogue.end {
         MailingEnd::Sent => ("sent", Duration::ZERO, true),
         MailingEnd::Unsent { delay, spent } => ("unsent", *delay, *spent),
         MailingEnd::Held => ("held", Duration::ZERO, true),
@@ -291,10 +333,11 @@ pub async fn end(
         (&mailing as _, Type::INT8),
         (&state as _, Type::TEXT),
         (&delay as _, Type::INT8),
-        (&reason as _, Type::TEXT),
-        (&transcript as _, Type::TEXT),
+        (&dialogue.reason as _, Type::TEXT),
+        (&dialogue.transcript as _, Type::TEXT),
         (&spent as _, Type::BOOL),
-        (&begun as _, Type::TIMESTAMPTZ),
+        (&dialogue.begun as _, Type::TIMESTAMPTZ),
+        (&recipients as _, Type::TEXT),
     ];
     Ok(link.execute("record a mail's end", &link.queries().end_mailing, &params).await? == 1)
 }

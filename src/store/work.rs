@@ -140,6 +140,19 @@ pub struct DeliveredSettlement {
     pub receipt: String,
 }
 
+/// Who accepted what an attempt left open.
+#[derive(Clone, Debug)]
+pub struct Accepted {
+    /// Of the message.
+    pub message_id: i64,
+    /// Of the delivery.
+    pub target: String,
+    /// Which of the delivery's lives, counted from 1.
+    pub round: i32,
+    /// They alone.
+    pub recipients: Recipients,
+}
+
 /// A row that was to be closed without an attempt.
 #[derive(Clone, Debug)]
 pub struct ExpiredSettlement {
@@ -149,6 +162,11 @@ pub struct ExpiredSettlement {
     pub target: String,
     /// As fetched.
     pub rev: i32,
+}
+
+/// What a row knows of its recipients; most know nothing.
+pub(super) fn known(row: &Row) -> Recipients {
+    row.get::<_, Option<&str>>("recipients").map(Recipients::parse).unwrap_or_default()
 }
 
 pub(super) fn fetched(row: &Row) -> Fetched {
@@ -170,7 +188,7 @@ pub(super) fn fetched(row: &Row) -> Fetched {
         sending: false,
         crashes: row.get("crashes"),
         content_hash: row.get("content_hash"),
-        recipients: Recipients::default(),
+        recipients: known(row),
         due_at: row.try_get("due_at").unwrap_or(Timestamp::MAX),
         fell_due: fell_due(row),
         expired: row.get("expired"),
@@ -435,6 +453,26 @@ pub async fn settle_expired(
     Ok(applied(&rows))
 }
 
+/// Notes who accepted what is not closed by that, whoever owns the sink now.
+///
+/// # Errors
+/// When the database cannot be asked. Safe to repeat.
+pub async fn note_accepted(link: &Link, sink: &str, batch: &[Accepted]) -> Result<(), StoreError> {
+    let ids: Vec<i64> = batch.iter().map(|s| s.message_id).collect();
+    let targets: Vec<&str> = batch.iter().map(|s| s.target.as_str()).collect();
+    let rounds: Vec<i32> = batch.iter().map(|s| s.round).collect();
+    let recipients: Vec<String> = batch.iter().map(|s| s.recipients.json()).collect();
+    let params = [
+        (&sink as _, Type::TEXT),
+        (&ids as _, Type::INT8_ARRAY),
+        (&targets as _, Type::TEXT_ARRAY),
+        (&rounds as _, Type::INT4_ARRAY),
+        (&recipients as _, Type::TEXT_ARRAY),
+    ];
+    let sql = &link.queries().note_accepted;
+    link.rows_by_index("note who accepted", sql, &params).await.map(drop)
+}
+
 /// Records attempts that left their delivery open, under the fence.
 ///
 /// # Errors
@@ -454,6 +492,8 @@ pub async fn settle_open(
         batch.iter().map(|s| i64::try_from(s.delay.as_millis()).unwrap_or(i64::MAX)).collect();
     let reasons: Vec<&str> = batch.iter().map(|s| s.reason.as_str()).collect();
     let hashes: Vec<Option<&[u8]>> = batch.iter().map(|s| s.content_hash.as_deref()).collect();
+    let recipients: Vec<Option<String>> =
+        batch.iter().map(|s| s.recipients.as_ref().map(Recipients::json)).collect();
     let params = [
         (&sink as _, Type::TEXT),
         (&epoch as _, Type::INT8),
@@ -465,6 +505,7 @@ pub async fn settle_open(
         (&delays as _, Type::INT8_ARRAY),
         (&reasons as _, Type::TEXT_ARRAY),
         (&hashes as _, Type::BYTEA_ARRAY),
+        (&recipients as _, Type::TEXT_ARRAY),
     ];
     let rows = link.rows_by_index("settle", &link.queries().settle_open, &params).await?;
     Ok(applied(&rows))

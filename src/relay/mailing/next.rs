@@ -5,6 +5,10 @@
 //! and goes along with its file; and what is ready on a day that has had its mail waits for the next
 //! day. What an operator has sent again goes at once: that is a decision.
 //!
+//! A mail that some of its recipients accepted is finished for the others on the same day, and is dead after
+//! that: an operator may send it to them. Nothing is added to it, and it holds up the next one for an hour
+//! at most.
+//!
 //! A file comes so long after its cut as its rows take to settle, so the day's mail goes by a clock that
 //! is as far behind: else the file of a cut late in the evening would find the next day's cut still to
 //! come, and wait for it again and again.
@@ -16,7 +20,10 @@ use jiff::civil::Date;
 
 use crate::calendar::Calendar;
 use crate::config::MailCatchUp;
-use crate::store::mailing::{Desk, MailingState};
+use crate::store::mailing::{Desk, Mailing, MailingState};
+
+/// How long a mail that some have accepted may hold up the next one.
+const PATIENCE: Duration = Duration::from_secs(3600);
 
 /// The next step.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +36,8 @@ pub(super) enum Next {
     PassOver { export: i64, period: String },
     /// Close the mail at work: a newer file goes out in its place.
     LetGo,
+    /// Give the mail at work up for those who have not accepted it.
+    GiveUp,
     /// Let these files go along with the mail at work.
     Add { exports: Vec<i64>, period: String },
     /// Send the mail at work, which takes the day if there is one.
@@ -57,26 +66,42 @@ pub(super) fn next(
     if mailing.state == MailingState::Sending {
         return Next::Withdraw;
     }
+    let is_out = !mailing.recipients.accepted().is_empty();
     if let Some((_, period)) = desk.unmailed.last().filter(|_| !mailing.by_hand) {
         match catch_up {
+            MailCatchUp::Latest => return Next::LetGo,
+            _ if is_out => {
+                let age = desk.now.duration_since(mailing.planned_at).unsigned_abs();
+                if age >= PATIENCE {
+                    return Next::GiveUp;
+                }
+            }
             MailCatchUp::Together => {
                 let exports = desk.unmailed.iter().map(|(id, _)| *id).collect();
                 return Next::Add { exports, period: period.clone() };
             }
-            MailCatchUp::Latest => return Next::LetGo,
             MailCatchUp::Each => {}
         }
+    }
+    if is_out && !mailing.by_hand && one_a_day.is_some_and(|every| is_past(mailing, every, now)) {
+        return Next::GiveUp;
     }
     if !mailing.wait.is_zero() {
         return Next::Nothing;
     }
     match one_a_day.filter(|_| !mailing.by_hand) {
         None => Next::Send { day: None },
+        Some(_) if is_out => Next::Send { day: mailing.day },
         Some(calendar) if all_made && may_go(calendar, now, desk.last_day) => {
             Next::Send { day: Some(calendar.day(now)) }
         }
         Some(_) => Next::Nothing,
     }
+}
+
+/// Whether the day is over whose mail it is.
+fn is_past(mailing: &Mailing, every: &Calendar, now: Timestamp) -> bool {
+    mailing.day.is_none_or(|day| day < every.day(now))
 }
 
 fn plan(catch_up: MailCatchUp, desk: &Desk, all_made: bool) -> Next {
@@ -109,7 +134,7 @@ fn may_go(calendar: &Calendar, now: Timestamp, last_day: Option<Date>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::mailing::Mailing;
+    use crate::recipients::{RecipientState, Recipients};
 
     const ZERO: Duration = Duration::ZERO;
 
@@ -141,7 +166,18 @@ mod tests {
             planned_at: at("20T01:00:05"),
             changed_at: at("20T01:00:05"),
             wait: Duration::from_secs(wait),
+            day: None,
+            recipients: Recipients::default(),
         }
+    }
+
+    /// One that somebody accepted on that day.
+    fn half_out(day: &str, wait: u64) -> Mailing {
+        let mut recipients = Recipients::default();
+        recipients.note("a@x.example", RecipientState::Accepted, "250 ok");
+        recipients.note("b@x.example", RecipientState::Deferred, "451 later");
+        let day = Some(format!("2026-11-{day}").parse().unwrap());
+        Mailing { day, recipients, ..mailing(MailingState::Unsent, wait) }
     }
 
     fn together(desk: &Desk, made_until: &str) -> Next {
@@ -178,6 +214,20 @@ mod tests {
         let after_the_cut = desk("21T01:00:10", &[6], planned(), Some("20"));
         let add = Next::Add { exports: vec![6], period: "p6".to_owned() };
         assert_eq!(together(&after_the_cut, "21T01:00:09"), add);
+    }
+
+    #[test]
+    fn what_some_accepted_is_finished_for_the_others_on_its_day_and_nothing_is_added() {
+        let of = |now: &str, unmailed: &[i64], mailing| {
+            together(&desk(now, unmailed, Some(mailing), Some("20")), now)
+        };
+        assert_eq!(of("20T01:10:00", &[], half_out("20", 0)), send("20"), "the day is its own");
+        assert_eq!(of("20T01:10:00", &[], half_out("20", 60)), Next::Nothing, "it rests");
+        assert_eq!(of("20T01:10:00", &[7], half_out("20", 0)), send("20"), "no file is added");
+        assert_eq!(of("20T02:00:05", &[7], half_out("20", 0)), Next::GiveUp, "others wait");
+        assert_eq!(of("21T00:10:00", &[], half_out("20", 60)), Next::GiveUp, "its day is over");
+        let by_hand = Mailing { by_hand: true, ..half_out("20", 0) };
+        assert_eq!(of("21T09:00:00", &[7], by_hand), Next::Send { day: None }, "a decision");
     }
 
     #[test]

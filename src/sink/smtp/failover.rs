@@ -12,17 +12,29 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::session::Shut;
-use crate::delivery::Cause;
+use super::server::{End, Server};
+use super::session::{Session, Shut};
+use super::{Attempt, Which};
+use crate::sink::BuildError;
+use crate::config::MailServer;
+use crate::delivery::{Cause, Outcome, clean_text};
 
 /// How long a server in trouble is not asked: a mail must not wait for the connection of each.
 const REST: Duration = Duration::from_secs(30);
 /// The same where it refused login or sender: no more than one login a minute.
 const REST_BARRED: Duration = Duration::from_secs(60);
 
+/// The second server, and what is known of the first.
+pub(super) struct Second {
+    pub server: Server,
+    first: First,
+    /// What stands before its words.
+    speaker: String,
+}
+
 /// What is known of the first server.
 #[derive(Default)]
-pub(super) struct First(Mutex<Option<Trouble>>);
+struct First(Mutex<Option<Trouble>>);
 
 /// The trouble it is in.
 struct Trouble {
@@ -36,7 +48,7 @@ struct Trouble {
 }
 
 /// Whether a mail asks the first server.
-pub(super) enum Turn<'a> {
+enum Turn<'a> {
     /// It does; what comes of it is told to this.
     Ask(Asking<'a>),
     /// It does not, and why.
@@ -50,9 +62,72 @@ pub(super) struct Asking<'a> {
     is_probe: bool,
 }
 
+impl Second {
+    pub fn build(server: &MailServer, connections: usize) -> Result<Second, BuildError> {
+        let server = Server::build(server, connections)?;
+        let speaker = format!("fallback {}: ", server.door.place());
+        Ok(Second { server, first: First::default(), speaker })
+    }
+
+    /// Since when the first server is in trouble, and which.
+    pub fn trouble(&self) -> Option<(Duration, String)> {
+        self.first.trouble()
+    }
+
+    /// An attempt through the first server, and where that is in trouble and certainly was sent nothing,
+    /// through this one.
+    pub async fn attempt_after(&self, first: &Server, attempt: &Attempt<'_>) -> Outcome {
+        let why = match self.first.turn() {
+            Turn::Pass(why) => why,
+            Turn::Ask(asking) => match first.attempt(attempt, Some(&asking)).await {
+                End::Settled(outcome) => return outcome,
+                End::Lost(Outcome::Transient { reason, .. }) => reason,
+                End::Lost(outcome) => return outcome,
+            },
+        };
+        // After the first byte of a final dot nobody else is asked, whatever was said before.
+        if attempt.phase.may_have_arrived() {
+            return attempt.phase.cut_short(&why);
+        }
+        let attempt = Attempt { speaker: &self.speaker, ..*attempt };
+        match self.server.attempt(&attempt, None).await {
+            End::Settled(outcome) => outcome,
+            End::Lost(outcome) => {
+                self.first.is_needed();
+                both(&why, &self.speaker, outcome)
+            }
+        }
+    }
+
+    /// Up to where a mail begins, with the first server or else with this one.
+    pub async fn enter_after(&self, first: &Server) -> Result<(Session, Which), Outcome> {
+        let why = match self.first.turn() {
+            Turn::Pass(why) => why,
+            Turn::Ask(asking) => match first.session_anew(Some(&asking)).await {
+                Ok(session) => return Ok((session, Which::First)),
+                Err(shut) => shut.reason,
+            },
+        };
+        match self.server.session_anew(None).await {
+            Ok(session) => Ok((session, Which::Second)),
+            Err(shut) => {
+                self.first.is_needed();
+                Err(both(&why, &self.speaker, shut.outcome()))
+            }
+        }
+    }
+}
+
+/// Two servers in trouble: what it means is what the second one means, the words are of both.
+fn both(why: &str, speaker: &str, outcome: Outcome) -> Outcome {
+    let Outcome::Transient { cause, reason, wait } = outcome else { return outcome };
+    let reason = clean_text(&format!("{why}; {speaker}{}", reason.trim_start_matches(speaker)));
+    Outcome::Transient { cause, reason, wait }
+}
+
 impl First {
     /// Whether a mail asks it now.
-    pub fn turn(&self) -> Turn<'_> {
+    fn turn(&self) -> Turn<'_> {
         let mut trouble = self.lock();
         let Some(trouble) = trouble.as_mut() else {
             return Turn::Ask(Asking { first: self, is_probe: false });
@@ -65,12 +140,12 @@ impl First {
     }
 
     /// Since when it is in trouble, and which.
-    pub fn trouble(&self) -> Option<(Duration, String)> {
+    fn trouble(&self) -> Option<(Duration, String)> {
         self.lock().as_ref().map(|trouble| (trouble.since.elapsed(), trouble.reason.clone()))
     }
 
     /// The second one did not take a mail either: there is nothing to be gained by sparing the first.
-    pub fn is_needed(&self) {
+    fn is_needed(&self) {
         if let Some(trouble) = self.lock().as_mut().filter(|trouble| !trouble.barred) {
             trouble.until = Instant::now();
         }
@@ -82,20 +157,16 @@ impl First {
 }
 
 impl Asking<'_> {
-    /// It let us in.
-    pub fn is_up(&self) {
-        *self.first.lock() = None;
-    }
-
-    /// It is in trouble.
-    pub fn is_down(&self, shut: &Shut) {
-        let (now, barred) = (Instant::now(), shut.cause == Cause::Barred);
-        let mut trouble = self.first.lock();
-        let since = trouble.as_ref().map_or(now, |trouble| trouble.since);
-        let rest = if barred { REST_BARRED } else { REST };
-        let asked = !self.is_probe && trouble.as_ref().is_some_and(|trouble| trouble.asked);
-        let reason = shut.reason.clone();
-        *trouble = Some(Trouble { since, reason, barred, until: now + rest, asked });
+    /// It let us in, or is in trouble.
+    pub fn learn(&self, shut: Option<&Shut>) {
+        let (now, mut trouble) = (Instant::now(), self.first.lock());
+        *trouble = shut.map(|shut| {
+            let barred = shut.cause == Cause::Barred;
+            let until = now + if barred { REST_BARRED } else { REST };
+            let since = trouble.as_ref().map_or(now, |trouble| trouble.since);
+            let asked = !self.is_probe && trouble.as_ref().is_some_and(|trouble| trouble.asked);
+            Trouble { since, reason: shut.reason.clone(), barred, until, asked }
+        });
     }
 }
 
@@ -120,7 +191,7 @@ mod tests {
 
     fn down(first: &First, shut: &Shut) {
         let Turn::Ask(asking) = first.turn() else { panic!("it is not asked") };
-        asking.is_down(shut);
+        asking.learn(Some(shut));
     }
 
     #[tokio::test(start_paused = true)]
@@ -140,7 +211,7 @@ mod tests {
         }
         assert_eq!(first.trouble().unwrap().0, Duration::from_secs(90));
         let Turn::Ask(asking) = first.turn() else { panic!("it is not asked") };
-        asking.is_up();
+        asking.learn(None);
         drop(asking);
         assert!(asks(&first) && asks(&first) && first.trouble().is_none());
     }
@@ -173,7 +244,7 @@ mod tests {
         down(&first, &dead);
         advance(Duration::from_secs(31)).await;
         let Turn::Ask(_probe) = first.turn() else { panic!("it is not asked") };
-        late.is_down(&dead);
+        late.learn(Some(&dead));
         drop(late);
         advance(Duration::from_secs(31)).await;
         assert!(!asks(&first));

@@ -58,7 +58,7 @@ impl Door {
 
     /// Goes in, looks and leaves.
     pub async fn look(&self) -> Result<Reception, String> {
-        let session = self.enter().await.map_err(|shut| shut.reason)?;
+        let session = self.enter(None).await.map_err(|shut| shut.reason)?;
         let reception = Reception::of(&session);
         session.part();
         Ok(reception)

@@ -14,8 +14,10 @@ use tokio::time::{Instant, timeout};
 
 use super::connect::connect;
 use super::login::Trust;
-use super::verdict::{self, Sender, Step, Verdict};
-use super::wire::{Fault, Reply, Transcript, Wire};
+use super::stock::Slot;
+use super::verdict::{self, Step};
+use super::transcript::Transcript;
+use super::wire::{Fault, Reply, Wire};
 use crate::certificate;
 use crate::config::{MailSecurity, MailServer};
 use crate::delivery::{Cause, Outcome, clean_text};
@@ -25,11 +27,11 @@ use crate::sink::tls;
 const CONNECT_MAX: Duration = Duration::from_secs(30);
 /// Longest wait for a reply of the server before a mail begins: the greeting, and those to EHLO, STARTTLS
 /// and AUTH (RFC 5321 section 4.5.3.2). A server that looks a client up first is slow, and not dead.
-const REPLY_MAX: Duration = Duration::from_secs(5 * 60);
+const REPLY_MAX: Duration = Duration::from_mins(5);
 /// Longest wait for a TLS handshake, in which nobody looks anything up.
-const HANDSHAKE_MAX: Duration = Duration::from_secs(60);
+const HANDSHAKE_MAX: Duration = Duration::from_mins(1);
 /// Longest wait for a goodbye, which nobody waits for.
-const QUIT_MAX: Duration = Duration::from_secs(5);
+const QUIT_MAX: Duration = Duration::from_secs(2);
 
 /// Replies to EHLO of a server that does not know the word (RFC 5321 sections 3.2 and 4.2.4).
 const KNOWS_NO_EHLO: [u16; 4] = [500, 501, 502, 504];
@@ -48,12 +50,16 @@ pub(super) struct Session {
     pub mails: u32,
     /// Whether the last mail was broken off, so that RSET must come before the next.
     pub unfinished: bool,
+    /// When it was opened.
+    pub opened: Instant,
     /// When it was last put aside.
     pub idle_since: Instant,
     /// What was met on the way in.
     pub seen: Seen,
     /// What EHLO offered last.
     offers: Vec<String>,
+    /// Its right to be open. The last field: it is given back after the connection is closed.
+    pub slot: Option<Slot>,
 }
 
 /// What was met on the way in.
@@ -94,6 +100,12 @@ impl Shut {
         Outcome::Transient { cause: self.cause, reason: self.reason, wait: self.wait }
     }
 
+    /// Where an attempt ended in the trouble of its server.
+    pub fn of(outcome: &Outcome) -> Option<Shut> {
+        let Outcome::Transient { cause, reason, wait } = outcome else { return None };
+        Some(Shut { reason: reason.clone(), cause: *cause, wait: *wait })
+    }
+
     /// True of every mail, until somebody mends it.
     pub fn barred(reason: String) -> Shut {
         Shut { reason, cause: Cause::Barred, wait: None }
@@ -123,12 +135,16 @@ impl Door {
     }
 
     /// Connects, protects the connection as configured and logs in.
-    pub async fn enter(&self) -> Result<Session, Shut> {
-        self.enter_heard(None).await
+    pub async fn enter(&self, slot: Option<Slot>) -> Result<Session, Shut> {
+        self.enter_heard(slot, None).await
     }
 
     /// The same; what is said on the way is written to `heard`.
-    pub async fn enter_heard(&self, heard: Option<&Transcript>) -> Result<Session, Shut> {
+    pub async fn enter_heard(
+        &self,
+        slot: Option<Slot>,
+        heard: Option<&Transcript>,
+    ) -> Result<Session, Shut> {
         self.trust.is_worth_it()?;
         let connected = connect(&self.server.host, self.server.port);
         let tcp: TcpStream =
@@ -138,7 +154,9 @@ impl Door {
             us: client_id(tcp.local_addr().map(|a| a.ip()).ok()),
             is_open: !tcp.peer_addr().is_ok_and(|a| a.ip().is_loopback()),
         };
-        self.welcome(Box::new(tcp), road, heard).await
+        let mut session = self.welcome(Box::new(tcp), road, heard).await?;
+        session.slot = slot;
+        Ok(session)
     }
 
     /// The dialogue on a new connection, up to where a mail may begin.
@@ -151,7 +169,7 @@ impl Door {
         let mut seen = Seen::default();
         let stream = match self.server.security {
             MailSecurity::Plain | MailSecurity::StartTls => stream,
-            MailSecurity::Tls => self.encrypt(stream, &mut seen).await?,
+            MailSecurity::Tls => self.encrypt(stream, &mut seen, heard).await?,
         };
         let mut wire = wire(stream, heard);
         let greeting = expect(Step::Greeting, "greeting", 220, wire.reply()).await?;
@@ -176,7 +194,7 @@ impl Door {
         }
         expect(Step::Hello, "STARTTLS", 220, open.wire.ask(Starttls)).await?;
         let bare = open.wire.into_stream().map_err(|f| format!("STARTTLS: {f}"))?;
-        let wire = wire(self.encrypt(bare, &mut open.seen).await?, heard);
+        let wire = wire(self.encrypt(bare, &mut open.seen, heard).await?, heard);
         // What the open text offered counts for nothing: EHLO again.
         Session::hello(wire, us, open.seen).await
     }
@@ -185,6 +203,7 @@ impl Door {
         &self,
         stream: Box<dyn Stream>,
         seen: &mut Seen,
+        heard: Option<&Transcript>,
     ) -> Result<Box<dyn Stream>, Shut> {
         let handshake = tls::handshake(&self.tls, &self.server.host, stream);
         let stream =
@@ -198,6 +217,9 @@ impl Door {
         let shown = connection.peer_certificates().and_then(|all| all.first());
         let ends = shown.and_then(|certificate| certificate::ends_at(certificate));
         seen.protection = Some(Protection { version, ends });
+        if let Some(heard) = heard {
+            heard.remark(&format!("{version} from here on"));
+        }
         Ok(Box::new(stream))
     }
 }
@@ -218,9 +240,17 @@ impl Session {
             reply.lines.clear();
         }
         let offers = reply.lines.iter().skip(1).map(|l| l.to_ascii_uppercase()).collect();
-        let (mails, idle_since) = (0, Instant::now());
-        let seen = Seen { knows_ehlo, ..seen };
-        Ok(Session { wire, mails, unfinished: false, idle_since, seen, offers })
+        let (now, seen) = (Instant::now(), Seen { knows_ehlo, ..seen });
+        Ok(Session {
+            wire,
+            mails: 0,
+            unfinished: false,
+            opened: now,
+            idle_since: now,
+            seen,
+            offers,
+            slot: None,
+        })
     }
 
     /// Whether EHLO offered an extension.
@@ -237,6 +267,12 @@ impl Session {
     pub fn size_max(&self) -> Option<u64> {
         let size = self.offers.iter().find_map(|offer| offer.strip_prefix("SIZE "));
         size.and_then(|size| size.trim().parse().ok()).filter(|size| *size > 0)
+    }
+
+    /// Whether a mail of so many bytes is larger than the server says it takes; then in words.
+    pub fn is_too_large(&self, size: usize) -> Option<String> {
+        let (size, max) = (size as u64, self.size_max()?);
+        (size > max).then(|| format!("the mail has {size} bytes, the mail server takes {max}"))
     }
 
     /// Says goodbye without anybody waiting for it.
@@ -270,10 +306,8 @@ fn check(at: Step, what: &str, code: u16, reply: &Reply) -> Result<(), Shut> {
         return Ok(());
     }
     let reason = clean_text(&format!("{what}: {reply}"));
-    Err(match verdict::of(at, reply, Sender::Config, None) {
-        Verdict::Deferred { cause, wait } => Shut { reason, cause, wait },
-        Verdict::Refused { .. } | Verdict::TooMany => Shut::from(reason),
-    })
+    let (cause, wait) = (verdict::of_entry(reply), verdict::wait(reply));
+    Err(Shut { reason, cause, wait })
 }
 
 async fn step<T>(
@@ -353,8 +387,8 @@ mod tests {
         let (entered, heard) = tokio::join!(enter, serve(theirs, answers));
         let entered = entered.map(|(seen, offers)| {
             let wire = Wire::new(Box::new(tokio::io::empty()) as Box<dyn Stream>);
-            let (mails, idle_since) = (0, Instant::now());
-            Session { wire, mails, unfinished: false, idle_since, seen, offers }
+            let (opened, idle_since, mails) = (Instant::now(), Instant::now(), 0);
+            Session { wire, mails, unfinished: false, opened, idle_since, seen, offers, slot: None }
         });
         (entered, heard)
     }

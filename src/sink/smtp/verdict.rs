@@ -3,8 +3,6 @@
 //! Taking one recipient's trouble for the server's would keep every other mail waiting for it, so
 //! only clear words about the sender's pace count as such.
 
-#![allow(dead_code)] // until the dialogue asks it
-
 use std::time::Duration;
 
 use super::wire::Reply;
@@ -18,67 +16,47 @@ const WAIT_MAX: Duration = Duration::from_secs(24 * 3600);
 /// Where in the dialogue a reply came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
-    /// The first word of the server.
     Greeting,
-    /// EHLO, HELO or STARTTLS.
     Hello,
-    /// AUTH, with all of its lines.
     Login,
-    /// MAIL.
     Mail,
-    /// RCPT.
     Recipient,
-    /// DATA.
     Data,
-    /// The mail itself.
     Content,
-}
-
-/// Where the senders of a mail come from, in the envelope and in `From:`: whose trouble it is when one of
-/// them is refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Sender {
-    /// The config names them: the sink's.
-    Config,
-    /// At least one was made from the message: the mail's own.
-    Message,
 }
 
 /// What a reply that is no yes means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// For good: this recipient's (at [`Step::Recipient`]), or the mail's. `policy`: the receiver refuses
-    /// us rather than the address (x.7.x).
-    Refused {
-        /// Whether it is us that are refused.
-        policy: bool,
-    },
-    /// Not now.
-    Deferred {
-        /// Whose trouble it is.
-        cause: Cause,
-        /// The least wait.
-        wait: Option<Duration>,
-    },
+    /// For good: this recipient's, or the mail's. `policy`: the receiver refuses us and not the address.
+    Refused { policy: bool },
+    /// Not now. The cause says whose trouble it is.
+    Deferred { cause: Cause, wait: Option<Duration> },
     /// Too many recipients in one transaction: this one goes with the next one.
     TooMany,
 }
 
-/// What a reply means that came where a yes was hoped for. `permanent` are the route's codes after which
-/// asking again cannot help; none for those of class 5xx.
-pub(super) fn of(step: Step, reply: &Reply, sender: Sender, permanent: Option<&Codes>) -> Verdict {
-    let _ = sender;
-    let is_entry = matches!(step, Step::Greeting | Step::Hello | Step::Login);
-    if !is_entry && permanent.map_or(reply.is_refusal(), |codes| codes.has(reply.code)) {
-        return Verdict::Refused { policy: matches!(enhanced(reply), Some([_, 7, _])) };
+/// What a reply means. `permanent` are the codes after which asking again cannot help, if the route
+/// names any.
+pub(super) fn of(step: Step, reply: &Reply, permanent: Option<&Codes>) -> Verdict {
+    let for_good = permanent.map_or(reply.is_refusal(), |codes| codes.has(reply.code));
+    let wait = wait(reply);
+    if step == Step::Mail {
+        let cause = if reply.is_refusal() { Cause::Barred } else { of_mail(reply) };
+        return Verdict::Deferred { cause, wait };
     }
-    let cause = if is_entry { of_entry(reply) } else { of_mail(reply) };
-    Verdict::Deferred { cause, wait: wait(reply) }
+    if for_good {
+        return Verdict::Refused { policy: false };
+    }
+    if step == Step::Recipient && reply.code == 452 && matches!(enhanced(reply), Some([4, 5, 3])) {
+        return Verdict::TooMany;
+    }
+    Verdict::Deferred { cause: of_mail(reply), wait }
 }
 
 /// Why a mail was refused for now. 454 is how Amazon says that its sending rate or quota is used up,
 /// also in answer to DATA and to the mail itself.
-pub(super) fn of_mail(reply: &Reply) -> Cause {
+fn of_mail(reply: &Reply) -> Cause {
     if is_about_pace(reply) || (reply.code == 454 && !is_greylisting(reply)) {
         return Cause::Throttled;
     }

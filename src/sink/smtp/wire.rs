@@ -7,46 +7,33 @@
 //! its own, after a copy of the mail made byte by byte.
 
 use std::fmt;
+use std::future::poll_fn;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::pin::Pin;
+use std::task::Poll;
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
+use tokio::time::timeout;
+
+use super::transcript::Transcript;
+use crate::delivery::{Outcome, Phase};
 
 /// Longest line of a reply that is read, in bytes. RFC 5321 grants 512.
 const LINE_MAX: usize = 4096;
 /// Most lines of one reply.
 const LINES_MAX: usize = 200;
 
-/// Longest part of a reply that a transcript keeps, and most lines of one, in characters and lines.
-const HEARD_MAX: usize = 300;
-const TRANSCRIPT_MAX: usize = 60;
+/// How much of a mail goes out together with its final dot, and in one write before that, in bytes.
+const TAIL: usize = 16 * 1024;
+const BLOCK: usize = 64 * 1024;
 
 /// A connection that speaks in commands and replies.
 pub(super) struct Wire<S> {
     stream: BufReader<S>,
     /// Where what is said is written down, if anywhere.
     pub transcript: Option<Transcript>,
-}
-
-/// What was said in a dialogue, bounded: the verb of each command, and the replies. Whoever holds it
-/// reads it even where the dialogue was cut short.
-#[derive(Clone, Default)]
-pub struct Transcript(Arc<Mutex<Vec<String>>>);
-
-impl Transcript {
-    fn note(&self, line: &str) {
-        let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if lines.len() < TRANSCRIPT_MAX {
-            lines.push(line.chars().take(HEARD_MAX).collect());
-        }
-    }
-
-    /// Everything so far, a line each.
-    #[must_use]
-    pub fn text(&self) -> String {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).join("\n")
-    }
 }
 
 /// A server's reply, all its lines.
@@ -67,6 +54,33 @@ pub(super) enum Fault {
     Closed,
     /// What came is no SMTP.
     Protocol(&'static str),
+    /// Nothing came, or nothing was taken, for so long.
+    Silent(Duration),
+}
+
+/// A server that speaks first is not to be understood.
+const UNASKED: Fault = Fault::Protocol("the server spoke without being asked");
+
+/// Why a mail's end did not go out.
+pub(super) enum Cut {
+    /// The relay may not send any more. Nothing of the final dot went out.
+    Forbidden(Outcome),
+    /// Nothing of the final dot went out.
+    Unsent(Fault),
+    /// The final dot may have gone out.
+    Sent(Fault),
+}
+
+fn cut(phase: &Phase, fault: Fault) -> Cut {
+    if phase.may_have_arrived() { Cut::Sent(fault) } else { Cut::Unsent(fault) }
+}
+
+/// A step that gives up after `limit`.
+async fn within<T>(
+    limit: Duration,
+    step: impl Future<Output = Result<T, Fault>>,
+) -> Result<T, Fault> {
+    timeout(limit, step).await.unwrap_or(Err(Fault::Silent(limit)))
 }
 
 impl Reply {
@@ -99,6 +113,7 @@ impl fmt::Display for Fault {
             Fault::Io(error) => write!(f, "{error}"),
             Fault::Closed => f.write_str("the server closed the connection"),
             Fault::Protocol(what) => f.write_str(what),
+            Fault::Silent(limit) => write!(f, "nothing within {} s", limit.as_secs()),
         }
     }
 }
@@ -121,14 +136,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     /// being asked is not asked: its words would be taken for the reply, and so on ever after.
     pub async fn ask(&mut self, command: impl fmt::Display) -> Result<Reply, Fault> {
         if self.has_spoken()? {
-            return Err(Fault::Protocol("the server spoke without being asked"));
+            return Err(UNASKED);
         }
         let command = command.to_string();
-        if let Some(transcript) = &self.transcript {
-            // What follows the verb can be an address.
-            let verb = command.split([' ', '\r']).next().unwrap_or_default();
-            transcript.note(&format!("> {verb}"));
-        }
+        self.note(&command);
         self.send(command.as_bytes()).await?;
         self.reply().await
     }
@@ -136,10 +147,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     /// Sends a line that ends in a secret and reads its reply. Of the secret only `mask` is written down.
     pub async fn ask_secret(&mut self, lead: &str, secret: &str, mask: &str) -> Result<Reply, Fault> {
         if self.has_spoken()? {
-            return Err(Fault::Protocol("the server spoke without being asked"));
+            return Err(UNASKED);
         }
         if let Some(transcript) = &self.transcript {
-            transcript.note(&format!("> {lead}{mask}"));
+            transcript.asked(&format!("{lead}{mask}"));
         }
         self.send(format!("{lead}{secret}\r\n").as_bytes()).await?;
         self.reply().await
@@ -155,6 +166,95 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         }
     }
 
+    /// Sends commands, which must not hold a line end, in one write. A server that has spoken before being
+    /// asked is not asked: see [`Wire::ask`].
+    pub async fn tell(&mut self, lines: &[String], limit: Duration) -> Result<(), Fault> {
+        if self.has_spoken()? {
+            return Err(UNASKED);
+        }
+        let mut bytes = Vec::with_capacity(lines.iter().map(|line| line.len() + 2).sum());
+        for line in lines {
+            if line.contains(['\r', '\n', '\0']) {
+                return Err(Fault::Protocol("a command holds a line end; not sent"));
+            }
+            self.note(line);
+            bytes.extend_from_slice(line.as_bytes());
+            bytes.extend_from_slice(b"\r\n");
+        }
+        within(limit, self.send(&bytes)).await
+    }
+
+    fn note(&self, command: &str) {
+        if let Some(transcript) = &self.transcript {
+            transcript.asked(command);
+        }
+    }
+
+    /// Reads one whole reply, or gives up after `limit`.
+    pub async fn reply_within(&mut self, limit: Duration) -> Result<Reply, Fault> {
+        within(limit, self.reply()).await
+    }
+
+    /// Sends a mail up to what goes out with its final dot. `limit` is for each block.
+    pub async fn send_body(&mut self, mail: &Stuffed, limit: Duration) -> Result<(), Fault> {
+        for block in mail.bytes[..mail.tail].chunks(BLOCK) {
+            within(limit, self.send(block)).await?;
+        }
+        Ok(())
+    }
+
+    /// Sends the rest of a mail with its final dot in one write. The phase is open exactly from when the
+    /// first byte of the dot has been handed to the connection; `doubt` is called at that moment.
+    pub async fn send_end(
+        &mut self,
+        mail: &Stuffed,
+        phase: &Phase,
+        limit: Duration,
+        doubt: impl FnOnce(),
+    ) -> Result<(), Cut> {
+        let stream = self.stream.get_mut();
+        let (mut sent, mut doubt) = (mail.tail, Some(doubt));
+        let write = poll_fn(|context| {
+            while sent < mail.bytes.len() {
+                // Whatever is handed over within this call may be the dot.
+                if sent <= mail.dot
+                    && let Err(outcome) = phase.begin()
+                {
+                    return Poll::Ready(Err(Cut::Forbidden(outcome)));
+                }
+                let written = Pin::new(&mut *stream).poll_write(context, &mail.bytes[sent..]);
+                if let Poll::Ready(Ok(count)) = written {
+                    sent += count;
+                }
+                if sent <= mail.dot {
+                    phase.end();
+                } else if let Some(doubt) = doubt.take() {
+                    doubt();
+                }
+                match written {
+                    Poll::Ready(Ok(0)) => return Poll::Ready(Err(cut(phase, Fault::Closed))),
+                    Poll::Ready(Ok(_)) => {}
+                    Poll::Ready(Err(error)) => {
+                        return Poll::Ready(Err(cut(phase, Fault::Io(error))));
+                    }
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+            Poll::Ready(Ok(()))
+        });
+        match timeout(limit, write).await {
+            Ok(end) => end?,
+            Err(_) => return Err(cut(phase, Fault::Silent(limit))),
+        }
+        within(limit, async { stream.flush().await.map_err(Fault::Io) })
+            .await
+            .map_err(|fault| cut(phase, fault))?;
+        if let Some(transcript) = &self.transcript {
+            transcript.remark(&format!("the mail, {} bytes, and its final dot", mail.dot));
+        }
+        Ok(())
+    }
+
     /// Writes bytes in one call.
     pub async fn send(&mut self, bytes: &[u8]) -> Result<(), Fault> {
         let stream = self.stream.get_mut();
@@ -166,10 +266,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     pub async fn reply(&mut self) -> Result<Reply, Fault> {
         let reply = self.whole_reply().await;
         if let Some(transcript) = &self.transcript {
-            match &reply {
-                Ok(reply) => transcript.note(&format!("< {reply}")),
-                Err(fault) => transcript.note(&format!("< nothing: {fault}")),
-            }
+            transcript.answered(&reply);
         }
         reply
     }
@@ -233,18 +330,30 @@ fn parse_line(line: &[u8]) -> Result<(u16, bool, String), Fault> {
     Ok((code, last, String::from_utf8_lossy(text).into_owned()))
 }
 
-/// Doubles the dot that begins a line and adds the final one (RFC 5321 section 4.5.2). `data` has
-/// CRLF line ends only and ends in one.
-pub(super) fn dot_stuffed(data: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(data.len() + data.len() / 64 + 8);
-    for line in data.split_inclusive(|b| *b == b'\n') {
-        if line.starts_with(b".") {
-            out.push(b'.');
+/// A mail as it goes over the wire: dots doubled, and ended by one (RFC 5321 section 4.5.2).
+pub(super) struct Stuffed {
+    bytes: Vec<u8>,
+    /// Where the final dot stands.
+    dot: usize,
+    /// From where on it goes out in one write with the dot.
+    tail: usize,
+}
+
+impl Stuffed {
+    /// Of parts that have CRLF line ends only; the last one ends in one.
+    pub fn new(parts: &[&[u8]]) -> Stuffed {
+        let length: usize = parts.iter().map(|part| part.len()).sum();
+        let mut bytes = Vec::with_capacity(length + length / 64 + 8);
+        for line in parts.iter().flat_map(|part| part.split_inclusive(|b| *b == b'\n')) {
+            if line.starts_with(b".") {
+                bytes.push(b'.');
+            }
+            bytes.extend_from_slice(line);
         }
-        out.extend_from_slice(line);
+        let dot = bytes.len();
+        bytes.extend_from_slice(b".\r\n");
+        Stuffed { tail: bytes.len().saturating_sub(TAIL), dot, bytes }
     }
-    out.extend_from_slice(b".\r\n");
-    out
 }
 
 #[cfg(test)]
@@ -307,7 +416,108 @@ mod tests {
 
     #[test]
     fn dots_are_doubled_at_line_starts_only() {
-        assert_eq!(dot_stuffed(b".a.\r\n..\r\nb\r\n"), b"..a.\r\n...\r\nb\r\n.\r\n");
-        assert_eq!(dot_stuffed(b"\r\n"), b"\r\n.\r\n");
+        let stuffed = Stuffed::new(&[b".a.\r\n", b"..\r\nb\r\n"]);
+        assert_eq!(stuffed.bytes, b"..a.\r\n...\r\nb\r\n.\r\n");
+        assert_eq!(&stuffed.bytes[stuffed.dot..], b".\r\n");
+        assert_eq!(Stuffed::new(&[b"\r\n"]).bytes, b"\r\n.\r\n");
+    }
+
+    /// A connection that takes so many bytes at each call, then does what the last entry says.
+    struct Taking {
+        counts: Vec<usize>,
+        then: fn() -> Poll<io::Result<usize>>,
+    }
+
+    impl AsyncWrite for Taking {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            _: &mut std::task::Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            match self.counts.pop() {
+                Some(count) => Poll::Ready(Ok(count.min(bytes.len()))),
+                None => (self.then)(),
+            }
+        }
+
+        fn poll_flush(
+            self: Pin<&mut Self>,
+            _: &mut std::task::Context<'_>,
+        ) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(
+            self: Pin<&mut Self>,
+            _: &mut std::task::Context<'_>,
+        ) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl AsyncRead for Taking {
+        fn poll_read(
+            self: Pin<&mut Self>,
+            _: &mut std::task::Context<'_>,
+            _: &mut tokio::io::ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+    }
+
+    /// The window of doubt opens with the first byte of the dot: a connection that takes all before it and
+    /// then fails, or stalls until the time is up, has sent nothing.
+    #[tokio::test(start_paused = true)]
+    async fn in_doubt_from_the_first_byte_of_the_dot() {
+        let mail = Stuffed::new(&[b"a\r\nb\r\n"]);
+        let before = mail.dot;
+        let broken = || Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+        let stalled = || Poll::Pending;
+        for then in [broken as fn() -> _, stalled] {
+            for (counts, is_sent) in [
+                (vec![], false),
+                (vec![before - 1], false),
+                (vec![before], false),
+                (vec![1, before - 1], false),
+                (vec![before + 1], true),
+                (vec![1, before], true),
+                (vec![before + 2], true),
+            ] {
+                let mut wire = Wire::new(Taking { counts: counts.clone(), then });
+                let (phase, mut doubted) = (Phase::default(), false);
+                let limit = Duration::from_secs(9);
+                let end = wire.send_end(&mail, &phase, limit, || doubted = true).await;
+                assert_eq!(matches!(end, Err(Cut::Sent(_))), is_sent, "{counts:?}");
+                assert_eq!(phase.may_have_arrived(), is_sent, "{counts:?}");
+                assert_eq!(doubted, is_sent, "{counts:?}");
+            }
+        }
+        let mut wire = Wire::new(Taking { counts: vec![99], then: broken });
+        let forbidden = Phase::guarded(|| false, crate::recipients::Recipients::default());
+        let end = wire.send_end(&mail, &forbidden, LIMIT, || panic!("nothing was sent")).await;
+        assert!(matches!(end, Err(Cut::Forbidden(_))));
+    }
+
+    const LIMIT: Duration = Duration::from_secs(9);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_says_nothing_is_given_up() {
+        let (client, _server) = tokio::io::duplex(99);
+        let end = Wire::new(client).reply_within(LIMIT).await;
+        assert_eq!(end.unwrap_err().to_string(), "nothing within 9 s");
+    }
+
+    #[tokio::test]
+    async fn no_command_holds_a_line_end() {
+        let (client, mut server) = tokio::io::duplex(99);
+        let mut wire = Wire::new(client);
+        for bad in ["RCPT TO:<a@b>\r\nDATA", "RCPT TO:<a@b\n>", "NOOP\0"] {
+            let told = wire.tell(&["NOOP".to_owned(), bad.to_owned()], LIMIT).await;
+            assert!(matches!(told, Err(Fault::Protocol(_))), "{bad:?}");
+        }
+        drop(wire);
+        let mut sent = Vec::new();
+        tokio::io::AsyncReadExt::read_to_end(&mut server, &mut sent).await.unwrap();
+        assert_eq!(sent, b"");
     }
 }

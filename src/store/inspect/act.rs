@@ -68,6 +68,8 @@ pub struct Changed {
     pub target: String,
     /// Its state, or its outcome, before.
     pub was: String,
+    /// And now.
+    pub became: String,
 }
 
 /// How a replay goes about it.
@@ -250,6 +252,7 @@ fn changed(row: &Row) -> Changed {
         sink: row.get("sink"),
         target: row.get("target"),
         was: row.get("was"),
+        became: row.get("became"),
     }
 }
 

@@ -4,8 +4,10 @@ use jiff::Timestamp;
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
+use crate::recipients::Recipients;
 use crate::store::error::StoreError;
 use crate::store::link::Link;
+use crate::store::work::known;
 
 /// A mail.
 #[derive(Clone, Debug)]
@@ -28,6 +30,8 @@ pub struct MailRow {
     pub reason: Option<String>,
     /// The last dialogue.
     pub transcript: Option<String>,
+    /// What is known of each recipient.
+    pub recipients: Recipients,
 }
 
 /// One change of a mail's state.
@@ -91,6 +95,7 @@ pub async fn find(link: &Link, sink: &str, period: &str) -> Result<Option<MailRo
         hold_until: row.get("hold_until"),
         reason: row.get("reason"),
         transcript: row.get("transcript"),
+        recipients: known(row),
     };
     Ok(rows.first().map(mail))
 }
