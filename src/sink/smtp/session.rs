@@ -15,8 +15,8 @@ use tokio::time::{Instant, timeout};
 use super::connect::connect;
 use super::login::Trust;
 use super::stock::Slot;
-use super::verdict::{self, Step};
 use super::transcript::Transcript;
+use super::verdict::{self, Step};
 use super::wire::{Fault, Reply, Wire};
 use crate::certificate;
 use crate::config::{MailSecurity, MailServer};
@@ -306,7 +306,7 @@ fn check(at: Step, what: &str, code: u16, reply: &Reply) -> Result<(), Shut> {
         return Ok(());
     }
     let reason = clean_text(&format!("{what}: {reply}"));
-    let (cause, wait) = (verdict::of_entry(reply), verdict::wait(reply));
+    let (cause, wait) = verdict::of_entry(at, reply);
     Err(Shut { reason, cause, wait })
 }
 
