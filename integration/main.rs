@@ -17,6 +17,7 @@ mod hand;
 mod harness;
 mod harness_test;
 mod inbox;
+mod mail_faults;
 mod mail_kills;
 mod mailing;
 mod main_job;
