@@ -64,7 +64,6 @@ async fn the_second_takes_what_the_first_was_not_sent() {
         (Step::Rcpt, goodbye()),
         (Step::Data, Say::Reset),
         (Step::Data, goodbye()),
-        (Step::Body, Say::ThenCut(Box::new(goodbye()))),
     ] {
         let (first, second, sink, letter) = stage().await;
         first.script(step, [say.clone()]);
@@ -72,6 +71,21 @@ async fn the_second_takes_what_the_first_was_not_sent() {
         let through = format!("fallback {}: 250 2.0.0 Ok", second.address);
         assert_delivered(&outcome, &through);
         assert_eq!((first.accepted(), second.accepted()), (0, 1), "{step:?} {say:?}");
+    }
+}
+
+/// In the middle of a mail that is too large to be on its way as a whole: its dot cannot be out.
+#[tokio::test]
+async fn a_first_server_that_leaves_in_the_middle_of_a_mail_was_not_sent_it() {
+    for say in [Say::Reset, Say::text("421 4.3.2 shutting down")] {
+        let first = SmtpPeer::start_with(Settings { narrow: true, ..Settings::default() }).await;
+        let second = SmtpPeer::start().await;
+        first.script(Step::Body, [say.clone()]);
+        let sink = build(LONG, Way::Smtp(both(&first, &second)));
+        let payload = serde_json::json!({ "to": "bob@shop.example", "text": "x\n".repeat(1 << 20) });
+        let letter = prepare(&sink, &mail(), &message(42, &payload.to_string()));
+        assert_delivered(&attempt(&sink, &letter, LONG).await, "fallback");
+        assert_eq!((first.mails().len(), second.accepted()), (0, 1), "{say:?}");
     }
 }
 

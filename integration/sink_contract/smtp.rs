@@ -167,9 +167,9 @@ async fn replies_mean_what_phase_and_code_say() {
 async fn a_list_says_which_replies_are_permanent() {
     let codes = Codes::new([450, 554]);
     let cases: &[Case] = &[
-        (Step::Greeting, "554 5.3.2 no", "unreachable", None),
+        (Step::Greeting, "554 5.3.2 no", "barred", None),
         (Step::Mail, "554 5.7.1 no", "barred", None),
-        (Step::Mail, "450 4.7.1 no", "refused", None),
+        (Step::Mail, "450 4.7.1 no", "refused", Some(300)),
         (Step::Rcpt, "450 4.2.1 no", "permanent", None),
         (Step::Rcpt, "451 4.2.1 no", "refused", None),
         (Step::Rcpt, "550 5.1.1 no", "refused", None),
@@ -425,7 +425,8 @@ async fn encrypted_and_logged_in() {
         let settings = Settings { implicit_tls, login_only, ..settings(Some(Arc::clone(&tls))) };
         let peer = SmtpPeer::start_with(settings).await;
         let sink = secured(&peer, security, ca.path());
-        assert_eq!(sink.probe().await.unwrap(), "peer.example ESMTP");
+        let place = format!("{} takes mail", peer.address);
+        assert_eq!(sink.probe().await.unwrap(), place);
         let letter = prepare(&sink, &mail(), &to_bob(1));
         assert_delivered(&attempt(&sink, &letter, LONG).await, "250");
         assert_delivered(&attempt(&sink, &letter, LONG).await, "250");
@@ -545,16 +546,16 @@ async fn required_encryption_is_required() {
     refusing.always(Step::StartTls, Say::text("454 4.7.0 not now"));
     let (_, stranger) = certificate("127.0.0.1");
     let strange = SmtpPeer::start_with(settings(Some(stranger))).await;
-    for (peer, reason) in [
-        (&hiding, "offers no STARTTLS, which is required"),
-        (&refusing, "STARTTLS: 454"),
-        (&strange, "TLS: invalid peer certificate"),
+    for (peer, reason, whose) in [
+        (&hiding, "offers no STARTTLS, which is required", "barred"),
+        (&refusing, "STARTTLS: 454", "unreachable"),
+        (&strange, "TLS: invalid peer certificate", "unreachable"),
     ] {
         let sink = secured(peer, MailSecurity::StartTls, ca.path());
         let letter = prepare(&sink, &mail(), &to_bob(1));
         let outcome = attempt(&sink, &letter, LONG).await;
         assert_transient(&outcome, reason);
-        assert_eq!(short(&outcome), ("unreachable", None));
+        assert_eq!(short(&outcome), (whose, None));
         let commands = peer.commands();
         assert!(!commands.iter().any(|c| c == "AUTH" || c == "MAIL"), "{commands:?}");
     }

@@ -177,7 +177,7 @@ impl Sink {
     pub async fn probe(&self) -> Result<String, String> {
         match self {
             Sink::Webhook(webhook) => webhook.probe().await,
-            Sink::Smtp(smtp) => smtp.look(smtp::Which::First).await.map(|seen| seen.greeting),
+            Sink::Smtp(smtp) => smtp.probe().await,
         }
     }
 }

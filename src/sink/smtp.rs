@@ -129,6 +129,15 @@ impl Smtp {
         self.door(which).ok_or("there is no second server")?.look().await
     }
 
+    /// The same with the first one, in a word.
+    pub(super) async fn probe(&self) -> Result<String, String> {
+        let place = self.first.door.place();
+        match self.first.door.look().await {
+            Ok(_) => Ok(format!("{place} takes mail")),
+            Err(reason) => Err(format!("{place}: {reason}")),
+        }
+    }
+
     /// The dialogue without a login, over TLS with these rules: for a look at the certificate.
     pub(super) async fn shake_hands(server: &MailServer, tls: Arc<ClientConfig>) {
         let server = MailServer { login: None, ..server.clone() };

@@ -54,15 +54,15 @@ pub(super) async fn run(
         return Err(not_for_mail(sink));
     };
     let Sink::Smtp(smtp) = &built else { return Err(not_for_mail(sink)) };
+    if fallback && smtp.place(Which::Second).is_none() {
+        let name = &sink.name;
+        let words = format!(
+            "sink {name} has no second server; write a table [sinks.{name}.fallback] for it"
+        );
+        return Err(Failure::Usage(words));
+    }
     let mut all = vec![send(config, sink, &built, smtp, Which::First, to).await?];
     if fallback {
-        if smtp.place(Which::Second).is_none() {
-            let name = &sink.name;
-            let words = format!(
-                "sink {name} has no second server; write a table [sinks.{name}.fallback] for it"
-            );
-            return Err(Failure::Usage(words));
-        }
         all.push(send(config, sink, &built, smtp, Which::Second, to).await?);
     }
     if json {
