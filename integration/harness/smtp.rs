@@ -35,6 +35,8 @@ pub struct Settings {
     pub login: Option<(String, String)>,
     /// Offers AUTH LOGIN only.
     pub login_only: bool,
+    /// Offers AUTH XOAUTH2 only, with an access token in place of the password.
+    pub tokens: bool,
     /// What else EHLO offers: `PIPELINING`, `SIZE 600`, `8BITMIME`, `SMTPUTF8`, `CHUNKING`, …
     pub offers: Vec<&'static str>,
     /// Keeps its replies back while it has another command to read, and sends them in one packet.
@@ -133,6 +135,7 @@ type DecideRecipient = Arc<dyn Fn(&str) -> Option<Say> + Send + Sync>;
 struct State {
     port: u16,
     settings: Settings,
+    login: Mutex<Option<(String, String)>>,
     decide: Mutex<Option<Decide>>,
     decide_recipient: Mutex<Option<DecideRecipient>>,
     script: Mutex<HashMap<Step, VecDeque<Say>>>,
@@ -177,10 +180,16 @@ impl SmtpPeer {
         SmtpPeer::serve_on(listener, Settings::default())
     }
 
+    /// Lets in whoever has this password or token, and nobody else from now on.
+    pub fn admit(&self, user: &str, secret: &str) {
+        *lock(&self.state.login) = Some((user.to_owned(), secret.to_owned()));
+    }
+
     fn serve_on(listener: TcpListener, settings: Settings) -> SmtpPeer {
         let address = listener.local_addr().expect("a bound socket has an address");
         let state = Arc::new(State {
             port: address.port(),
+            login: Mutex::new(settings.login.clone()),
             settings,
             decide: Mutex::default(),
             decide_recipient: Mutex::default(),

@@ -18,6 +18,7 @@ mod header;
 mod item;
 mod load;
 mod mail;
+mod mail_server;
 mod mailing;
 mod policy;
 mod query;
@@ -284,6 +285,8 @@ pub struct MailServer {
     pub security: MailSecurity,
     /// AUTH.
     pub login: Option<Login>,
+    /// `clear_text_login`: whether a password may go over a connection that anybody on its way can read.
+    pub clear_text_login: bool,
     /// More trusted roots, PEM, beside the system's.
     pub ca_file: Option<PathBuf>,
 }

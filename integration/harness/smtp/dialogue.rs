@@ -11,7 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::{Arrived, Counted, Fate, Say, State, Step, lock};
+use super::{Arrived, Counted, Fate, Say, Settings, State, Step, lock};
 
 /// Between the pieces of a reply, so that they do not come together.
 const PIECE_EVERY: Duration = Duration::from_millis(3);
@@ -286,8 +286,11 @@ impl Dialogue<'_> {
         if settings.tls.is_some() && !self.encrypted {
             offers.push("STARTTLS");
         }
-        if settings.login.is_some() {
-            offers.push(if settings.login_only { "AUTH LOGIN" } else { "AUTH PLAIN LOGIN" });
+        match settings {
+            Settings { login: None, .. } => {}
+            Settings { tokens: true, .. } => offers.push("AUTH XOAUTH2"),
+            Settings { login_only: true, .. } => offers.push("AUTH LOGIN"),
+            Settings { .. } => offers.push("AUTH PLAIN LOGIN"),
         }
         let last = offers.pop().unwrap_or_default();
         offers.iter().fold(String::new(), |lines, o| lines + "250-" + o + "\r\n") + "250 " + last
@@ -316,6 +319,11 @@ impl Dialogue<'_> {
             let token = decode(token);
             let mut parts = token.split('\0').skip(1).map(str::to_owned);
             (parts.next().unwrap_or_default(), parts.next().unwrap_or_default())
+        } else if let Some(token) = line.strip_prefix("AUTH XOAUTH2 ") {
+            let token = decode(token);
+            let inner = token.strip_prefix("user=").and_then(|t| t.strip_suffix("\x01\x01"));
+            let parts = inner.and_then(|inner| inner.split_once("\x01auth=Bearer "));
+            parts.map(|(user, token)| (user.to_owned(), token.to_owned())).unwrap_or_default()
         } else {
             self.write("334 VXNlcm5hbWU6").await?;
             let Some(user) = self.line().await? else { return Ok(false) };
@@ -323,7 +331,14 @@ impl Dialogue<'_> {
             let Some(password) = self.line().await? else { return Ok(false) };
             (decode(&user), decode(&password))
         };
-        let right = self.state.settings.login.as_ref() == Some(&given);
+        let right = lock(&self.state.login).as_ref() == Some(&given);
+        if self.state.settings.tokens && !right {
+            // Why not, in JSON; the client has nothing to say to that.
+            self.write("334 eyJzdGF0dXMiOiI0MDEifQ==").await?;
+            if self.line().await?.is_none_or(|line| !line.is_empty()) {
+                return Ok(false);
+            }
+        }
         let usual = if right { "235 2.7.0 welcome" } else { "535 5.7.8 no" };
         Ok(self.say(Step::Auth, usual).await?.is_some())
     }
