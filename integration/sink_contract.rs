@@ -1,7 +1,7 @@
 //! What every sink with attempts promises, held against scripted servers and foreign code.
 
 mod foreign;
-mod smtp;
+pub mod smtp;
 mod webhook;
 
 use std::collections::BTreeMap;
