@@ -32,6 +32,9 @@ pub struct PreparedMail {
     pub(super) from_domain: String,
     /// Whether it can only be sent with SMTPUTF8 (RFC 6531).
     pub(super) utf8: bool,
+    /// Whether the envelope's sender or `From:` holds something of the message's payload: then it is the
+    /// mail's own trouble, and not the sink's, when it is refused.
+    pub(super) made_sender: bool,
     /// DKIM-Signature headers, lines ended by CRLF; not part of the hash, since a new key makes no other mail.
     pub(super) signatures: Vec<u8>,
     pub(super) data: Vec<u8>,

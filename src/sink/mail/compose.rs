@@ -69,6 +69,7 @@ pub(super) fn compose(draft: Draft<'_>) -> Result<PreparedMail, String> {
         to,
         from_domain: from.email.domain().to_owned(),
         utf8: false,
+        made_sender: false,
         signatures: Vec::new(),
         data,
     })
