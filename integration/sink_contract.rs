@@ -1,7 +1,10 @@
 //! What every sink with attempts promises, held against scripted servers and foreign code.
 
+mod content;
+mod dkim;
+mod fallback;
 mod foreign;
-mod smtp;
+pub mod smtp;
 mod webhook;
 
 use std::collections::BTreeMap;
@@ -22,9 +25,9 @@ use crate::harness::http::{Answer, HttpPeer};
 use crate::harness::smtp::{Fate, Say, Settings, SmtpPeer, Step};
 
 /// Longer than anything here takes; a test that meets it hangs.
-const LONG: Duration = Duration::from_secs(20);
+pub const LONG: Duration = Duration::from_secs(20);
 /// The total timeout of an attempt that is meant to meet it.
-const SHORT: Duration = Duration::from_millis(300);
+pub const SHORT: Duration = Duration::from_millis(300);
 
 pub fn name(text: &str) -> Name {
     Name::parse(text).unwrap()
@@ -73,6 +76,7 @@ pub fn smtp_to(port: u16) -> SmtpConfig {
         port,
         security: MailSecurity::Plain,
         login: None,
+        clear_text_login: false,
         ca_file: None,
     };
     SmtpConfig::new(server, "Shop <shop@example.com>".parse().unwrap())

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use lettre::Address;
 
-use super::verdict::{self, Step, Verdict};
+use super::verdict::{self, Sender, Step, Verdict};
 use super::wire::Reply;
 use super::{Attempt, without_addresses};
 use crate::delivery::{Cause, Outcome, clean_text};
@@ -20,6 +20,8 @@ pub(super) struct Tally<'a> {
     /// Those for whom there was no room in a transaction that others were accepted in.
     crowded: Vec<&'a Address>,
     accepted_some: bool,
+    /// Whether a server said something about the mail itself, beside goodbye.
+    answered: bool,
 }
 
 /// Why some recipients wait; of several reasons the one that concerns most.
@@ -39,6 +41,7 @@ impl<'a> Tally<'a> {
             deferred: None,
             crowded: Vec::new(),
             accepted_some: false,
+            answered: false,
         }
     }
 
@@ -54,6 +57,11 @@ impl<'a> Tally<'a> {
         if std::mem::take(&mut self.accepted_some) { crowded } else { Vec::new() }
     }
 
+    /// Whether some recipients are put off by what a server said of the mail or of them.
+    pub fn has_answers(&self) -> bool {
+        self.answered
+    }
+
     /// The mail was taken for these.
     pub fn accept(&mut self, reply: &Reply, to: &[&Address]) {
         let words = self.words(reply);
@@ -66,8 +74,12 @@ impl<'a> Tally<'a> {
     /// A reply that is no yes, to what concerns these.
     pub fn refuse(&mut self, step: Step, reply: &Reply, to: &[&'a Address]) {
         let words = self.words(reply);
-        match verdict::of(step, reply, self.attempt.permanent) {
-            Verdict::Refused { .. } => {
+        let sender = if self.attempt.mail.made_sender { Sender::Message } else { Sender::Config };
+        match verdict::of(step, reply, sender, self.attempt.permanent) {
+            Verdict::Refused { policy } => {
+                if policy {
+                    self.attempt.phase.refused_by_policy();
+                }
                 self.note(to, RecipientState::Refused, &words);
                 self.refused.get_or_insert_with(|| self.attempt.said(said(step), reply));
             }
@@ -93,6 +105,7 @@ impl<'a> Tally<'a> {
         to: &[&Address],
         (cause, wait): (Cause, Option<Duration>),
     ) {
+        self.answered |= reply.code != 421 || cause != Cause::Throttled;
         self.note(to, RecipientState::Deferred, &self.words(reply));
         let longest = wait.max(self.deferred.as_ref().and_then(|known| known.wait));
         let known = self.deferred.take().filter(|known| reach(known.cause) >= reach(cause));
@@ -119,7 +132,8 @@ impl<'a> Tally<'a> {
     }
 
     fn words(&self, reply: &Reply) -> String {
-        clean_text(&without_addresses(&reply.to_string(), &self.attempt.mail.to))
+        let words = format!("{}{reply}", self.attempt.speaker);
+        clean_text(&without_addresses(&words, &self.attempt.mail.to))
     }
 
     /// What the attempt came to.
