@@ -19,7 +19,7 @@ fn letter(sink: &Sink, content: &Content, to: &str, text: &str) -> Prepared {
 
 fn signed(letter: &Prepared) -> Vec<u8> {
     let Prepared::Mail(mail) = letter else { panic!("no mail") };
-    mail.signed()
+    mail.whole()
 }
 
 /// Both say of each mail that each of its signatures is good, or that none is.

@@ -4,6 +4,7 @@
 //! touches nothing else. Every fault is reported at once, each with file, line, key and remedy.
 
 mod admin;
+mod attachment;
 mod calendar;
 mod column;
 mod connect;
@@ -13,9 +14,11 @@ mod dkim;
 mod dsn;
 mod export;
 mod fault;
+mod header;
 mod item;
 mod load;
 mod mail;
+mod mail_server;
 mod mailing;
 mod policy;
 mod query;
@@ -28,6 +31,7 @@ mod schedule;
 mod secret;
 mod sink;
 mod smtp;
+mod template;
 #[cfg(test)]
 mod testing;
 mod webhook;
@@ -38,6 +42,7 @@ use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use column::{Column, ColumnForm, ValuePath};
@@ -257,7 +262,7 @@ pub struct SmtpConfig {
     pub from: lettre::message::Mailbox,
     /// `return_path`: the sender in the envelope, to whom what cannot be delivered is reported; unless
     /// the route says otherwise. Default the address in `From:`.
-    pub return_path: Option<Template>,
+    pub return_path: Option<Arc<Template>>,
     /// `sender_rate`: most attempts begun within a span of time for each domain of `From:`. Default none.
     pub sender_rate: Option<Rate>,
     /// `idempotency_header`: the name of a header that carries the idempotency key, for providers that
@@ -280,6 +285,8 @@ pub struct MailServer {
     pub security: MailSecurity,
     /// AUTH.
     pub login: Option<Login>,
+    /// `clear_text_login`: whether a password may go over a connection that anybody on its way can read.
+    pub clear_text_login: bool,
     /// More trusted roots, PEM, beside the system's.
     pub ca_file: Option<PathBuf>,
 }
@@ -480,6 +487,15 @@ pub enum AttachmentSource {
     Base64(Template),
     /// `file`: a template for the name of a file below the sink's `files`.
     File(Template),
+}
+
+impl Content {
+    /// Whether files are read for it: that may take its time.
+    #[must_use]
+    pub fn reads_files(&self) -> bool {
+        let Content::Mail(mail) = self else { return false };
+        mail.attachments.iter().any(|file| matches!(file.source, AttachmentSource::File(_)))
+    }
 }
 
 impl CsvConfig {
