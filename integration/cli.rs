@@ -5,6 +5,7 @@ mod check;
 mod export;
 mod look;
 mod operate;
+mod recipients;
 mod replay;
 mod schedule;
 mod schema;

@@ -1,7 +1,7 @@
 # What the tests and the demonstration need from the system, on Debian or Ubuntu with a Rust toolchain.
 #
 #   . integration/provision.sh
-#   provision postgres postgres_versions pgbouncer cc python smtp faketime promtool namespaces systemd office producers deny
+#   provision postgres postgres_versions pgbouncer cc python smtp exim aiosmtpd faketime promtool namespaces systemd office producers deny
 #
 # Sourced by bash. Installs what is missing and is quick when nothing is. Never creates, starts or
 # touches a PostgreSQL cluster or any other service: programs that come inside a service's package
@@ -11,6 +11,8 @@
 # exports OUTBOXD_PYTHON      a python3 that has psycopg2, and after `office` pandas
 #         OUTBOXD_SMTP_SINK   postfix's smtp-sink, a mail server that takes everything
 #         OUTBOXD_SMTP_SOURCE postfix's smtp-source, a client that sends plenty
+#         OUTBOXD_EXIM        a folder with exim4, a mail server as it runs in the wild, and its libraries
+#         OUTBOXD_AIOSMTPD    a folder with aiosmtpd for OUTBOXD_PYTHON; empty where it has one itself
 #         OUTBOXD_FAKETIME    libfaketime.so.1, which gives a program a clock that is wrong
 #         OUTBOXD_SYSTEMD_ANALYZE  systemd's judge of its units
 #         OUTBOXD_PROMTOOL    Prometheus' own check of alert rules
@@ -217,6 +219,96 @@ download_postfix() {
         dpkg -x "$name" "$work/root" || provision_fails "could not unpack ${name##*/}"
         rm "$name"
     done
+}
+
+# A mail server as it runs in the wild. It looks for its user by name, and where it is not installed
+# there is none: libnss-wrapper says that it is whoever runs it. About 1 MB to fetch and 2 MB on disk.
+provision_exim() {
+    local root=$outboxd_tools/exim
+    [ -x "$root/exim4" ] || unpack_exim "$root"
+    export OUTBOXD_EXIM=$root
+}
+
+unpack_exim() {
+    local root=$1 work name
+    provision_says "unpacking exim4 into $root"
+    mkdir -p "$outboxd_tools"
+    work=$(mktemp -d "$outboxd_tools/unpacking.XXXXXX")
+    if ! download_exim "$work" 2>/dev/null; then
+        apt_lists
+        download_exim "$work" || provision_fails "could not download exim4-daemon-light; is the network there?"
+    fi
+    for name in "$work"/*.deb; do
+        dpkg -x "$name" "$work/root" || provision_fails "could not unpack ${name##*/}"
+        rm "$name"
+    done
+    # Beside each other, so that whoever copies the folder has all of it; and without the right to become
+    # root, which its package gives it.
+    find "$work/root" -name '*.so*' -exec mv {} "$work/" \;
+    install -m 755 "$work/root/usr/sbin/exim4" "$work/exim4"
+    rm -rf "$work/root"
+    chmod 755 "$work"
+    # Up to the lookup of its user it asks for nobody's leave.
+    case $(LD_LIBRARY_PATH=$work "$work/exim4" -bV 2>&1 || true) in
+    *Debian-exim* | "Exim version"*) ;;
+    *)
+        LD_LIBRARY_PATH=$work "$work/exim4" -bV >&2 || true
+        rm -rf "$work"
+        provision_fails "exim4 does not start, as said above; install what is missing and try again"
+        ;;
+    esac
+    rm -rf "$root"
+    mv "$work" "$root"
+}
+
+# Where it is a guest already, the resolver names nothing.
+download_exim() {
+    download_with_libraries "$1" exim4-daemon-light || download_packages "$1" exim4-daemon-light || return 1
+    download_packages "$1" libnss-wrapper
+}
+
+# Python's mail server, of which every step can be made to fail.
+provision_aiosmtpd() {
+    provision_python
+    local root=$outboxd_tools/aiosmtpd
+    export OUTBOXD_AIOSMTPD=
+    "$OUTBOXD_PYTHON" -c 'import aiosmtpd.smtp' 2>/dev/null && return
+    export OUTBOXD_AIOSMTPD=$root/usr/lib/python3/dist-packages
+    has_aiosmtpd || unpack_aiosmtpd "$root"
+    has_aiosmtpd || provision_fails "aiosmtpd does not start from $OUTBOXD_AIOSMTPD; remove $root and try again"
+}
+
+has_aiosmtpd() {
+    PYTHONPATH=$OUTBOXD_AIOSMTPD "$OUTBOXD_PYTHON" -c 'import aiosmtpd.smtp' 2>/dev/null
+}
+
+unpack_aiosmtpd() {
+    local root=$1 work name
+    provision_says "unpacking aiosmtpd into $root"
+    mkdir -p "$outboxd_tools"
+    work=$(mktemp -d "$outboxd_tools/unpacking.XXXXXX")
+    if ! download_aiosmtpd "$work" 2>/dev/null; then
+        apt_lists
+        download_aiosmtpd "$work" || provision_fails "could not download python3-aiosmtpd; is the network there?"
+    fi
+    for name in "$work"/*.deb; do
+        dpkg -x "$name" "$work" || provision_fails "could not unpack ${name##*/}"
+        rm "$name"
+    done
+    rm -rf "$root"
+    mv "$work" "$root"
+}
+
+# Itself and the two it depends on: python3-public has gone by another name since Debian 13.
+download_aiosmtpd() {
+    local public
+    public=$(apt-cache depends python3-aiosmtpd | awk '$1 == "Depends:" && $2 ~ /public/ {print $2}')
+    # shellcheck disable=SC2086 # a name or none
+    download_packages "$1" python3-aiosmtpd python3-attr $public
+}
+
+download_packages() {
+    (cd "$1" && logged apt-get -q -q -o APT::Sandbox::User=root download "${@:2}")
 }
 
 # What the resolver would install, libraries only. A line with an old version in brackets is an

@@ -23,9 +23,9 @@ use crate::harness::http::{Answer, HttpPeer};
 use crate::harness::smtp::{Fate, Say, Settings, SmtpPeer, Step};
 
 /// Longer than anything here takes; a test that meets it hangs.
-const LONG: Duration = Duration::from_secs(20);
+pub const LONG: Duration = Duration::from_secs(20);
 /// The total timeout of an attempt that is meant to meet it.
-const SHORT: Duration = Duration::from_millis(300);
+pub const SHORT: Duration = Duration::from_millis(300);
 
 pub fn name(text: &str) -> Name {
     Name::parse(text).unwrap()

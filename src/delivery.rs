@@ -166,6 +166,8 @@ pub struct Phase {
     seen: AtomicBool,
     /// Whether something is out and not answered.
     open: AtomicBool,
+    /// Whether the receiver refused us rather than the message.
+    policy: AtomicBool,
     may_send: Option<Box<dyn Fn() -> bool + Send + Sync>>,
     recipients: Mutex<Recipients>,
 }
@@ -216,6 +218,18 @@ impl Phase {
     #[must_use]
     pub fn may_have_been_seen(&self) -> bool {
         self.seen.load(Ordering::SeqCst)
+    }
+
+    /// To be called when the receiver refused for good, and may have meant us: by a policy of its own, or
+    /// because our address is on a list. Whether it did, others show that meet the same.
+    pub fn refused_by_policy(&self) {
+        self.policy.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether a refusal may have meant us.
+    #[must_use]
+    pub fn is_refused_by_policy(&self) -> bool {
+        self.policy.load(Ordering::SeqCst)
     }
 
     /// What is known of each recipient: earlier attempts and this one. Whoever is asked after an attempt

@@ -1,6 +1,6 @@
 //! The benchmark: `cargo bench --bench outboxd -- [webhooks|mails|latency|wal|routing]…`, these five
 //! without a word; by name only, because they take long, `isolation`, `snapshot`, `backlog` and `plane`,
-//! see `plane.rs`, `exports` and `exports_query`, see the files of these names. Figures are ratios inside
+//! see `plane.rs`, `exports`, `exports_query` and `newsletter`, see the files of these names. Figures are ratios inside
 //! one run: each is measured beside its baseline, on a private PostgreSQL, against servers in this process.
 //! Machines are noisy; seconds alone say little.
 
@@ -9,6 +9,8 @@ mod exports_query;
 #[path = "../harness/mod.rs"]
 #[allow(dead_code, reason = "the benchmark needs a part of the harness")]
 mod harness;
+mod line;
+mod newsletter;
 mod plane;
 
 use std::sync::Arc;
@@ -70,6 +72,9 @@ async fn main() {
     }
     if named("exports_query") {
         exports_query::exports_query().await;
+    }
+    if named("newsletter") {
+        newsletter::newsletter().await;
     }
     if named("plane") {
         plane::plane().await;

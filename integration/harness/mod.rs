@@ -1,6 +1,7 @@
 //! What the tests stand on: a real PostgreSQL, a proxy that makes faults, and a way to wait.
 
 pub mod http;
+pub mod mail_servers;
 pub mod plane;
 pub mod pooler;
 pub mod postgres;

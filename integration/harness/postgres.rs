@@ -120,7 +120,7 @@ impl Cluster {
         settings: &[(&str, &str)],
         first: &str,
     ) -> Self {
-        let user = server_user();
+        let user = nobody();
         // From here on the folder belongs to the supervisor, which removes it.
         let dir = tempfile::Builder::new()
             .prefix("outboxd-pg-")
@@ -475,8 +475,8 @@ fn within_reach(bin: &Path, dir: &Path) -> PathBuf {
     dir.join("programs/bin")
 }
 
-/// PostgreSQL refuses to run as root, so root runs it as `nobody`; everybody else as themselves.
-fn server_user() -> Option<(u32, u32)> {
+/// Some servers refuse to run as root, so root runs them as `nobody`; everybody else as themselves.
+pub fn nobody() -> Option<(u32, u32)> {
     if !rustix::process::geteuid().is_root() {
         return None;
     }
@@ -485,7 +485,9 @@ fn server_user() -> Option<(u32, u32)> {
         let mut fields = line.strip_prefix("nobody:")?.split(':').skip(1);
         Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
     });
-    Some(ids.expect("PostgreSQL refuses root and there is no user nobody; run the tests as a user"))
+    Some(
+        ids.expect("this server refuses root and there is no user nobody; run the tests as a user"),
+    )
 }
 
 fn keep_folders() -> bool {

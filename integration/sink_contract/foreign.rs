@@ -1,53 +1,14 @@
 //! What others make of our mails: Postfix's `smtp-sink` and Python's `email`.
 
-use std::path::Path;
-use std::process::Stdio;
-use std::time::Duration;
-
 use outboxd::config::Way;
 use outboxd::sink::{Prepared, Sink};
-use tokio::process::{Child, Command};
 
 use super::{
     LONG, assert_delivered, assert_in_doubt, assert_permanent, attempt, build, mail, message,
-    prepare, smtp_to, soon,
+    prepare, smtp_to,
 };
-use crate::harness::program::{program, python};
-
-/// Starts smtp-sink with further arguments; gives it, its port and its dump.
-async fn smtp_sink(program: &Path, arguments: &[&str]) -> (Child, u16, tempfile::TempDir) {
-    let directory = tempfile::tempdir().unwrap();
-    // It cannot choose a port by itself.
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = free.local_addr().unwrap().port();
-    drop(free);
-    let mut command = Command::new(program);
-    if rustix::process::getuid().is_root() {
-        command.args(["-u", "root"]);
-    }
-    command.arg("-D").arg(directory.path().join("dump")).args(arguments);
-    command.arg(format!("127.0.0.1:{port}")).arg("100");
-    let child = command.stdout(Stdio::null()).kill_on_drop(true).spawn().unwrap();
-    soon("smtp-sink", async {
-        while tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_err() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    })
-    .await;
-    (child, port, directory)
-}
-
-/// The mails of a dump, without what smtp-sink puts before each, lines ended by LF.
-fn dumped(directory: &tempfile::TempDir) -> Vec<String> {
-    let text = std::fs::read_to_string(directory.path().join("dump")).unwrap_or_default();
-    let mails = text.split("X-Client-Addr: ").skip(1);
-    mails
-        .map(|mail| {
-            let (_, mail) = mail.split_once(" (UTC)\n").unwrap();
-            mail.strip_suffix('\n').unwrap().to_owned()
-        })
-        .collect()
-}
+use crate::harness::mail_servers::SmtpSink;
+use crate::harness::program::python;
 
 fn letter(sink: &Sink, id: i64, text: &str) -> Prepared {
     let payload = serde_json::json!({ "to": "bob@shop.example", "text": text }).to_string();
@@ -61,38 +22,35 @@ fn sent(letter: &Prepared) -> String {
 
 #[tokio::test]
 async fn smtp_sink_gets_the_bytes_we_sent() {
-    let program = program("OUTBOXD_SMTP_SINK", "smtp-sink");
-    let (_sink, port, dump) = smtp_sink(&program, &[]).await;
-    let sink = build(LONG, Way::Smtp(smtp_to(port)));
+    let server = SmtpSink::start(&[]).await;
+    let sink = build(LONG, Way::Smtp(smtp_to(server.port)));
     let texts = [".", "..\n.x\nfrom\n\n.\n", "Grüße\r.\rende", &"long ".repeat(4000), ""];
     let letters: Vec<Prepared> =
         texts.iter().zip(1..).map(|(text, id)| letter(&sink, id, text)).collect();
     for letter in &letters {
         assert_delivered(&attempt(&sink, letter, LONG).await, "250 2.0.0 Ok");
     }
-    assert_eq!(dumped(&dump), letters.iter().map(sent).collect::<Vec<_>>());
+    assert_eq!(server.mails(), letters.iter().map(sent).collect::<Vec<_>>());
 }
 
 /// It stores the mail and hangs up without a reply: whoever calls that failed sends it twice.
 #[tokio::test]
 async fn smtp_sink_that_stores_and_hangs_up_leaves_doubt() {
-    let program = program("OUTBOXD_SMTP_SINK", "smtp-sink");
-    let (_sink, port, dump) = smtp_sink(&program, &["-q", "."]).await;
-    let sink = build(LONG, Way::Smtp(smtp_to(port)));
+    let server = SmtpSink::start(&["-q", "."]).await;
+    let sink = build(LONG, Way::Smtp(smtp_to(server.port)));
     let letter = letter(&sink, 1, "hello");
     let outcome = attempt(&sink, &letter, LONG).await;
     assert_in_doubt(&outcome, "no answer to the mail: the server closed the connection");
-    assert_eq!(dumped(&dump), [sent(&letter)]);
+    assert_eq!(server.mails(), [sent(&letter)]);
 }
 
 #[tokio::test]
 async fn smtp_sink_that_refuses_is_understood() {
-    let program = program("OUTBOXD_SMTP_SINK", "smtp-sink");
     for (arguments, reason) in
         [(["-f", "RCPT"], "recipient refused: 500 5.3.0"), (["-f", "."], "mail refused: 500 5.3.0")]
     {
-        let (_sink, port, _dump) = smtp_sink(&program, &arguments).await;
-        let sink = build(LONG, Way::Smtp(smtp_to(port)));
+        let server = SmtpSink::start(&arguments).await;
+        let sink = build(LONG, Way::Smtp(smtp_to(server.port)));
         assert_permanent(&attempt(&sink, &letter(&sink, 1, "x"), LONG).await, reason);
     }
 }
@@ -100,14 +58,13 @@ async fn smtp_sink_that_refuses_is_understood() {
 /// More mails than one connection serves: none is lost or doubled where one follows the other.
 #[tokio::test]
 async fn smtp_sink_gets_each_mail_once_over_several_connections() {
-    let program = program("OUTBOXD_SMTP_SINK", "smtp-sink");
-    let (_sink, port, dump) = smtp_sink(&program, &[]).await;
-    let sink = build(LONG, Way::Smtp(smtp_to(port)));
+    let server = SmtpSink::start(&[]).await;
+    let sink = build(LONG, Way::Smtp(smtp_to(server.port)));
     let letters: Vec<Prepared> = (1..=250).map(|id| letter(&sink, id, "x")).collect();
     for letter in &letters {
         assert_delivered(&attempt(&sink, letter, LONG).await, "250");
     }
-    assert_eq!(dumped(&dump), letters.iter().map(sent).collect::<Vec<_>>());
+    assert_eq!(server.mails(), letters.iter().map(sent).collect::<Vec<_>>());
 }
 
 #[tokio::test]

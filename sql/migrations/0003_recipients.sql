@@ -26,9 +26,9 @@ CREATE OR REPLACE TRIGGER delivery_state_fits BEFORE UPDATE ON outbox.delivery
              END AND NEW.attempt >= 0 AND NEW.round >= 1
              AND (NEW.recipients IS NULL OR jsonb_typeof(NEW.recipients) = 'object')
              AND (NEW.rev > OLD.rev
-                  OR (NEW.rev, NEW.state, NEW.due_at, NEW.attempt, NEW.round)
-                       = (OLD.rev, OLD.state, OLD.due_at, OLD.attempt, OLD.round)
-                     AND NEW.recipients IS DISTINCT FROM OLD.recipients)))
+                  OR NEW.rev = OLD.rev AND NEW.recipients IS DISTINCT FROM OLD.recipients
+                     AND NEW.state = OLD.state AND NEW.due_at = OLD.due_at
+                     AND NEW.attempt = OLD.attempt AND NEW.round = OLD.round)))
   EXECUTE FUNCTION outbox.refuse_state();
 
 -- ---------------------------------------------------------------------------------------------

@@ -60,6 +60,7 @@ pub(super) fn compose(draft: Draft<'_>) -> Result<PreparedMail, String> {
         to,
         from_domain: from.email.domain().to_owned(),
         utf8,
+        made_sender: false,
         signatures: Vec::new(),
         data,
     })

@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
 use super::stock::Slot;
-use super::verdict;
+use super::verdict::{self, Step};
 use super::wire::{Fault, Reply, Wire};
 use crate::config::{Login, MailSecurity, MailServer, Secret};
 use crate::delivery::{Cause, Outcome, clean_text};
@@ -207,7 +207,13 @@ async fn expect(
         return Ok(reply);
     }
     let reason = clean_text(&format!("{what}: {reply}"));
-    Err(Shut { reason, cause: verdict::of_entry(&reply), wait: verdict::wait(&reply) })
+    let step = match what {
+        "greeting" => Step::Greeting,
+        "AUTH" => Step::Login,
+        _ => Step::Hello,
+    };
+    let (cause, wait) = verdict::of_entry(step, &reply);
+    Err(Shut { reason, cause, wait })
 }
 
 async fn step<T>(

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use lettre::Address;
 
-use super::verdict::{self, Step, Verdict};
+use super::verdict::{self, Sender, Step, Verdict};
 use super::wire::Reply;
 use super::{Attempt, without_addresses};
 use crate::delivery::{Cause, Outcome, clean_text};
@@ -66,8 +66,12 @@ impl<'a> Tally<'a> {
     /// A reply that is no yes, to what concerns these.
     pub fn refuse(&mut self, step: Step, reply: &Reply, to: &[&'a Address]) {
         let words = self.words(reply);
-        match verdict::of(step, reply, self.attempt.permanent) {
-            Verdict::Refused { .. } => {
+        let sender = if self.attempt.mail.made_sender { Sender::Message } else { Sender::Config };
+        match verdict::of(step, reply, sender, self.attempt.permanent) {
+            Verdict::Refused { policy } => {
+                if policy {
+                    self.attempt.phase.refused_by_policy();
+                }
                 self.note(to, RecipientState::Refused, &words);
                 self.refused.get_or_insert_with(|| self.attempt.said(said(step), reply));
             }
