@@ -173,5 +173,5 @@ async fn no_more_files_are_in_memory_than_there_is_room_for() {
     client.execute(all, &[&payload]).await.unwrap();
     until_count(&client, "all are delivered", "SELECT count(*) FROM outbox.ledger", 3).await;
     relay.stop().await;
-    assert_eq!((peer.mails().len(), peer.peak()), (3, 2));
+    assert_eq!((peer.mails().len(), peer.peak_connections()), (3, 2));
 }
