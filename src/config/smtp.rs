@@ -9,7 +9,7 @@ use url::Url;
 use super::item::Item;
 use super::read::Section;
 use super::sink::ca_file;
-use super::{Login, MailSecurity, MailServer, Secret, SmtpConfig, attachment, header, mail};
+use super::{Login, MailSecurity, MailServer, Secret, SmtpConfig, attachment, dkim, header, mail};
 use crate::address;
 
 /// Host, port, protection.
@@ -30,11 +30,20 @@ pub(super) fn read(section: &mut Section) -> Option<SmtpConfig> {
     let files = section.get("files").and_then(|item| attachment::directory(&item));
     let encrypted = server.as_ref().is_none_or(|(.., security)| *security != MailSecurity::Plain);
     let ca_file = ca_file(section, encrypted);
+    let sender_rate = section.get("sender_rate").and_then(|item| item.rate());
+    let dkim = dkim::read(section);
     let (host, port, security) = server?;
     let login = credentials.map(|(user, password)| Login::Password { user, password });
     let server = MailServer { host, port, security, login, ca_file };
     let return_path = return_path.map(Arc::new);
-    Some(SmtpConfig { return_path, idempotency_header, files, ..SmtpConfig::new(server, from?) })
+    Some(SmtpConfig {
+        return_path,
+        idempotency_header,
+        dkim,
+        files,
+        sender_rate,
+        ..SmtpConfig::new(server, from?)
+    })
 }
 
 impl SmtpConfig {
@@ -242,9 +251,20 @@ mod tests {
                     "5: allow_private: is unknown; known here: kind, concurrency, timeout, retry, \
                      guarantee, permanent, expires_after, rerender, order, rate, daily_quota, url, \
                      username, password, password_file, from, return_path, idempotency_header, \
-                     files, ca_file",
+                     files, ca_file, sender_rate, dkim",
                 ),
             ],
         );
+    }
+
+    #[test]
+    fn a_sender_rate_is_a_rate() {
+        let rate = smtp("smtp://mail.example", "sender_rate = \"600/min\"\n").sender_rate.unwrap();
+        assert_eq!((rate.count.get(), rate.period.as_secs()), (600, 60));
+        assert_eq!(smtp("smtp://mail.example", "").sender_rate, None);
+        let head = "kind = \"smtp\"\nfrom = \"a@b.example\"\nurl = \"smtp://mail.example\"\n";
+        let fault = "5: sender_rate: \"14\" is no rate; \
+                     write a number from 1 to 1000000, then /s, /min, /h or /d, e.g. \"14/s\"";
+        refuses_each("[sinks.a]\n", "sinks.a", head, &[("sender_rate = \"14\"", fault)]);
     }
 }

@@ -510,4 +510,49 @@ mod tests {
         fs::rename(mail.join("order.de.txt"), mail.join("order.da.txt")).unwrap();
         assert!(!seen.contains(&hash()));
     }
+
+    /// What `examples/mail` makes of its order, values escaped.
+    #[test]
+    fn the_example_mails_are_put_together() {
+        let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/mail");
+        let root = examples.canonicalize().unwrap();
+        let order = fs::read_to_string(root.join("order.json")).unwrap();
+        let view = [("payload".to_owned(), serde_json::from_str(&order).unwrap())].into();
+        let view = View::of_values(view);
+        let render = |file: &str, form: Form| {
+            let mut read = |name: &str| {
+                let path = below(&root, name)?;
+                path.map(|path| read_file(&path)).transpose()
+            };
+            let source = read(file).unwrap().unwrap();
+            let template = Template::load(file, source, form, &mut read).unwrap();
+            assert_eq!(template.unknown(&["payload"]), None, "{file}");
+            template.render(&view).unwrap()
+        };
+        let (english, german) =
+            (render("order.html", Form::Html), render("order.de.html", Form::Html));
+        for (html, words) in [
+            (&english, ["<html lang=\"en\">", "because you ordered", "€ 93.30", "3 items"]),
+            (&german, ["<html lang=\"de\">", "weil Sie bei uns", "93,30 €", "3 Artikel"]),
+        ] {
+            for words in words {
+                assert!(html.contains(words), "{words}: {html}");
+            }
+            for words in [
+                "Jörg Müller &amp; Söhne",
+                "Übertopf &quot;Größe L&quot;",
+                "Gießkanne &lt;10 l&gt;",
+            ] {
+                assert!(html.contains(words), "{words}: {html}");
+            }
+            assert_eq!(html.matches("Example Shop").count(), 2, "header and footer");
+        }
+        let (english, german) =
+            (render("order.txt", Form::Text), render("order.de.txt", Form::Text));
+        assert!(english.contains("\n1 x Gießkanne <10 l>, 24.50 EUR\n"), "{english}");
+        assert!(german.contains("\nSumme: 93,30 EUR\n"), "{german}");
+        if let Ok(p) = std::env::var("PICTURE") {
+            fs::write(p, render("order.de.html", Form::Html)).unwrap();
+        }
+    }
 }

@@ -141,6 +141,17 @@ impl Sink {
         }
     }
 
+    /// The domain that mails of this content come from, where no message says otherwise.
+    #[must_use]
+    pub fn sender_domain(&self, content: &Content) -> Option<&str> {
+        match (self, content) {
+            (Sink::Smtp(smtp), Content::Mail(content)) if content.from.is_none() => {
+                Some(smtp.letterhead().from().email.domain())
+            }
+            _ => None,
+        }
+    }
+
     /// The bytes of the files that [`Sink::prepare`] would read: room is made for them before. Blocks as
     /// that does.
     ///

@@ -421,6 +421,15 @@ mod tests {
         ];
         let error = render(&macros).unwrap_err();
         assert!(error.contains("recursion limit"), "{error}");
+        let deep = |calls: usize| {
+            let of = "{% macro m(n) %}{% if n %}{{ m(n - 1) }}{% endif %}{% endmacro %}";
+            render(&[("a", &format!("{of}{{{{ m({calls}) }}}}"))])
+        };
+        assert_eq!(deep(30), Ok(String::new()));
+        assert!(
+            deep(60).unwrap_err().contains("recursion limit"),
+            "half of what the engine allows"
+        );
         let doubling = [(
             "a",
             "{% macro m(n) %}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}{% endmacro %}{{ m(40) }}",
