@@ -361,11 +361,6 @@ mod tests {
                  (template line 1); \
                  names start at [templates] root, by default the config file's directory",
             ),
-            (
-                "locale = \"de\"",
-                "19: locale: has no variant to choose; name a file, text_template = \"order.txt\", \
-                 and have an order.de.txt beside it",
-            ),
         ];
         refuses_each(&before, "routes[0]", MAIL, changes);
     }
@@ -374,6 +369,11 @@ mod tests {
     fn faults_of_what_a_mail_may_have() {
         let before = format!("{SINKS}[[routes]]\ntype = \"a\"\nsink = \"mail\"\n");
         let changes: &[(&str, &str)] = &[
+            (
+                "locale = \"de\"",
+                "19: locale: has no variant to choose; name a file, text_template = \"order.txt\", \
+                 and have an order.de.txt beside it",
+            ),
             ("cc = []", "19: cc: has 0 addresses; 1 to 100"),
             (
                 "bcc = [\"b@c.example\", \"x\"]",
