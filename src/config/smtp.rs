@@ -31,10 +31,10 @@ pub(super) fn read(section: &mut Section) -> Option<SmtpConfig> {
     Some(SmtpConfig {
         fallback,
         return_path,
+        sender_rate,
         idempotency_header,
         dkim,
         files,
-        sender_rate,
         ..SmtpConfig::new(server?, from?)
     })
 }

@@ -359,7 +359,7 @@ fn recipients(
             address::list(&list).map_err(|_| format!("{key}: not a list of mail addresses"))?;
         *room = room.checked_sub(list.len()).ok_or_else(|| {
             format!(
-                "{key}: the mail names more than {RECIPIENTS_MAX} addresses; send several mails"
+                "{key}: it names more than there is room for: {RECIPIENTS_MAX} addresses in a mail; send several"
             )
         })?;
         for mailbox in list {
