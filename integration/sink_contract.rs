@@ -1,7 +1,7 @@
 //! What every sink with attempts promises, held against scripted servers and foreign code.
 
-mod foreign;
 mod fallback;
+mod foreign;
 pub mod smtp;
 mod webhook;
 

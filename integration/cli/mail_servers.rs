@@ -55,7 +55,8 @@ impl Stage {
     /// What a command says, without what differs from run to run.
     fn says(&self, arguments: &[&str]) -> Said {
         let mut said = self.shop.run(arguments);
-        for (name, peer) in [("FIRST", &self.first), ("SECOND", &self.second), ("BARE", &self.bare)] {
+        for (name, peer) in [("FIRST", &self.first), ("SECOND", &self.second), ("BARE", &self.bare)]
+        {
             said.out = said.out.replace(&format!(":{}", peer.address.port()), &format!(":{name}"));
         }
         said
@@ -200,7 +201,8 @@ sink mail, 127.0.0.1:SECOND
         assert_eq!(mails.len(), 1);
         assert_eq!(mails[0].to, ["bob@shop.example"]);
         let text = String::from_utf8(mails[0].data.clone()).unwrap();
-        for words in ["Subject: outboxd: a test mail", "installation: shop-test", "sink: mail\r\n"] {
+        for words in ["Subject: outboxd: a test mail", "installation: shop-test", "sink: mail\r\n"]
+        {
             assert!(text.contains(words), "{words}: {text}");
         }
     }
@@ -214,8 +216,18 @@ async fn a_test_mail_that_is_not_taken_is_told_with_the_dialogue_and_an_exit_cod
     let arguments = ["check", "--mail-to", "bob@shop.example", "--sink", "bare"];
     for (step, say, end, outcome) in [
         (Step::Rcpt, Say::text("550 5.1.1 unknown"), "refused: recipient refused: 550", "refused"),
-        (Step::Rcpt, Say::text("451 4.7.1 greylisted"), "not sent, another time it may be:", "not now"),
-        (Step::Greeting, Say::text("554 no"), "not sent, another time it may be: greeting", "not now"),
+        (
+            Step::Rcpt,
+            Say::text("451 4.7.1 greylisted"),
+            "not sent, another time it may be:",
+            "not now",
+        ),
+        (
+            Step::Greeting,
+            Say::text("554 no"),
+            "not sent, another time it may be: greeting",
+            "not now",
+        ),
         (Step::Dot, Say::Cut, "it may have been taken or not: no answer to the mail", "in doubt"),
     ] {
         stage.bare.script(step, [say.clone()]);

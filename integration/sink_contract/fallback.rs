@@ -15,7 +15,7 @@ use super::{
 
 fn both(first: &SmtpPeer, second: &SmtpPeer) -> SmtpConfig {
     let mut way = smtp_to(first.address.port());
-    way.fallback = Some(smtp_to(second.address.port()).server);
+    way.fallback = Some(Box::new(smtp_to(second.address.port()).server));
     way
 }
 
@@ -82,7 +82,8 @@ async fn a_first_server_that_leaves_in_the_middle_of_a_mail_was_not_sent_it() {
         let second = SmtpPeer::start().await;
         first.script(Step::Body, [say.clone()]);
         let sink = build(LONG, Way::Smtp(both(&first, &second)));
-        let payload = serde_json::json!({ "to": "bob@shop.example", "text": "x\n".repeat(1 << 20) });
+        let payload =
+            serde_json::json!({ "to": "bob@shop.example", "text": "x\n".repeat(1 << 20) });
         let letter = prepare(&sink, &mail(), &message(42, &payload.to_string()));
         assert_delivered(&attempt(&sink, &letter, LONG).await, "fallback");
         assert_eq!((first.mails().len(), second.accepted()), (0, 1), "{say:?}");
@@ -187,7 +188,7 @@ async fn a_server_that_is_not_there_and_comes_back() {
     drop(listener);
     let second = SmtpPeer::start().await;
     let mut way = smtp_to(address.port());
-    way.fallback = Some(smtp_to(second.address.port()).server);
+    way.fallback = Some(Box::new(smtp_to(second.address.port()).server));
     let sink = build(LONG, Way::Smtp(way));
     let letter = letter(&sink);
     for _ in 0..3 {

@@ -52,7 +52,8 @@ pub(super) struct Check {
 impl Check {
     pub async fn run(&self, mut config: Config) -> Answer {
         if let Some(address) = &self.mail_to {
-            return mail_to::run(&config, address, self.sink.as_deref(), self.fallback, self.json).await;
+            return mail_to::run(&config, address, self.sink.as_deref(), self.fallback, self.json)
+                .await;
         }
         let mut lines = vec![Finding::new("config", Ok(of_config(&config)))];
         let plans = calendar::plans(&config, Timestamp::now());

@@ -16,7 +16,7 @@ pub(super) fn read(section: &mut Section) -> Option<SmtpConfig> {
     let fallback = section.get("fallback").map(|item| mail_server::second(&item, server.as_ref()));
     let mut way = SmtpConfig::new(server?, from?);
     way.fallback = match fallback {
-        Some(second) => Some(second?),
+        Some(second) => Some(Box::new(second?)),
         None => None,
     };
     Some(way)

@@ -32,9 +32,9 @@ use self::server::Server;
 use self::session::Door;
 pub use self::transcript::Transcript;
 use self::wire::{Fault, Reply};
+use super::BuildError;
 use super::capture::Capture;
 use super::mail::{PreparedMail, to_ascii};
-use super::BuildError;
 use crate::config::{MailServer, SinkConfig, SmtpConfig};
 use crate::delivery::{Cause, Outcome, Phase, clean_text};
 use crate::policy::Codes;
@@ -42,7 +42,7 @@ use crate::policy::Codes;
 /// A mail sink.
 pub struct Smtp {
     first: Server,
-    second: Option<Second>,
+    second: Option<Box<Second>>,
     sender: Mailbox,
     /// Where mails are kept in place of being sent.
     pub(super) capture: Option<Capture>,
@@ -76,8 +76,9 @@ impl Smtp {
         }
         let connections = config.concurrency.get();
         let first = Server::build(&way.server, connections)?;
-        let second = way.fallback.as_ref().map(|way| Second::build(way, connections)).transpose()?;
-        Ok(Smtp { first, second, sender, capture: None })
+        let second =
+            way.fallback.as_ref().map(|way| Second::build(way, connections)).transpose()?;
+        Ok(Smtp { first, second: second.map(Box::new), sender, capture: None })
     }
 
     /// `From:`, in the form that every server takes.

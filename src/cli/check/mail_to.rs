@@ -2,6 +2,7 @@
 //! said meanwhile. Whoever runs it typed the address, so it is shown.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -142,7 +143,7 @@ fn letter(
     server: &str,
     to: &Address,
 ) -> Result<crate::sink::mail::PreparedMail, String> {
-    let parse = |source: &str| Template::parse(source).map_err(|error| error.to_string());
+    let parse = |source: &str| Template::parse(source);
     let content = Mail::new(vec![parse(TO)?], parse(SUBJECT)?, parse(TEXT)?);
     let installation = &config.database.installation;
     let payload = json!({
@@ -170,9 +171,12 @@ impl Sent {
     /// What became of it: a word for programs, words for people.
     fn end(&self) -> (&'static str, String) {
         match &self.outcome {
-            Outcome::Delivered { receipt } => ("delivered", format!(
-                "the server took it: {receipt}\nwhether it reaches the mailbox, only a look there tells"
-            )),
+            Outcome::Delivered { receipt } => (
+                "delivered",
+                format!(
+                    "the server took it: {receipt}\nwhether it reaches the mailbox, only a look there tells"
+                ),
+            ),
             Outcome::Transient { reason, .. } => {
                 ("not now", format!("not sent, another time it may be: {reason}"))
             }
@@ -184,9 +188,12 @@ impl Sent {
     }
 
     fn text(&self, sink: &str) -> String {
-        let lines: String = self.dialogue.iter().map(|line| format!("  {line}\n")).collect();
+        let mut text = format!("sink {sink}, {}\n", self.server);
+        for line in &self.dialogue {
+            let _ = writeln!(text, "  {line}");
+        }
         let (_, words) = self.end();
-        format!("sink {sink}, {}\n{lines}{words}\n", self.server)
+        text + &words + "\n"
     }
 
     fn json(&self, sink: &str, to: &Address) -> Value {

@@ -39,7 +39,8 @@ fn judge(place: &Place, seen: &Result<Reception, String>) -> Found {
     let seen = match seen {
         Ok(seen) => seen,
         Err(reason) => {
-            let remedy = remedy(place, reason).map_or(String::new(), |remedy| format!("; {remedy}"));
+            let remedy =
+                remedy(place, reason).map_or(String::new(), |remedy| format!("; {remedy}"));
             return Found::Wrong(format!("{place}: {}{remedy}", plain(reason)));
         }
     };
@@ -61,7 +62,10 @@ fn judge(place: &Place, seen: &Result<Reception, String>) -> Found {
     });
     let offers: Vec<&str> = seen.offers.iter().map(String::as_str).collect();
     if seen.knows_ehlo {
-        words.push(format!("offers {}", if offers.is_empty() { "nothing".to_owned() } else { plain(&offers.join(", ")) }));
+        words.push(format!(
+            "offers {}",
+            if offers.is_empty() { "nothing".to_owned() } else { plain(&offers.join(", ")) }
+        ));
         if !seen.offers("PIPELINING") {
             words.push("without PIPELINING each mail takes some round trips more".to_owned());
         }
@@ -113,26 +117,32 @@ fn remedy(place: &Place, reason: &str) -> Option<String> {
         return Some(format!("a firewall may drop what goes to port {port}{many}"));
     }
     if says("offers no STARTTLS") {
-        return Some("a server with TLS from the first byte, often on port 465, is smtps://".to_owned());
+        return Some(
+            "a server with TLS from the first byte, often on port 465, is smtps://".to_owned(),
+        );
     }
     if reason.starts_with("TLS") {
-        return Some(match () {
-            () if says("UnknownIssuer") => {
-                "if its certificate is from an authority of your own, name that in ca_file"
+        return Some(
+            match () {
+                () if says("UnknownIssuer") => {
+                    "if its certificate is from an authority of your own, name that in ca_file"
+                }
+                () if says("NotValidForName") => {
+                    "write the host name that its certificate is made out to in url"
+                }
+                () if says("xpired") => "the server's certificate must be renewed",
+                () if says("corrupt message") => {
+                    "that server begins in clear text: write smtp+starttls://, often port 587"
+                }
+                () => return None,
             }
-            () if says("NotValidForName") => {
-                "write the host name that its certificate is made out to in url"
-            }
-            () if says("xpired") => "the server's certificate must be renewed",
-            () if says("corrupt message") => {
-                "that server begins in clear text: write smtp+starttls://, often port 587"
-            }
-            () => return None,
-        }
-        .to_owned());
+            .to_owned(),
+        );
     }
     if reason.starts_with("greeting") && says("no answer") {
-        return Some("a server with TLS from the first byte, often on port 465, is smtps://".to_owned());
+        return Some(
+            "a server with TLS from the first byte, often on port 465, is smtps://".to_owned(),
+        );
     }
     if reason.starts_with("AUTH: 5") {
         return Some("check username and password, or renew what is in token_file".to_owned());
@@ -232,7 +242,12 @@ mod tests {
         let no_name = "connect: failed to lookup address information: Name or service not known";
         for (port, security, reason, words) in [
             (25, start, "connect: no answer within 30 s", "many networks close 25, so ask for 587"),
-            (587, start, "connect: Connection refused (os error 111)", "nobody listens on port 587"),
+            (
+                587,
+                start,
+                "connect: Connection refused (os error 111)",
+                "nobody listens on port 587",
+            ),
             (587, start, no_name, "is the name right?"),
             (587, start, "the server offers no STARTTLS, which is required", "is smtps://"),
             (465, start, "greeting: no answer within 300 s", "is smtps://"),

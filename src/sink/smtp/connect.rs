@@ -120,7 +120,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn it_fails_when_all_have_failed() {
-        let refused = |all| async move { race(addresses(all), answer).await.unwrap_err().to_string() };
+        let refused =
+            |all| async move { race(addresses(all), answer).await.unwrap_err().to_string() };
         assert_eq!(refused(&["10.0.0.8"]).await, "connection refused");
         let both = refused(&["10.0.0.8", "10.0.0.18"]).await;
         assert_eq!(both, "none of its 2 addresses: connection refused");

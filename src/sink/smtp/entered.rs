@@ -63,7 +63,11 @@ impl Smtp {
     ///
     /// # Errors
     /// The outcome of an attempt that could not begin.
-    pub async fn enter_at(&self, which: Which, transcript: &Transcript) -> Result<Entered, Outcome> {
+    pub async fn enter_at(
+        &self,
+        which: Which,
+        transcript: &Transcript,
+    ) -> Result<Entered, Outcome> {
         let Some(door) = self.door(which) else {
             let reason = "there is no second server".to_owned();
             return Err(Outcome::Permanent { reason });

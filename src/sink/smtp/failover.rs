@@ -15,9 +15,9 @@ use tokio::time::Instant;
 use super::server::{End, Server};
 use super::session::{Session, Shut};
 use super::{Attempt, Which};
-use crate::sink::BuildError;
 use crate::config::MailServer;
 use crate::delivery::{Cause, Outcome, clean_text};
+use crate::sink::BuildError;
 
 /// How long a server in trouble is not asked: a mail must not wait for the connection of each.
 const REST: Duration = Duration::from_secs(30);
@@ -80,9 +80,8 @@ impl Second {
         let why = match self.first.turn() {
             Turn::Pass(why) => why,
             Turn::Ask(asking) => match first.attempt(attempt, Some(&asking)).await {
-                End::Settled(outcome) => return outcome,
                 End::Lost(Outcome::Transient { reason, .. }) => reason,
-                End::Lost(outcome) => return outcome,
+                End::Lost(outcome) | End::Settled(outcome) => return outcome,
             },
         };
         // After the first byte of a final dot nobody else is asked, whatever was said before.

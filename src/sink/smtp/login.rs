@@ -33,7 +33,10 @@ enum Standing {
     #[default]
     Unknown,
     Good,
-    Refused { until: Instant, reason: String },
+    Refused {
+        until: Instant,
+        reason: String,
+    },
 }
 
 impl Standing {

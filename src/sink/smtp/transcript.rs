@@ -74,7 +74,8 @@ mod tests {
 
     #[test]
     fn the_short_form_keeps_no_address_and_the_whole_one_each_line() {
-        let reply = Ok(Reply { code: 250, lines: vec!["mail.example".to_owned(), "SIZE 9".to_owned()] });
+        let reply =
+            Ok(Reply { code: 250, lines: vec!["mail.example".to_owned(), "SIZE 9".to_owned()] });
         let told = |transcript: Transcript| {
             transcript.asked("RCPT TO:<bob@shop.example>\r\n");
             transcript.answered(&reply);

@@ -59,7 +59,7 @@ pub(super) enum Fault {
 }
 
 /// A server that speaks first is not to be understood.
-const UNASKED: Fault = Fault::Protocol("the server spoke without being asked");
+pub(super) const UNASKED: Fault = Fault::Protocol("the server spoke without being asked");
 
 /// Why a mail's end did not go out.
 pub(super) enum Cut {
@@ -145,7 +145,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     }
 
     /// Sends a line that ends in a secret and reads its reply. Of the secret only `mask` is written down.
-    pub async fn ask_secret(&mut self, lead: &str, secret: &str, mask: &str) -> Result<Reply, Fault> {
+    pub async fn ask_secret(
+        &mut self,
+        lead: &str,
+        secret: &str,
+        mask: &str,
+    ) -> Result<Reply, Fault> {
         if self.has_spoken()? {
             return Err(UNASKED);
         }

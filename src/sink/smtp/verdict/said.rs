@@ -103,7 +103,7 @@ impl Said {
             "sender identity",
             "authorized to send from",
         ];
-        let is_named = matches!(self.status, Some([_, 1, 7 | 8]) | Some([_, 7, 60]));
+        let is_named = matches!(self.status, Some([_, 1, 7 | 8] | [_, 7, 60]));
         step == Step::Mail || is_named || self.has(&words)
     }
 
