@@ -6,6 +6,7 @@ mod export;
 mod look;
 mod mail_servers;
 mod operate;
+mod preview;
 mod recipients;
 mod replay;
 mod schedule;

@@ -1,5 +1,7 @@
 //! What every sink with attempts promises, held against scripted servers and foreign code.
 
+mod content;
+mod dkim;
 mod fallback;
 mod foreign;
 pub mod smtp;

@@ -15,7 +15,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-pub use self::words::mail_remedy;
+pub use self::words::{REFUSES_US, mail_remedy};
 
 /// The type of messages that tell of troubles.
 pub const TYPE: &str = "outboxd.alert";

@@ -6,6 +6,9 @@ use serde_json::{Value, json};
 
 use super::{Alert, COUNTED_MAX, Cause};
 
+/// How the reason begins why a sink waits that can be reached, and wants nothing from us as we are.
+pub const REFUSES_US: &str = "refuses us";
+
 /// What to do about a mail, `NAME/PERIOD`, that is held, or else dead.
 #[must_use]
 pub fn mail_remedy(is_held: bool, mail: &str) -> String {
@@ -44,6 +47,9 @@ impl Alert {
             Cause::Held => {
                 let some = some("delivery is held", "deliveries are held");
                 format!("sink {name}: {some}, in doubt whether they arrived")
+            }
+            Cause::Open if self.is_refused() => {
+                format!("sink {name} refuses us; its messages wait, and none is given up for it")
             }
             Cause::Open => format!("sink {name} cannot be reached; its messages wait"),
             Cause::Orphaned => format!("sink {name} is in no live relay's config; nobody works it"),
@@ -90,6 +96,10 @@ impl Alert {
             Cause::Held => format!(
                 "look: outboxd list --sink {name} --state held; then tell what became of each: outboxd resolve"
             ),
+            Cause::Open if self.is_refused() => format!(
+                "see what it objects to: outboxd check; mend the login or the sender, then reload with \
+                 SIGHUP; messages go out by themselves then; what waits: outboxd list --sink {name}"
+            ),
             Cause::Open => format!(
                 "look at what it connects to; messages go out by themselves once it answers; what waits: \
                  outboxd list --sink {name}"
@@ -135,6 +145,11 @@ impl Alert {
         self.reason.as_deref().is_some_and(|reason| reason.starts_with("held"))
     }
 
+    /// Of a sink that is not tried, whether it can be reached, and refuses us.
+    fn is_refused(&self) -> bool {
+        self.reason.as_deref().is_some_and(|reason| reason.starts_with(REFUSES_US))
+    }
+
     pub(super) fn paragraph(&self) -> String {
         let since = self.since.strftime("%Y-%m-%d %H:%M:%SZ");
         if self.gone {
@@ -159,6 +174,8 @@ impl Alert {
             (Cause::Dead, true) => format!("{name}: none dead any more"),
             (Cause::Held, false) => format!("{name}: {amount} held"),
             (Cause::Held, true) => format!("{name}: none held any more"),
+            (Cause::Open, false) if self.is_refused() => format!("{name} refuses us"),
+            (Cause::Open, true) if self.is_refused() => format!("{name} refuses us no longer"),
             (Cause::Open, false) => format!("{name} cannot be reached"),
             (Cause::Open, true) => format!("{name} can be reached again"),
             (Cause::Orphaned, false) => format!("{name} is in no relay's config"),
@@ -230,6 +247,17 @@ mod tests {
             let one = alert(cause, 1, None, None);
             assert!(!one.words().is_empty() && one.remedy().contains(' '), "{cause:?}");
         }
+    }
+
+    #[test]
+    fn a_sink_that_refuses_us_is_not_called_out_of_reach() {
+        let away = alert(Cause::Open, 1, None, Some("connection refused"));
+        assert_eq!(away.topic(), "orders cannot be reached");
+        let refused = alert(Cause::Open, 1, None, Some("refuses us: AUTH: 535 5.7.8 no; mend"));
+        assert_eq!(refused.topic(), "orders refuses us");
+        assert!(refused.words().contains("none is given up"), "{}", refused.words());
+        assert!(refused.remedy().contains("mend the login"), "{}", refused.remedy());
+        assert_eq!(Alert { gone: true, ..refused }.topic(), "orders refuses us no longer");
     }
 
     #[test]

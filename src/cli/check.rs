@@ -2,6 +2,7 @@
 //! test mail, where it is told to.
 
 mod calendar;
+mod dkim;
 mod mail_to;
 
 use std::fmt::Write as _;
@@ -66,6 +67,7 @@ impl Check {
             lines.push(Finding::of("listen", listens(link.target()).await));
         }
         lines.extend(join_all(config.sinks.values().map(probe)).await.into_iter().flatten());
+        lines.extend(dkim::keys(config));
         lines.extend(plans);
         if reachable {
             lines.extend(calendar::queries(config, &link).await);

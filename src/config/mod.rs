@@ -4,14 +4,17 @@
 //! touches nothing else. Every fault is reported at once, each with file, line, key and remedy.
 
 mod admin;
+mod attachment;
 mod calendar;
 mod column;
 mod connect;
 mod csv;
 mod database;
+mod dkim;
 mod dsn;
 mod export;
 mod fault;
+mod header;
 mod item;
 mod load;
 mod mail;
@@ -28,6 +31,7 @@ mod schedule;
 mod secret;
 mod sink;
 mod smtp;
+mod template;
 #[cfg(test)]
 mod testing;
 mod webhook;
@@ -38,9 +42,11 @@ use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use column::{Column, ColumnForm, ValuePath};
+pub use dkim::DkimKey;
 pub use export::{ExportQuery, Rows};
 pub use fault::{ConfigError, Fault};
 pub use mailing::{MailCatchUp, MailingConfig};
@@ -256,7 +262,7 @@ pub struct SmtpConfig {
     pub from: lettre::message::Mailbox,
     /// `return_path`: the sender in the envelope, to whom what cannot be delivered is reported; unless
     /// the route says otherwise. Default the address in `From:`.
-    pub return_path: Option<Template>,
+    pub return_path: Option<Arc<Template>>,
     /// `sender_rate`: most attempts begun within a span of time for each domain of `From:`. Default none.
     pub sender_rate: Option<Rate>,
     /// `idempotency_header`: the name of a header that carries the idempotency key, for providers that
@@ -309,12 +315,12 @@ pub enum Login {
 /// A key that signs mails (DKIM, RFC 6376).
 #[derive(Clone, Debug)]
 pub struct DkimConfig {
-    /// `domain`: the signing domain (`d=`).
+    /// `domain`: the signing domain (`d=`), in A-labels.
     pub domain: String,
     /// `selector` (`s=`).
     pub selector: String,
     /// `key` or `key_file`: the private key, PEM; RSA (rsa-sha256) or Ed25519 (ed25519-sha256, RFC 8463).
-    pub key: Secret,
+    pub key: DkimKey,
 }
 
 /// How the mail dialogue is protected.
@@ -481,6 +487,15 @@ pub enum AttachmentSource {
     Base64(Template),
     /// `file`: a template for the name of a file below the sink's `files`.
     File(Template),
+}
+
+impl Content {
+    /// Whether files are read for it: that may take its time.
+    #[must_use]
+    pub fn reads_files(&self) -> bool {
+        let Content::Mail(mail) = self else { return false };
+        mail.attachments.iter().any(|file| matches!(file.source, AttachmentSource::File(_)))
+    }
 }
 
 impl CsvConfig {

@@ -12,7 +12,7 @@ use tracing::{error, warn};
 use super::deliver::Deliverer;
 use super::hand::Place;
 use crate::config::duration_in_words;
-use crate::delivery::Guarantee;
+use crate::delivery::{Guarantee, Settlement};
 use crate::metrics::WaitsFor;
 use crate::store::flow::{self, Intent, Reserved, Span};
 use crate::store::work::Fetched;
@@ -37,6 +37,8 @@ pub struct Admitted {
     pub start: Vec<Fetched>,
     /// To be put back.
     pub back: Vec<Fetched>,
+    /// Not to start before their sender may send again.
+    pub later: Vec<(Fetched, Settlement)>,
 }
 
 /// Puts attempts of one sink on record.
@@ -97,11 +99,27 @@ impl Admission {
     /// no attempt needs neither.
     pub async fn admit(&mut self, rows: Vec<Fetched>) -> Admitted {
         let (aside, rows) = rows.into_iter().partition(|row| self.deliverer.makes_no_attempt(row));
-        let mut admitted = Admitted { start: rows, back: Vec::new() };
+        let mut admitted = Admitted { start: rows, ..Admitted::default() };
+        self.keep_pace(&mut admitted);
         self.reserve(&mut admitted).await;
         self.commit_intents(&mut admitted).await;
+        if let Some(pace) = &self.deliverer.pace {
+            for row in &admitted.back {
+                pace.give_back(&(row.message_id, row.target.clone()), Instant::now());
+            }
+        }
         admitted.start.extend::<Vec<Fetched>>(aside);
         admitted
+    }
+
+    /// Before anything is drawn on: what waits for its sender uses up no limit.
+    fn keep_pace(&self, admitted: &mut Admitted) {
+        for row in std::mem::take(&mut admitted.start) {
+            match self.deliverer.waits_for_pace(&row) {
+                Some(later) => admitted.later.push((row, later)),
+                None => admitted.start.push(row),
+            }
+        }
     }
 
     /// The rate before the quota: what a rate gave and a quota refuses is free again soon.

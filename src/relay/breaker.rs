@@ -5,6 +5,7 @@
 //! open ──the pause is over──▶ probing: one attempt, alone
 //! probing ──trouble again──▶ open, for twice as long
 //!         ──an answer──▶ ramping: 2 attempts at a time, 4, 8, … ──▶ closed
+//! any     ──it wants nothing from us──▶ open at once, and longer
 //! ```
 //!
 //! Trouble that only one message meets is that message's own, and spends its attempts. Trouble that
@@ -15,8 +16,9 @@ use std::time::{Duration, Instant};
 /// First and longest pause between probes.
 const PAUSE_MIN: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(60);
-/// Pause after a login or sender was refused: seldom enough that no server locks the account for it.
-const BAR_PAUSE: Duration = Duration::from_secs(60);
+/// The same after a login or a sender was refused: seldom enough that no server locks the account for it.
+const BAR_MIN: Duration = Duration::from_secs(60);
+const BAR_MAX: Duration = Duration::from_secs(300);
 /// How many attempts may run at first when a destination is back.
 const RAMP_FROM: usize = 2;
 /// Beyond so many at a time the ramp is over, whatever the sink's concurrency.
@@ -45,8 +47,10 @@ enum State {
 pub struct Opened {
     /// Since when.
     pub since: Instant,
-    /// What the first messages met.
+    /// What the first messages met, or the last one that was barred.
     pub reason: String,
+    /// Whether it is there and wants nothing from us as we are.
+    pub barred: bool,
 }
 
 impl Breaker {
@@ -136,7 +140,7 @@ impl Breaker {
             }
             Some(other) if other == message_id => false,
             Some(_) => {
-                let opened = Opened { since: now, reason: reason.to_owned() };
+                let opened = Opened { since: now, reason: reason.to_owned(), barred: false };
                 self.state = State::Open { opened, until: now + PAUSE_MIN, pause: PAUSE_MIN };
                 true
             }
@@ -145,9 +149,15 @@ impl Breaker {
 
     /// The destination wants nothing from us as we are: that is never a message's own trouble.
     pub fn bar(&mut self, now: Instant, reason: &str) {
+        let pause = match &self.state {
+            // Those that were in flight when the first was told so are told the same.
+            State::Open { opened, .. } if opened.barred => return,
+            State::Probing { opened, pause } if opened.barred => (*pause * 2).min(BAR_MAX),
+            _ => BAR_MIN,
+        };
         let since = self.opened().map_or(now, |opened| opened.since);
-        let opened = Opened { since, reason: reason.to_owned() };
-        self.state = State::Open { opened, until: now + BAR_PAUSE, pause: BAR_PAUSE };
+        let opened = Opened { since, reason: reason.to_owned(), barred: true };
+        self.state = State::Open { opened, until: now + pause, pause };
     }
 }
 
@@ -240,5 +250,37 @@ mod tests {
             breaker.pass(later(now, 3));
         }
         assert_eq!(breaker.limit(now), usize::MAX);
+    }
+
+    #[test]
+    fn who_is_barred_waits_at_once_and_ever_longer() {
+        let (mut breaker, mut now) = (Breaker::new(), Instant::now());
+        breaker.bar(now, "535 no");
+        let begun = now;
+        for pause in [60, 120, 240, 300, 300] {
+            breaker.bar(later(now, 1), "535 no, to those that were in flight");
+            assert_eq!(breaker.opens_at(), Some(later(now, pause)));
+            now = later(now, pause);
+            assert_eq!(breaker.limit(now), 1, "one probe");
+            breaker.begin(now);
+            assert_eq!(breaker.limit(now), 0, "alone");
+            breaker.bar(now, "535 still no");
+            let opened = Opened { since: begun, reason: "535 still no".to_owned(), barred: true };
+            assert_eq!(breaker.opened(), Some(&opened));
+        }
+        breaker.begin(later(now, 300));
+        breaker.pass(later(now, 301));
+        assert_eq!(breaker.limit(now), RAMP_FROM);
+        breaker.bar(later(now, 302), "535 again");
+        assert_eq!(breaker.opens_at(), Some(later(now, 362)), "from the beginning");
+    }
+
+    #[test]
+    fn a_destination_that_came_back_and_bars_us_is_another_trouble() {
+        let (mut breaker, now) = open();
+        breaker.begin(later(now, 1));
+        breaker.bar(later(now, 1), "535 no");
+        assert_eq!(breaker.opens_at(), Some(later(now, 61)));
+        assert!(breaker.opened().unwrap().barred);
     }
 }

@@ -34,14 +34,13 @@ pub fn decide(
                 return held(&reason);
             }
             Cause::Rejected if at_most_once => return Settlement::Dead { reason },
-            // No message would fare better, and none of them is to blame.
-            Cause::Barred => {
+            Cause::Barred | Cause::Throttled | Cause::Unreachable | Cause::Away
+                if sinks_trouble =>
+            {
                 return Settlement::Release { delay: wait.unwrap_or(TROUBLE_PAUSE), reason };
             }
-            Cause::Throttled | Cause::Unreachable | Cause::Away if sinks_trouble => {
-                return Settlement::Release { delay: wait.unwrap_or(TROUBLE_PAUSE), reason };
-            }
-            Cause::Throttled
+            Cause::Barred
+            | Cause::Throttled
             | Cause::Unreachable
             | Cause::Away
             | Cause::Refused
@@ -108,8 +107,8 @@ mod tests {
             (in_doubt, again, again, held, held),
             (transient(Unreachable, 0), again, back(1), again, back(1)),
             (transient(Unreachable, 60), after(60), back(60), after(60), back(60)),
-            (transient(Barred, 0), back(1), back(1), back(1), back(1)),
-            (transient(Barred, 60), back(60), back(60), back(60), back(60)),
+            (transient(Barred, 0), again, back(1), again, back(1)),
+            (transient(Barred, 60), after(60), back(60), after(60), back(60)),
             (transient(Away, 0), again, back(1), held, held),
             (transient(Away, 60), after(60), back(60), held, held),
             (transient(Throttled, 0), again, back(1), again, back(1)),

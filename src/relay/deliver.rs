@@ -10,14 +10,18 @@ use tokio_util::sync::CancellationToken;
 
 use super::decide::decide;
 use super::gate::Gate;
+use super::hand::Place;
 use super::lease::Lease;
+use super::pace::Pace;
 use super::route::{Paused, Routes};
 use super::settle::Decided;
-use crate::config::{Route, SinkConfig};
+use crate::config::{Content, Route, SinkConfig, Way, duration_in_words};
 use crate::delivery::{Cause, Guarantee, Outcome, Phase, Settlement};
 use crate::message::{IdempotencyKey, Message};
 use crate::name::Name;
 use crate::policy::Policy;
+use crate::recipients::RecipientState;
+use crate::sink::mail::NoMail;
 use crate::sink::{Prepared, Sink};
 use crate::store::work::{self, Fetched};
 use crate::store::{Link, StoreError};
@@ -45,6 +49,9 @@ const UNREAD_PAUSE: Duration = Duration::from_secs(1);
 /// How long a row rests that could not be sent because the lease was over: until that is noticed.
 const NO_LEASE_PAUSE: Duration = Duration::from_secs(1);
 
+/// Why a row waits whose sender has had its share; known by its beginning.
+pub const SENDER_RATE: &str = "sender_rate";
+
 /// Why a delivery is held whose content the config has changed since its first attempt.
 const OTHER_CONTENT: &str = "an earlier attempt sent other content under the same idempotency key: the \
      config or its templates changed since; not sent. Send the new content all the same with: outboxd \
@@ -70,6 +77,8 @@ pub struct Deliverer {
     pub lease: Arc<Lease>,
     /// Learns from every attempt how many may run.
     pub gate: Gate,
+    /// Knows how many may begin of one sender, where that is limited.
+    pub pace: Option<Arc<Pace>>,
     /// Cuts open attempts short.
     pub cut: CancellationToken,
 }
@@ -155,6 +164,9 @@ impl Deliverer {
             }
         };
         let end = attempt.await;
+        if let Some(pace) = &self.pace {
+            pace.give_back(&place(&row), Instant::now());
+        }
         let content_hash = content_hash.filter(|_| end.may_be_seen(&phase));
         let settlement = self.settlement(&row, end, &phase, begun);
         let is_urgent = row.key.is_some() || self.guarantee(&row) == Guarantee::AtMostOnce;
@@ -176,6 +188,7 @@ impl Deliverer {
                 return settlement;
             }
         };
+        let outcome = if is_ours { outcome } else { self.weigh(row, outcome, phase, now) };
         let sinks_trouble = if is_ours {
             self.gate.abstain(now);
             false
@@ -192,6 +205,31 @@ impl Deliverer {
                 decide(outcome, self.policy(row), number, sinks_trouble, fastrand::f64())
             }
         }
+    }
+
+    /// Takes a refusal that means us for what it is: not this message's end. Until there are so many that
+    /// this is clear, it is taken for the message's.
+    fn weigh(&self, row: &Fetched, outcome: Outcome, phase: &Phase, now: Instant) -> Outcome {
+        let mut known = phase.recipients();
+        if known.accepted() != row.recipients.accepted() {
+            self.gate.accepted(now);
+            return outcome;
+        }
+        let Outcome::Permanent { reason } = outcome else { return outcome };
+        if !phase.is_refused_by_policy() || !self.gate.is_run_of_refusals(row.message_id) {
+            return Outcome::Permanent { reason };
+        }
+        // Refused is for good: they are asked again.
+        let is_new = |address: &str| {
+            row.recipients.of(address).is_none_or(|before| before.state != RecipientState::Refused)
+        };
+        let refused = known.iter().filter(|(_, now)| now.state == RecipientState::Refused);
+        let refused = refused.filter(|(address, _)| is_new(address));
+        let again: Vec<_> = refused.map(|(a, r)| (a.to_owned(), r.reply.clone())).collect();
+        for (address, reply) in again {
+            known.note(&address, RecipientState::Deferred, &reply);
+        }
+        Outcome::Transient { cause: Cause::Barred, reason, wait: None }
     }
 
     /// How often a row's message may reach its receiver.
@@ -240,23 +278,35 @@ impl Deliverer {
             let reason = "its intent is not committed".to_owned();
             return End::Settled(Settlement::Release { delay: Duration::ZERO, reason });
         }
-        let (message, route, _memory) = match self.load(row).await {
+        let (message, route, memory) = match self.load(row).await {
             Ok(loaded) => loaded,
             Err(end) => return end,
         };
         let key =
             IdempotencyKey::new(&self.installation, message.id, &self.config.name, &row.target);
-        let prepared: Prepared = match self.sink.prepare(&message, &route.content, &key) {
-            Ok(prepared) => prepared,
-            Err(reason) => return End::Inside(Outcome::Permanent { reason }),
+        let made = if route.content.reads_files() {
+            self.make_with_files(row, (message, key), memory).await
+        } else {
+            self.sink.prepare(&message, &route.content, &key).map(|made| (made, memory))
+        };
+        let (prepared, _memory) = match made {
+            Ok(made) => made,
+            Err(NoMail::Never(reason)) => return End::Inside(Outcome::Permanent { reason }),
+            // It spends an attempt, so that what is never put there comes to an end.
+            Err(NoMail::NotNow(reason)) => {
+                let cause = Cause::Refused;
+                return End::Inside(Outcome::Transient { cause, reason, wait: None });
+            }
         };
         let hash = prepared.hash();
         if !route.policy.rerender && row.content_hash.as_ref().is_some_and(|sent| *sent != hash) {
             let reason = OTHER_CONTENT.to_owned();
             return End::Settled(Settlement::Held { reason, attempted: false });
         }
+        if let Some(delay) = self.waits_for_its_sender(row, &prepared) {
+            return End::Settled(Settlement::Release { delay, reason: self.sender_rate() });
+        }
         *content_hash = Some(hash);
-        drop(message);
         // Waiting for memory or the database is not the receiver's time.
         let limit = self.config.timeout;
         let permanent = route.policy.permanent.as_ref();
@@ -265,6 +315,89 @@ impl Deliverer {
         End::Outcome(
             sent.unwrap_or_else(|_| phase.cut_short(&format!("timed out after {limit:?}"))),
         )
+    }
+
+    /// How long a row waits until its sender may send again; none if it may now.
+    fn waits_for_its_sender(&self, row: &Fetched, prepared: &Prepared) -> Option<Duration> {
+        let (Some(pace), Prepared::Mail(mail)) = (&self.pace, prepared) else { return None };
+        pace.begin(&place(row), mail.from_domain(), Instant::now(), fastrand::f64()).err()
+    }
+
+    /// The same before anything is drawn on for it, where its sender can be told by then.
+    pub fn waits_for_pace(&self, row: &Fetched) -> Option<Settlement> {
+        let pace = self.pace.as_ref()?;
+        let route = self.route(row)?;
+        let domain = self.sink.sender_domain(&route.content)?;
+        let delay = pace.admit(&place(row), domain, Instant::now(), fastrand::f64()).err()?;
+        Some(Settlement::Release { delay, reason: self.sender_rate() })
+    }
+
+    fn sender_rate(&self) -> String {
+        let rate = match &self.config.way {
+            Way::Smtp(way) => way.sender_rate,
+            Way::Webhook(_) | Way::Csv(_) => None,
+        };
+        let words = rate.map_or(String::new(), |rate| {
+            format!(
+                ": {} in {} for its sender's domain",
+                rate.count,
+                duration_in_words(rate.period)
+            )
+        });
+        format!("{SENDER_RATE}{words}")
+    }
+
+    /// Makes what goes out with files: apart, as a disk may take its time, and in memory of their size.
+    async fn make_with_files(
+        &self,
+        row: &Fetched,
+        job: (Message, IdempotencyKey),
+        memory: Option<Room>,
+    ) -> Result<(Prepared, Option<Room>), NoMail> {
+        let (bytes, job) = self
+            .apart(row, job, |sink, content, (message, _)| sink.weigh(message, content))
+            .await?;
+        let bytes =
+            usize::try_from(bytes).unwrap_or(usize::MAX).saturating_add(job.0.payload.len());
+        // Whoever holds some of the memory and waits for more of it may wait for ever.
+        drop(memory);
+        let memory = self.memory.reserve(bytes).await;
+        let (made, _) = self
+            .apart(row, job, |sink, content, (message, key)| sink.prepare(message, content, key))
+            .await?;
+        Ok((made, Some(memory)))
+    }
+
+    /// Does a piece of work that may block, and gives back what it was done with.
+    async fn apart<Job: Send + 'static, Done: Send + 'static>(
+        &self,
+        row: &Fetched,
+        job: Job,
+        work: fn(&Sink, &Content, &Job) -> Result<Done, NoMail>,
+    ) -> Result<(Done, Job), NoMail> {
+        let Some(message) = &row.message else {
+            return Err(NoMail::Never("its message is gone".to_owned()));
+        };
+        let (sink, routes) = (Arc::clone(&self.sink), Arc::clone(&self.routes));
+        let (name, target) = (self.config.name.clone(), row.target.clone());
+        let message_type = message.message_type.clone();
+        let work = move || {
+            let gone = || NoMail::Never("its route is gone".to_owned());
+            let route = routes.of(name.as_str(), &target, &message_type).ok_or_else(gone)?;
+            Ok((work(&sink, &route.content, &job)?, job))
+        };
+        let limit = self.config.timeout;
+        match tokio::time::timeout(limit, tokio::task::spawn_blocking(work)).await {
+            Ok(Ok(done)) => done,
+            Ok(Err(broken)) => match broken.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(_) => Err(NoMail::NotNow("the relay stops".to_owned())),
+            },
+            Err(_) => {
+                let reason = format!("attachments: the files could not be read within {limit:?}");
+                Err(NoMail::NotNow(reason))
+            }
+        }
     }
 
     /// The route of a row; none where another relay with another config routed it.
@@ -313,6 +446,10 @@ impl Deliverer {
         };
         Ok((message, route, memory))
     }
+}
+
+fn place(row: &Fetched) -> Place {
+    (row.message_id, row.target.clone())
 }
 
 /// Makes of a panic an end like any other: the message's own, and nobody else's.

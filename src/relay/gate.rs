@@ -6,12 +6,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::breaker::{Breaker, Opened};
+use crate::alert::REFUSES_US;
 use crate::delivery::{Cause, Outcome};
 use crate::metrics::WaitsFor;
 
 /// First and longest wait after a receiver asked for less without saying for how long.
 const THROTTLE_MIN: Duration = Duration::from_secs(5);
 const THROTTLE_MAX: Duration = Duration::from_secs(300);
+/// So many different messages that are refused by policy, with none accepted between, mean us.
+const POLICY_RUN: usize = 10;
 
 /// The breakers of the hosts that this relay's sinks talk to, one for sinks that share a host.
 #[derive(Debug, Default)]
@@ -40,6 +43,10 @@ struct Own {
     throttle: Duration,
     /// The message that was last told so, and whether others were delivered since.
     throttled: Option<(i64, bool)>,
+    /// When something was last accepted.
+    accepted_at: Option<Instant>,
+    /// Messages that were refused by policy since then, up to as many as count.
+    policy: Vec<i64>,
 }
 
 /// Until when a sink waits, and what for.
@@ -57,8 +64,14 @@ impl Gate {
     /// Open, but for what the host's breaker says.
     #[must_use]
     pub fn new(host: Arc<Mutex<Breaker>>) -> Gate {
-        let own =
-            Own { breaker: Breaker::new(), waits: None, throttle: THROTTLE_MIN, throttled: None };
+        let own = Own {
+            breaker: Breaker::new(),
+            waits: None,
+            throttle: THROTTLE_MIN,
+            throttled: None,
+            accepted_at: None,
+            policy: Vec::new(),
+        };
         Gate { host, own: Mutex::new(own) }
     }
 
@@ -126,10 +139,7 @@ impl Gate {
     pub fn learn(&self, message_id: i64, outcome: &Outcome, begun: Instant, now: Instant) -> bool {
         match outcome {
             Outcome::Delivered { .. } => {
-                let mut own = self.own();
-                own.throttle = THROTTLE_MIN;
-                own.throttled = own.throttled.map(|(message_id, _)| (message_id, true));
-                drop(own);
+                self.accepted(now);
                 self.answered(now);
                 false
             }
@@ -149,8 +159,7 @@ impl Gate {
                 }
                 Cause::Barred => {
                     self.host().pass(now);
-                    self.own().breaker.bar(now, reason);
-                    true
+                    self.barred(begun, now, reason)
                 }
                 Cause::Away => {
                     self.host().pass(now);
@@ -171,6 +180,41 @@ impl Gate {
                 }
             },
         }
+    }
+
+    /// Something was accepted, of a message at least for some.
+    pub fn accepted(&self, now: Instant) {
+        let mut own = self.own();
+        own.throttle = THROTTLE_MIN;
+        own.throttled = own.throttled.map(|(message_id, _)| (message_id, true));
+        own.accepted_at = Some(now);
+        own.policy.clear();
+    }
+
+    /// A message was refused for good by a policy. Answers whether so many were that it means us: each
+    /// would end so, and none of them is to blame.
+    pub fn is_run_of_refusals(&self, message_id: i64) -> bool {
+        let mut own = self.own();
+        if own.policy.len() < POLICY_RUN && !own.policy.contains(&message_id) {
+            own.policy.push(message_id);
+        }
+        own.policy.len() == POLICY_RUN
+    }
+
+    /// It wants nothing from us as we are, unless something was accepted meanwhile: then it is a message's
+    /// own trouble.
+    fn barred(&self, begun: Instant, now: Instant, reason: &str) -> bool {
+        let mut own = self.own();
+        if own.accepted_at.is_some_and(|accepted_at| accepted_at > begun) {
+            own.breaker.abstain(now);
+            return false;
+        }
+        let reason = format!(
+            "{REFUSES_US}: {reason}; mend what it objects to (login, sender, a block list), then reload \
+             with SIGHUP, or wait: it is asked again every few minutes"
+        );
+        own.breaker.bar(now, &reason);
+        true
     }
 
     fn answered(&self, now: Instant) {
@@ -308,5 +352,43 @@ mod tests {
         gate.learn(1, &delivered(), now, now);
         gate.learn(1, &transient(Cause::Throttled, None), now, now);
         assert_eq!(gate.opens_at(now), Some(now + Duration::from_secs(5)));
+    }
+
+    #[test]
+    fn who_is_barred_waits_as_a_whole_unless_something_is_accepted_meanwhile() {
+        let now = Instant::now();
+        let gate = Gate::new(Hosts::default().of("a:1"));
+        let later = now + Duration::from_secs(1);
+        gate.learn(1, &delivered(), now, later);
+        let barred = transient(Cause::Barred, None);
+        assert!(!gate.learn(2, &barred, now, later + Duration::from_secs(1)), "its own");
+        assert_eq!(gate.limit(later), usize::MAX);
+        let begun = later + Duration::from_secs(2);
+        assert!(gate.learn(2, &barred, begun, begun), "nothing was accepted since it began");
+        assert_eq!((gate.limit(begun), gate.waits(begun)), (0, None));
+        let opened = gate.opened().unwrap();
+        assert!(opened.barred && opened.reason.starts_with("refuses us: no; mend"), "{opened:?}");
+        assert_eq!(gate.opens_at(begun), Some(begun + Duration::from_secs(60)));
+    }
+
+    #[test]
+    fn a_run_of_refusals_by_policy_means_us_and_single_ones_do_not() {
+        let now = Instant::now();
+        let gate = Gate::new(Hosts::default().of("a:1"));
+        for id in 1..=100 {
+            assert!(!gate.is_run_of_refusals(id), "others are accepted");
+            gate.learn(1_000 + id, &delivered(), now, now);
+        }
+        for _ in 0..50 {
+            assert!(!gate.is_run_of_refusals(1), "one message, again and again");
+        }
+        for id in 2..10 {
+            assert!(!gate.is_run_of_refusals(id));
+        }
+        assert!(gate.is_run_of_refusals(10) && gate.is_run_of_refusals(1), "the tenth");
+        gate.learn(11, &Outcome::Permanent { reason: "550 5.1.1".to_owned() }, now, now);
+        assert!(gate.is_run_of_refusals(12), "an unknown user is no acceptance");
+        gate.learn(13, &delivered(), now, now);
+        assert!(!gate.is_run_of_refusals(14));
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! The path of a message: `wake` says when to look, told by the `bells` where those are heard, `fetch` what may start, `admit` puts on record
 //! what must be before it starts, `route` says what to make of it, `deliver` makes one attempt, whose
-//! `gate` knows how many may run, `decide` what its end means, `settle` records it. `work` walks a
+//! `gate` knows how many may run, and whose `pace` how many of one sender, `decide` what its end means, `settle` records it. `work` walks a
 //! sink through these, `own` holds the lease and works the sinks that `share` plans for this relay,
 //! `restored` knows a copy of the database when it meets one, `reload` puts a relay with another
 //! config in its place, `cut` makes the files of CSV sinks,
@@ -28,6 +28,7 @@ pub mod listening;
 mod mailing;
 mod minute;
 mod own;
+mod pace;
 mod ping;
 pub mod process;
 mod prune;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tracing::debug;
 
 use super::gate::Hosts;
+use super::pace::Paces;
 use crate::config::{Config, Way};
 use crate::metrics::{Look, LookAtSink, Metrics, Names};
 use crate::store::figures::{Figures, figures};
@@ -31,6 +32,8 @@ pub struct Process {
     pub metrics: Metrics,
     /// What is known of hosts, over a reload too.
     pub(super) hosts: Arc<Hosts>,
+    /// And what began for each sender.
+    pub(super) paces: Arc<Paces>,
     /// What becomes of calls to the database.
     pub(super) tally: Arc<Tally>,
     scope: Mutex<Option<Scope>>,

@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use super::deliver::SENDER_RATE;
 use super::hand::Place;
 use crate::delivery::Settlement;
 use crate::metrics::SinkMetrics;
@@ -388,6 +389,11 @@ pub fn report(sink: &str, decided: &Decided, took: Duration) {
                 ?took,
                 "attempt; find out whether it arrived, then run: outboxd resolve {message_id}/{sink}"
             );
+        }
+        // As many as wait, and nothing is wrong with any.
+        Settlement::Release { delay, reason } if reason.starts_with(SENDER_RATE) => {
+            debug!(message_id, r#type = message_type, sink, target, outcome = "released", reason,
+                next_in = ?delay, "no attempt was made");
         }
         Settlement::Release { delay, reason } => {
             warn!(message_id, r#type = message_type, sink, target, outcome = "released", reason,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -18,6 +18,7 @@ use super::lease::Lease;
 use super::listening::Listening;
 use super::mailing::{Left, Mailer};
 use super::own::Taken;
+use super::pace::Paces;
 use super::route::{Paused, Routes};
 use super::turn::Turns;
 use super::wake::Wake;
@@ -46,6 +47,7 @@ pub(super) struct Shared {
     pub listening: Arc<Listening>,
     memory: Memory,
     hosts: Arc<Hosts>,
+    paces: Arc<Paces>,
     turns: Turns,
     pub lease: Arc<Lease>,
     lease_time: Duration,
@@ -100,6 +102,7 @@ impl Shared {
             listening,
             memory: Memory::new(),
             hosts: Arc::clone(&process.hosts),
+            paces: Arc::clone(&process.paces),
             turns: Turns::new(),
             lease: Arc::default(),
             lease_time: config.relay.lease,
@@ -230,10 +233,16 @@ impl Shared {
     ) -> impl Future<Output = ()> + use<> {
         let gate = Gate::new(self.hosts.of(&host(&config.way)));
         let (lanes, horizon) = self.routes.needs_of(&config);
+        let pace = match &config.way {
+            Way::Smtp(way) => way.sender_rate,
+            Way::Webhook(_) | Way::Csv(_) => None,
+        };
+        let pace = pace.map(|rate| self.paces.of(&taken.sink, rate, taken.epoch, Instant::now()));
         let deliverer = Arc::new(Deliverer {
             sink,
             config,
             gate,
+            pace,
             routes: Arc::clone(&self.routes),
             paused: Arc::clone(&self.paused),
             installation: self.installation.clone(),

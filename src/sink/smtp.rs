@@ -22,7 +22,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lettre::Address;
-use lettre::message::Mailbox;
 use rustls::ClientConfig;
 
 pub use self::entered::Entered;
@@ -31,19 +30,21 @@ pub use self::look::{Place, Reception};
 use self::server::Server;
 use self::session::Door;
 pub use self::transcript::Transcript;
+#[cfg(fuzzing)]
+pub use self::wire::fuzz::check as check_replies;
 use self::wire::{Fault, Reply};
 use super::BuildError;
 use super::capture::Capture;
-use super::mail::{PreparedMail, to_ascii};
+use super::mail::{Letterhead, PreparedMail};
 use crate::config::{MailServer, SinkConfig, SmtpConfig};
 use crate::delivery::{Cause, Outcome, Phase, clean_text};
 use crate::policy::Codes;
 
 /// A mail sink.
 pub struct Smtp {
-    first: Server,
+    first: Box<Server>,
     second: Option<Box<Second>>,
-    sender: Mailbox,
+    letterhead: Letterhead,
     /// Where mails are kept in place of being sent.
     pub(super) capture: Option<Capture>,
 }
@@ -69,21 +70,17 @@ struct Attempt<'a> {
 
 impl Smtp {
     pub(super) fn build(config: &SinkConfig, way: &SmtpConfig) -> Result<Smtp, BuildError> {
-        let sender =
-            to_ascii(way.from.clone()).map_err(|e| BuildError::Mail(format!("from: {e}")))?;
-        if sender.name.as_ref().is_some_and(|name| name.chars().any(char::is_control)) {
-            return Err(BuildError::Mail("from: a control character in the name".to_owned()));
-        }
+        let letterhead = Letterhead::of(way).map_err(BuildError::Mail)?;
         let connections = config.concurrency.get();
-        let first = Server::build(&way.server, connections)?;
+        let first = Box::new(Server::build(&way.server, connections)?);
         let second =
             way.fallback.as_ref().map(|way| Second::build(way, connections)).transpose()?;
-        Ok(Smtp { first, second: second.map(Box::new), sender, capture: None })
+        Ok(Smtp { first, second: second.map(Box::new), letterhead, capture: None })
     }
 
-    /// `From:`, in the form that every server takes.
-    pub(super) fn sender(&self) -> &Mailbox {
-        &self.sender
+    /// What all its mails say.
+    pub(super) fn letterhead(&self) -> &Letterhead {
+        &self.letterhead
     }
 
     /// One attempt, for all recipients that are open.
@@ -158,7 +155,7 @@ impl Attempt<'_> {
 /// Keeps a mail in place of sending it.
 async fn keep(capture: &Capture, mail: &PreparedMail, phase: &Phase) -> Outcome {
     match phase.begin() {
-        Ok(()) => capture.keep(&format!("{}.eml", mail.id), &mail.data).await,
+        Ok(()) => capture.keep(&format!("{}.eml", mail.id), &mail.whole()).await,
         Err(outcome) => outcome,
     }
 }

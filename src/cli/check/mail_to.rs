@@ -161,7 +161,8 @@ fn letter(
         created_at: now,
     };
     let key = IdempotencyKey::new(installation, message.id, &sink.name, "check");
-    match built.prepare(&message, &Content::Mail(Box::new(content)), &key)? {
+    let made = built.prepare(&message, &Content::Mail(Box::new(content)), &key);
+    match made.map_err(|error| error.to_string())? {
         Prepared::Mail(mail) => Ok(mail),
         Prepared::Request(_) => Err("a mail was wanted".to_owned()),
     }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::{Desk, FEW_SLOTS_PAUSE, Flight, Worker};
 use crate::relay::admit::{Admission, Admitted};
-use crate::relay::settle::BACKLOG_MAX;
+use crate::relay::settle::{BACKLOG_MAX, Decided};
 use crate::store::work::Fetched;
 
 /// Fetched ahead of free slots is what a sink does in one part in so many of a second, as a row of a
@@ -69,13 +69,19 @@ impl Worker {
         if rows.is_empty() {
             return;
         }
-        let Admitted { start, back } = self.admit(desk, rows).await;
+        let Admitted { start, back, later } = self.admit(desk, rows).await;
         desk.hand.put_back(&back);
         for row in &back {
             desk.flight.turn.is_through(&(row.message_id, row.target.clone()));
         }
         for row in start {
             self.begin(&mut desk.flight, row);
+        }
+        for (row, settlement) in later {
+            desk.flight.unsettled += 1;
+            let decided =
+                Decided { row, settlement, content_hash: None, recipients: None, is_urgent: false };
+            let _ = desk.decided.send(decided).await;
         }
     }
 

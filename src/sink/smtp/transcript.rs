@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::wire::{Fault, Reply};
 
 /// Longest part of a reply that a transcript keeps, and most lines of one, in characters and lines.
-const HEARD_MAX: usize = 300;
-const LINES_MAX: usize = 60;
+pub(super) const HEARD_MAX: usize = 300;
+pub(super) const LINES_MAX: usize = 60;
 const WHOLE_LINES_MAX: usize = 400;
 
 /// What was said in a dialogue, bounded: the verb of each command, and the replies. Whoever holds it
