@@ -96,6 +96,10 @@ pub enum Say {
     Gated(Gate, Box<Say>),
     /// Reply, then close.
     ThenCut(Box<Say>),
+    /// Reply, then break the connection off.
+    ThenReset(Box<Say>),
+    /// Reply, then never again.
+    ThenHang(Box<Say>),
 }
 
 /// What became of a mail that arrived in full.
@@ -103,9 +107,9 @@ pub enum Say {
 pub enum Fate {
     /// A 2xx was sent.
     Accepted,
-    /// Another reply was sent.
+    /// A 4xx or 5xx was sent.
     Refused,
-    /// No reply was sent.
+    /// No reply was sent, or none that says what became of it.
     Unanswered,
 }
 
@@ -330,7 +334,11 @@ impl State {
 
     /// Notes what is about to be answered to it.
     fn settle(&self, place: Option<usize>, reply: &str) {
-        let fate = if reply.starts_with('2') { Fate::Accepted } else { Fate::Refused };
+        let fate = match reply.as_bytes().first() {
+            Some(b'2') => Fate::Accepted,
+            Some(b'4' | b'5') => Fate::Refused,
+            _ => Fate::Unanswered,
+        };
         if let Some(at) = place {
             lock(&self.mails)[at].fate = fate;
         }

@@ -61,6 +61,14 @@ async fn talk(stream: TcpStream, counted: &Counted) -> io::Result<()> {
     dialogue.send().await
 }
 
+/// How a connection ends.
+#[derive(Clone, Copy)]
+enum Last {
+    Cut,
+    Reset,
+    Hang,
+}
+
 struct Dialogue<'a> {
     stream: BufReader<Box<dyn Stream>>,
     /// Beneath the stream.
@@ -92,7 +100,7 @@ impl Dialogue<'_> {
         answer: Say,
         before: impl FnOnce(&str),
     ) -> io::Result<Option<String>> {
-        let (mut answer, mut last) = (answer, false);
+        let (mut answer, mut last) = (answer, None);
         loop {
             answer = match answer {
                 Say::Gated(gate, then) => {
@@ -106,21 +114,20 @@ impl Dialogue<'_> {
                     *then
                 }
                 Say::ThenCut(then) => {
-                    last = true;
+                    last = Some(Last::Cut);
                     *then
                 }
-                Say::Cut => return self.send().await.map(|()| None),
-                Say::Reset => {
-                    self.send().await?;
-                    TcpStream::from_std(self.socket.try_clone()?)?.set_zero_linger()?;
-                    return Ok(None);
+                Say::ThenReset(then) => {
+                    last = Some(Last::Reset);
+                    *then
                 }
-                Say::Hang => {
-                    self.send().await?;
-                    // Until the other side hangs up.
-                    tokio::io::copy_buf(&mut self.stream, &mut tokio::io::sink()).await?;
-                    return Ok(None);
+                Say::ThenHang(then) => {
+                    last = Some(Last::Hang);
+                    *then
                 }
+                Say::Cut => return self.end(Last::Cut).await,
+                Say::Reset => return self.end(Last::Reset).await,
+                Say::Hang => return self.end(Last::Hang).await,
                 Say::Text(text) => {
                     before(&text);
                     self.write(&text).await?;
@@ -150,11 +157,25 @@ impl Dialogue<'_> {
     }
 
     /// What was answered, if the connection goes on.
-    async fn said(&mut self, text: String, last: bool) -> io::Result<Option<String>> {
-        if last {
-            self.send().await?;
+    async fn said(&mut self, text: String, last: Option<Last>) -> io::Result<Option<String>> {
+        match last {
+            None => Ok(Some(text)),
+            Some(last) => self.end(last).await,
         }
-        Ok((!last).then_some(text))
+    }
+
+    /// The last there is of this connection.
+    async fn end(&mut self, last: Last) -> io::Result<Option<String>> {
+        self.send().await?;
+        match last {
+            Last::Cut => {}
+            Last::Reset => TcpStream::from_std(self.socket.try_clone()?)?.set_zero_linger()?,
+            Last::Hang => {
+                // Until the other side hangs up.
+                tokio::io::copy_buf(&mut self.stream, &mut tokio::io::sink()).await?;
+            }
+        }
+        Ok(None)
     }
 
     /// Answers, at once or together with what is to be answered next.

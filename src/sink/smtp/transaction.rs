@@ -270,7 +270,7 @@ async fn hand_over<'a>(
                     tally.refuse(Step::Content, &reply, to);
                     if reply.code == 421 { Turn::Left } else { Turn::Spent }
                 }
-                Ok(_) => Turn::Broken(broken("mail data", &UNASKED)),
+                Ok(_) => Turn::Lost(broken("mail data", &UNASKED)),
                 Err(fault) => Turn::Lost(broken("mail data", &fault)),
             };
         }

@@ -8,9 +8,9 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::super::transcript::{HEARD_MAX, LINES_MAX as TRANSCRIPT_MAX};
+use super::super::transcript::{HEARD_MAX, LINES_MAX as TRANSCRIPT_MAX, Transcript};
 use super::super::verdict::{self, Sender, Step, Verdict};
-use super::{Fault, LINE_MAX, LINES_MAX, Reply, Transcript, Wire};
+use super::{Fault, LINE_MAX, LINES_MAX, Reply, Wire};
 
 /// What is read ahead of a line's end, at most.
 const AHEAD: usize = 8 * 1024;
