@@ -34,6 +34,7 @@ mod producers;
 mod prune;
 mod readme;
 mod recipients;
+mod refused;
 mod reload;
 mod restored;
 mod schedules;

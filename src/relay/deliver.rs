@@ -13,6 +13,7 @@ use super::gate::Gate;
 use super::hand::Place;
 use super::lease::Lease;
 use super::pace::Pace;
+use super::ready::lane_of;
 use super::route::{Paused, Routes};
 use super::settle::Decided;
 use crate::config::{Route, SinkConfig, Way, duration_in_words};
@@ -310,7 +311,8 @@ impl Deliverer {
     /// How long a row waits until its sender may send again; none if it may now.
     fn waits_for_its_sender(&self, row: &Fetched, prepared: &Prepared) -> Option<Duration> {
         let (Some(pace), Prepared::Mail(mail)) = (&self.pace, prepared) else { return None };
-        pace.begin(&place(row), mail.from_domain(), Instant::now(), fastrand::f64()).err()
+        pace.begin((&place(row), lane_of(row)), mail.from_domain(), Instant::now(), fastrand::f64())
+            .err()
     }
 
     /// The same before anything is drawn on for it, where its sender can be told by then.
@@ -318,7 +320,9 @@ impl Deliverer {
         let pace = self.pace.as_ref()?;
         let route = self.route(row)?;
         let domain = self.sink.sender_domain(&route.content)?;
-        let delay = pace.admit(&place(row), domain, Instant::now(), fastrand::f64()).err()?;
+        let delay = pace
+            .admit((&place(row), lane_of(row)), domain, Instant::now(), fastrand::f64())
+            .err()?;
         Some(Settlement::Release { delay, reason: self.sender_rate() })
     }
 

@@ -1,8 +1,8 @@
 //! Pace: how many attempts may begin for each domain of `From:` (`sender_rate`).
 //!
 //! Whose turn it is not yet is given one: the row is put back until then, once, and not looked at before.
-//! Those who come meanwhile stand behind it. So however many wait, each of them costs one write, and no
-//! other domain waits for them.
+//! Those of its lane who come meanwhile stand behind it. So however many wait, each of them costs one write,
+//! and no other domain waits for them, nor does a higher lane stand behind a lower one.
 //!
 //! One process works a sink, so its memory is exact. Over a reload it is kept; where another process had the
 //! sink before, nothing is known of what that one began: a span of up to a minute is waited for, and within
@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::hand::Place;
-use crate::policy::Rate;
+use crate::policy::{Lane, Rate};
 
 /// Attempts are counted in buckets of one part in so many of the period. A bucket counts in full as long as
 /// any part of it lies within the period, so no span of that length ever holds more than the rate.
@@ -67,13 +67,13 @@ struct State {
     admitted: HashMap<Place, (String, u64)>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Domain {
     /// How many began, by bucket, the oldest first.
     began: VecDeque<(u64, u32)>,
     total: u32,
-    /// The next turn that is free.
-    next: Instant,
+    /// The next turn that is free, in each lane.
+    next: BTreeMap<Lane, Instant>,
 }
 
 impl Pace {
@@ -95,7 +95,7 @@ impl Pace {
     /// The wait.
     pub fn admit(
         &self,
-        place: &Place,
+        (place, lane): (&Place, Lane),
         domain: &str,
         now: Instant,
         far: f64,
@@ -105,23 +105,24 @@ impl Pace {
         let had_turn = state.turns.remove(&short(place)).is_some();
         let domain = domain.to_ascii_lowercase();
         state.forget_idle(self, now);
-        let here = state.domains.entry(domain.clone()).or_insert_with(|| Domain::new(now));
+        let here = state.domains.entry(domain.clone()).or_default();
         here.forget(self, now);
         let opens_at = self.opens_at(here);
-        if opens_at <= now && (had_turn || here.next <= now) {
+        let next = here.next.get(&lane).copied().unwrap_or(now);
+        if opens_at <= now && (had_turn || next <= now) {
             let bucket = self.bucket_of(now);
             here.begin(bucket);
             if !had_turn && now < self.since + self.rate.period {
-                here.next = now + self.gap();
+                here.next.insert(lane, now + self.gap());
             }
             state.admitted.insert(place.clone(), (domain, bucket));
             return Ok(());
         }
-        let turn = here.next.max(opens_at).max(now);
+        let turn = next.max(opens_at).max(now);
         if turn > now + AHEAD {
             return Err(AHEAD + AHEAD.mul_f64(far));
         }
-        here.next = turn + self.gap();
+        here.next.insert(lane, turn + self.gap());
         state.remember(place, turn, now);
         // Never earlier, and never at once: it would only come back.
         Err((turn - now).max(Duration::from_millis(1)))
@@ -133,7 +134,7 @@ impl Pace {
     /// The wait, if it was not admitted and it is not its turn.
     pub fn begin(
         &self,
-        place: &Place,
+        (place, lane): (&Place, Lane),
         domain: &str,
         now: Instant,
         far: f64,
@@ -142,7 +143,7 @@ impl Pace {
             state.admitted.get(place).is_some_and(|(known, _)| known.eq_ignore_ascii_case(domain))
         };
         if !was_admitted(&self.state()) {
-            self.admit(place, domain, now, far)?;
+            self.admit((place, lane), domain, now, far)?;
         }
         self.state().admitted.remove(place);
         Ok(())
@@ -215,16 +216,12 @@ impl State {
         }
         self.domains.retain(|_, domain| {
             domain.forget(pace, now);
-            domain.total > 0 || domain.next > now
+            domain.total > 0 || domain.next.values().any(|next| *next > now)
         });
     }
 }
 
 impl Domain {
-    fn new(now: Instant) -> Domain {
-        Domain { began: VecDeque::new(), total: 0, next: now }
-    }
-
     fn forget(&mut self, pace: &Pace, now: Instant) {
         while let Some((bucket, count)) = self.began.front().copied() {
             if pace.leaves_at(bucket) > now {
@@ -278,7 +275,7 @@ mod tests {
         let mut waiting: BTreeSet<(Instant, i64)> = (0..rows).map(|id| (from, id)).collect();
         let (mut began, mut pushes) = (Vec::new(), 0);
         while let Some((now, id)) = waiting.pop_first() {
-            match pace.begin(&place(id), domain, now, 0.5) {
+            match pace.begin((&place(id), Lane::Low), domain, now, 0.5) {
                 Ok(()) => began.push(now),
                 Err(wait) => {
                     pushes += 1;
@@ -319,7 +316,7 @@ mod tests {
         let now = Instant::now();
         let pace = Pace::new(rate(10, 1), now);
         let now = now + ms(2_000);
-        let admit = |id, domain, at| pace.begin(&place(id), domain, at, 0.5);
+        let admit = |id, domain, at| pace.begin((&place(id), Lane::Low), domain, at, 0.5);
         for id in 0..10 {
             assert_eq!(admit(id, "a.example", now), Ok(()));
         }
@@ -339,16 +336,24 @@ mod tests {
         let now = Instant::now();
         let pace = Pace::new(rate(2, 1), now);
         let now = now + ms(2_000);
-        assert_eq!(pace.admit(&place(1), "a.example", now, 0.5), Ok(()));
-        assert_eq!(pace.admit(&place(2), "a.example", now, 0.5), Ok(()));
+        assert_eq!(pace.admit((&place(1), Lane::Low), "a.example", now, 0.5), Ok(()));
+        assert_eq!(pace.admit((&place(2), Lane::Low), "a.example", now, 0.5), Ok(()));
         pace.give_back(&place(2), now);
-        assert_eq!(pace.admit(&place(3), "a.example", now, 0.5), Ok(()), "there is room again");
-        assert!(pace.admit(&place(4), "a.example", now, 0.5).is_err());
-        assert_eq!(pace.begin(&place(1), "a.example", now, 0.5), Ok(()), "it is counted already");
+        assert_eq!(
+            pace.admit((&place(3), Lane::Low), "a.example", now, 0.5),
+            Ok(()),
+            "there is room again"
+        );
+        assert!(pace.admit((&place(4), Lane::Low), "a.example", now, 0.5).is_err());
+        assert_eq!(
+            pace.begin((&place(1), Lane::Low), "a.example", now, 0.5),
+            Ok(()),
+            "it is counted already"
+        );
         pace.give_back(&place(1), now);
-        assert!(pace.begin(&place(5), "a.example", now, 0.5).is_err(), "it began");
+        assert!(pace.begin((&place(5), Lane::Low), "a.example", now, 0.5).is_err(), "it began");
         // Asked again, it is counted once.
-        assert_eq!(pace.admit(&place(3), "a.example", now, 0.5), Ok(()));
+        assert_eq!(pace.admit((&place(3), Lane::Low), "a.example", now, 0.5), Ok(()));
         assert_eq!(pace.state().domains["a.example"].total, 2);
     }
 
@@ -359,7 +364,9 @@ mod tests {
         let now = now + ms(61_001);
         let waits = (0..100).map(|id| {
             let far = f64::from(id) / 100.0;
-            pace.begin(&place(id.into()), "a.example", now, far).err().unwrap_or_default()
+            pace.begin((&place(id.into()), Lane::Low), "a.example", now, far)
+                .err()
+                .unwrap_or_default()
         });
         let waits: Vec<_> = waits.collect();
         assert_eq!(waits.iter().filter(|wait| **wait <= AHEAD).count(), 30);
@@ -372,7 +379,7 @@ mod tests {
         let (paces, now) = (Paces::default(), Instant::now());
         let fresh = |epoch, rate, at| {
             let pace = paces.of("mail", rate, epoch, at);
-            pace.begin(&place(1), "a.example", at, 0.5)
+            pace.begin((&place(1), Lane::Low), "a.example", at, 0.5)
         };
         let second = rate(1, 1);
         let wait = fresh(1, second, now).unwrap_err();
@@ -388,7 +395,9 @@ mod tests {
         assert_eq!(fresh(5, hourly, now), Ok(()));
         let pace = paces.of("mail", hourly, 6, now);
         let waits: Vec<u64> = (2..5)
-            .map(|id| pace.begin(&place(id), "a.example", now, 0.5).unwrap_err().as_secs())
+            .map(|id| {
+                pace.begin((&place(id), Lane::Low), "a.example", now, 0.5).unwrap_err().as_secs()
+            })
             .collect();
         assert_eq!(waits, [61, 122, 183]);
     }
@@ -399,9 +408,25 @@ mod tests {
         let pace = Pace::new(rate(5, 1), now);
         for id in 0..5_000 {
             let at = now + ms(2_000 + 10 * u64::try_from(id).unwrap());
-            pace.begin(&place(id), &format!("{id}.example"), at, 0.5).unwrap();
+            pace.begin((&place(id), Lane::Low), &format!("{id}.example"), at, 0.5).unwrap();
         }
         assert!(pace.state().domains.len() < 1_500, "{}", pace.state().domains.len());
+    }
+
+    #[test]
+    fn a_higher_lane_does_not_stand_behind_a_lower_one() {
+        let now = Instant::now();
+        let pace = Pace::new(rate(10, 1), now);
+        let now = now + ms(2_000);
+        let begin = |id, lane, at| pace.begin((&place(id), lane), "a.example", at, 0.5);
+        for id in 0..1_000 {
+            let _ = begin(id, Lane::Low, now);
+        }
+        let behind = begin(1_000, Lane::Low, now).unwrap_err();
+        assert!(behind > Duration::from_secs(90), "{behind:?}");
+        let turn = begin(1_001, Lane::High, now).unwrap_err();
+        assert!(turn < ms(1_050), "{turn:?}");
+        assert_eq!(begin(1_001, Lane::High, now + turn), Ok(()));
     }
 
     #[test]
