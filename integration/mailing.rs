@@ -1,6 +1,7 @@
 //! Exported files by mail: at most once a period, whatever the mail server or the relay does.
 
 mod kills;
+mod recipients;
 
 use std::path::Path;
 use std::time::Duration;

@@ -1,11 +1,15 @@
 //! What became of each recipient of a mail: stored, kept, and never sent again to those that accepted.
 
+mod relay;
+
 use std::time::Duration;
 
 use outboxd::policy::Order;
 use outboxd::recipients::{RecipientState, Recipients};
+use outboxd::store::flow::sending;
 use outboxd::store::work::{
-    Accepted, Fetched, InHand, OpenSettlement, OpenState, fetch, note_accepted, settle_open,
+    Accepted, Fetched, InHand, OpenSettlement, OpenState, fetch, fetch_below, heads, note_accepted,
+    settle_open,
 };
 use outboxd::store::{Link, Target};
 use tokio_postgres::Client;
@@ -83,6 +87,33 @@ async fn what_an_attempt_learned_comes_with_the_next_fetch_and_acceptances_stay(
     let second = known(&[("a", Deferred), ("c", Took)]);
     settle_open(&link, "mail", 1, &open_end(2, Some(second))).await.unwrap();
     assert_eq!(fetched(&link).await.recipients, known(&[("a", Took), ("b", Refused), ("c", Took)]));
+}
+
+/// Guard: a row that came without it would have its mail sent again to those that have it.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_way_to_a_row_brings_what_is_known_of_its_recipients() {
+    let (_database, client, link) = stage().await;
+    let states = known(&[("a", Took), ("b", Deferred)]);
+    let json = states.json();
+    let sql = format!("UPDATE outbox.delivery SET recipients = '{json}', key = 'k', rev = 1");
+    client.batch_execute(&sql).await.unwrap();
+    assert_eq!(fetched(&link).await.recipients, states, "the walk");
+    let (start, none) = ((jiff::Timestamp::UNIX_EPOCH, 0), InHand::default());
+    let now = jiff::Timestamp::now();
+    let below = fetch_below(&link, "mail", 0, start, now, (10, 10), &none).await.unwrap();
+    assert_eq!(below.0[0].recipients, states, "the full poll");
+    let key = [(String::new(), "k".to_owned())];
+    let heads = heads(&link, "mail", &key, Order::default()).await.unwrap();
+    assert_eq!(heads[0].0.recipients, states, "the head of a key");
+    client
+        .batch_execute(
+            "UPDATE outbox.delivery SET state = 'sending', due_at = 'infinity', epoch = 1,
+                    repeatable = false, attempt = 1, rev = 2",
+        )
+        .await
+        .unwrap();
+    let intents = sending(&link, "mail", 1, 10).await.unwrap();
+    assert_eq!(intents[0].0.recipients, states, "an intent whose answer was lost");
 }
 
 /// Guard: an attempt that was overtaken, by another owner or by an operator, records nothing but who

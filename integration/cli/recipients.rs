@@ -78,11 +78,11 @@ async fn recipients_are_shown_and_counted() {
     assert_eq!(listed[0]["recipients"], "1 accepted, 1 refused, 1 in doubt");
     // The sink's own words say it already.
     shop.psql(
-        "UPDATE outbox.delivery SET reason = '1 of 3 recipients refused: 550', rev = rev + 1
+        "UPDATE outbox.delivery SET reason = '1 accepted, 1 refused, 1 in doubt: 550', rev = rev + 1
           WHERE sink = 'crm'",
     );
     let list = shop.ok(&["list", "--state", "held"]);
-    assert!(list.contains("  1 of 3 recipients refused: 550\n"), "{list}");
+    assert!(list.contains("  1 accepted, 1 refused, 1 in doubt: 550\n"), "{list}");
     // Where nothing is known nothing is said.
     let plain = shop.stuck("dead", "", "");
     assert!(!shop.ok(&["show", &plain.to_string()]).contains("recipients"));

@@ -208,7 +208,7 @@ fn text(rows: &[OpenRow]) -> String {
 fn reason(row: &OpenRow) -> String {
     let reason = row.reason.clone().unwrap_or_default();
     match &row.recipients {
-        Some(counts) if !reason.contains("recipient") => format!("{reason}; recipients: {counts}"),
+        Some(counts) if !reason.contains(counts) => format!("{reason}; recipients: {counts}"),
         _ => reason,
     }
 }

@@ -197,7 +197,7 @@ impl Deliverer {
         };
         match outcome {
             // Not the receiver's doing: it spends no attempt.
-            Outcome::Transient { reason, .. } if is_stopped && !phase.may_have_arrived() => {
+            Outcome::Transient { reason, .. } if is_stopped && !phase.may_have_been_seen() => {
                 Settlement::Release { delay: NO_LEASE_PAUSE, reason }
             }
             outcome => {

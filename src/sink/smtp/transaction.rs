@@ -8,7 +8,7 @@ use lettre::Address;
 use super::session::Session;
 use super::tally::Tally;
 use super::verdict::Step;
-use super::wire::{Cut, Fault, Reply, Stuffed};
+use super::wire::{Cut, Fault, Reply, Stuffed, UNASKED};
 use super::{Attempt, broken};
 use crate::delivery::{Outcome, clean_text};
 
@@ -244,10 +244,11 @@ async fn hand_over<'a>(
         // A server that answers before the mail has ended cannot have accepted it.
         Ok(true) => {
             return match session.wire.reply_within(DATA_MAX).await {
-                Ok(reply) => {
+                Ok(reply) if reply.is_transient() || reply.is_refusal() => {
                     tally.refuse(Step::Content, &reply, to);
                     Turn::Spent
                 }
+                Ok(_) => Turn::Broken(broken("mail data", &UNASKED)),
                 Err(fault) => Turn::Broken(broken("mail data", &fault)),
             };
         }

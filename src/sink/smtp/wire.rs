@@ -83,7 +83,7 @@ pub(super) enum Fault {
 }
 
 /// A server that speaks first is not to be understood.
-const UNASKED: Fault = Fault::Protocol("the server spoke without being asked");
+pub(super) const UNASKED: Fault = Fault::Protocol("the server spoke without being asked");
 
 /// Why a mail's end did not go out.
 pub(super) enum Cut {
