@@ -72,8 +72,9 @@ async fn a_wrong_password_is_told_once_and_no_row_dies() {
     let logins = peer.commands().iter().filter(|line| line.starts_with("AUTH")).count();
     println!("{logins} logins were tried for 1000 rows");
     assert!((1..=4).contains(&logins), "{logins} logins");
-    let (_, status) = process.says(&["status"]);
+    let (code, status) = process.says(&["status"]);
     assert!(status.contains("refuses us: AUTH: 535") && status.contains("SIGHUP"), "{status}");
+    assert_eq!(code, 1, "an operator must do something");
 
     process.reload(&with("right"));
     until_count(&client, "all go out", DELIVERED, 1_000).await;
