@@ -5,6 +5,7 @@ mod check;
 mod export;
 mod look;
 mod operate;
+mod preview;
 mod recipients;
 mod replay;
 mod schedule;

@@ -4,6 +4,7 @@ mod audit;
 mod capture;
 mod chaos;
 mod cli;
+mod content;
 mod crash;
 mod csv_readers;
 mod daily_orders;

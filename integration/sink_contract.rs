@@ -1,5 +1,6 @@
 //! What every sink with attempts promises, held against scripted servers and foreign code.
 
+mod content;
 mod foreign;
 mod smtp;
 mod webhook;

@@ -16,6 +16,7 @@ const FLOORS: &[&[&str]] = &[
         "name",
         "pattern",
         "message",
+        "address",
         "alert",
         "delivery",
         "retry",

@@ -14,10 +14,11 @@
 //!    sink       all other network and file output; a stranger to the store
 //!    metrics    what is counted; a stranger to both
 //! 1  config     the file, parsed once into values that cannot be wrong
-//! 0  message, alert, delivery, recipients, pattern, retry, template, calendar, certificate, name, hex: the words; no I/O and no
+//! 0  message, address, alert, delivery, recipients, pattern, retry, template, calendar, certificate, name, hex: the words; no I/O and no
 //!               clock
 //! ```
 
+pub mod address;
 pub mod alert;
 pub mod calendar;
 pub mod certificate;

@@ -1,17 +1,29 @@
 //! Templates: strict, with limited fuel and limited output, so that no message can make the relay
 //! spin or send a mail with a hole in it.
+//!
+//! A template is whole once it is parsed: the files that it includes, extends or imports were read with
+//! it, and rendering reads nothing.
+
+mod language;
+mod parts;
 
 use std::collections::BTreeMap;
+use std::error::Error as _;
 use std::fmt;
 use std::io;
 
 use minijinja::value::Value;
-use minijinja::{Environment, Error, ErrorKind, UndefinedBehavior, escape_formatter};
+use minijinja::{AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior, escape_formatter};
 
+pub use self::language::{Localised, language_tag};
+use self::parts::{Loading, Part};
+pub use self::parts::{Read, Unsound, is_html};
 use crate::message::Message;
 
-/// Instructions one rendering may spend.
+/// Instructions one rendering may spend, those of included files among them. 64 bytes count as one.
 const FUEL: u64 = 200_000;
+/// How deep a rendering may go: an include counts 10, a call of a macro 4.
+const DEPTH_MAX: usize = 250;
 /// Largest text one rendering may produce, in bytes.
 const OUTPUT_MAX: usize = 4 * 1024 * 1024;
 
@@ -21,19 +33,48 @@ pub const MESSAGE_VIEW: [&str; 6] = ["id", "type", "key", "created_at", "headers
 /// of `rows`, `files` (each with name, period, rows, bytes, sha256), `sink`.
 pub const FILES_VIEW: [&str; 6] = ["period", "from", "to", "rows", "files", "sink"];
 
+/// What a template's values are written into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// Values are written as they are.
+    Text,
+    /// Values are escaped, whatever the names of the files are; `| safe` lets one through.
+    Html,
+}
+
 /// A parsed template. Rendering fails on a name the message does not have and on a null, rather
 /// than leaving a hole.
-pub struct Template(Environment<'static>);
+pub struct Template {
+    environment: Environment<'static>,
+    /// The template itself, then the files it is put together from.
+    parts: Vec<Part>,
+}
 
 impl Template {
-    /// Parses a template in Jinja syntax.
+    /// Parses a text in Jinja syntax that stands alone.
     ///
     /// # Errors
     /// What is wrong with the syntax, with the line inside the template.
     pub fn parse(source: &str) -> Result<Template, String> {
+        let alone = Template::load("", source.to_owned(), Form::Text, &mut |_| Ok(None));
+        alone.map_err(|unsound| unsound.to_string())
+    }
+
+    /// Parses a template and every file that it includes, extends or imports. `name` is what it is called
+    /// in errors, and empty for one that is no file.
+    ///
+    /// # Errors
+    /// What is wrong with the syntax or with a file, with the file and the line.
+    pub fn load(
+        name: &str,
+        source: String,
+        form: Form,
+        read: &mut Read<'_>,
+    ) -> Result<Template, Unsound> {
         let mut environment = Environment::new();
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
         environment.set_fuel(Some(FUEL));
+        environment.set_recursion_limit(DEPTH_MAX);
         environment.set_formatter(|out, state, value| {
             if value.is_none() {
                 let hint =
@@ -42,22 +83,34 @@ impl Template {
             }
             escape_formatter(out, state, value)
         });
-        environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-        environment.add_template_owned("template", source.to_owned()).map_err(|e| describe(&e))?;
-        Ok(Template(environment))
+        // By the mail's part and not by a file's name: what an HTML part includes is HTML there.
+        environment.set_auto_escape_callback(move |_| match form {
+            Form::Text => AutoEscape::None,
+            Form::Html => AutoEscape::Html,
+        });
+        let parts = Loading::new(&mut environment, form, read).load(name, source)?;
+        Ok(Template { environment, parts })
     }
 
-    /// A name that the template asks for and `view` does not have.
+    /// A name that the template asks for and `view` does not have, and in which file and line it does.
     #[must_use]
     pub fn unknown(&self, view: &[&str]) -> Option<String> {
-        let names = self.0.get_template("template").ok()?.undeclared_variables(false);
-        let mut unknown: Vec<String> = names
-            .into_iter()
-            .filter(|name| !view.contains(&&**name))
-            .filter(|name| self.0.globals().all(|(global, _)| global != name))
-            .collect();
-        unknown.sort_unstable();
-        unknown.into_iter().next()
+        self.parts.iter().find_map(|part| {
+            let template = self.environment.get_template(&part.name).ok()?;
+            // What another file sets may be there when this one is rendered.
+            let is_set = |name: &str| {
+                let mut others = self.parts.iter().filter(|other| other.name != part.name);
+                others.any(|other| other.sets(name))
+            };
+            let unknown = template.undeclared_variables(false).into_iter().filter(|name| {
+                let is_global = self.environment.globals().any(|(global, _)| global == name);
+                !view.contains(&&**name) && !is_global && !is_set(name)
+            });
+            unknown.min().map(|name| match part.line_of(template.source(), &name) {
+                Some(line) => format!("{name}{}", place(&part.name, line)),
+                None => name,
+            })
+        })
     }
 
     /// Renders the template for what is in view.
@@ -67,7 +120,8 @@ impl Template {
     /// the template and none of the message's values.
     pub fn render(&self, view: &View) -> Result<String, String> {
         let mut out = Limited(Vec::new());
-        let template = self.0.get_template("template").map_err(|e| describe(&e))?;
+        let main = self.parts.first().map_or("", |part| &part.name);
+        let template = self.environment.get_template(main).map_err(|e| describe(&e))?;
         template.render_captured_to(view.0.clone(), &mut out).map_err(|e| describe(&e))?;
         String::from_utf8(out.0).map_err(|_| "the template made invalid UTF-8".to_owned())
     }
@@ -76,37 +130,6 @@ impl Template {
 impl fmt::Debug for Template {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Template")
-    }
-}
-
-/// A template in several languages.
-#[derive(Debug)]
-pub struct Localised {
-    /// For every language that there is no variant for.
-    fallback: Template,
-    /// By language tag, in lower case (`de`, `de-at`).
-    variants: BTreeMap<String, Template>,
-}
-
-impl Localised {
-    /// Without variants.
-    #[must_use]
-    pub fn only(fallback: Template) -> Localised {
-        Localised { fallback, variants: BTreeMap::new() }
-    }
-
-    /// The variant for a language tag (RFC 5646), or for what it begins with (RFC 4647 section 3.4:
-    /// `de-AT`, then `de`), or else the fallback.
-    #[must_use]
-    pub fn variant(&self, locale: Option<&str>) -> &Template {
-        let mut tag = locale.unwrap_or_default().replace('_', "-").to_ascii_lowercase();
-        while !tag.is_empty() {
-            if let Some(variant) = self.variants.get(&tag) {
-                return variant;
-            }
-            tag.truncate(tag.rfind('-').unwrap_or_default());
-        }
-        &self.fallback
     }
 }
 
@@ -163,9 +186,13 @@ fn value_of(json: serde_json::Value) -> Value {
 }
 
 /// The engine's words without the values of the message: kind, detail where it speaks of names
-/// only, and the line.
+/// only, and the place. Of an error in an included file, the innermost one is told.
 fn describe(error: &Error) -> String {
-    let line = error.line().map(|l| format!(" (template line {l})")).unwrap_or_default();
+    let mut error = error;
+    while let Some(inner) = error.source().and_then(|source| source.downcast_ref()) {
+        error = inner;
+    }
+    let line = error.line().map(|line| place(error.name().unwrap_or_default(), line));
     let what = match error.kind() {
         ErrorKind::UndefinedError => {
             let expression = error
@@ -180,7 +207,13 @@ fn describe(error: &Error) -> String {
             error.detail().map_or_else(|| kind.to_string(), |detail| format!("{kind}: {detail}"))
         }
     };
-    format!("{what}{line}")
+    format!("{what}{}", line.unwrap_or_default())
+}
+
+/// Where something is, behind the words for it.
+fn place(file: &str, line: usize) -> String {
+    let file = if file.is_empty() { "template" } else { file };
+    format!(" ({file} line {line})")
 }
 
 /// A buffer that refuses to grow beyond [`OUTPUT_MAX`].

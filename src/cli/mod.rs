@@ -216,7 +216,10 @@ async fn dispatch(arguments: Arguments) -> Answer {
     {
         return command.print(&file);
     }
-    let config = Config::load(&file)?;
+    let config = match &command {
+        Command::Preview(command) if command.is_offline() => Config::load_offline(&file)?,
+        _ => Config::load(&file)?,
+    };
     match command {
         Command::Init => Ok(Verdict::Ok),
         Command::Migrate(command) => command.run(&config).await,

@@ -101,16 +101,7 @@ impl Send {
     }
 
     fn message(&self) -> Result<NewMessage, Failure> {
-        let payload = match self.payload.as_str() {
-            "-" => read_stdin()?,
-            text => text.to_owned(),
-        };
-        if let Err(error) = serde_json::from_str::<Value>(&payload) {
-            // The position, and nothing of what stands there.
-            return Err(Failure::Usage(format!(
-                "the payload is not JSON: {error}; write e.g. '{{\"order_id\": 42}}'"
-            )));
-        }
+        let payload = payload(&self.payload)?;
         let headers: BTreeMap<&str, &str> =
             self.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         Ok(NewMessage {
@@ -135,7 +126,24 @@ fn refused(error: &StoreError) -> Failure {
     if wrong { Failure::Usage(error.to_string()) } else { Failure::Fault(error.to_string()) }
 }
 
-fn message_type(text: &str) -> Result<String, String> {
+/// What was given as a payload, `-` read from stdin; it is JSON.
+pub(super) fn payload(given: &str) -> Result<String, Failure> {
+    let payload = if given == "-" { read_stdin()? } else { given.to_owned() };
+    is_json(&payload)?;
+    Ok(payload)
+}
+
+/// Refuses what is no JSON.
+pub(super) fn is_json(payload: &str) -> Result<(), Failure> {
+    // The position, and nothing of what stands there.
+    serde_json::from_str::<Value>(payload).map(drop).map_err(|error| {
+        Failure::Usage(format!(
+            "the payload is not JSON: {error}; write e.g. '{{\"order_id\": 42}}'"
+        ))
+    })
+}
+
+pub(super) fn message_type(text: &str) -> Result<String, String> {
     let segments = text.split('.').all(|segment| !segment.is_empty());
     let letters = !text.chars().any(|c| c.is_whitespace() || c.is_control() || c == '*');
     if segments && letters && text.chars().count() <= 200 {

@@ -9,6 +9,7 @@ use toml::de::{DeTable, Error};
 use super::fault::{ConfigError, Fault, Wrong};
 use super::item::{MISSING, quote, read_file};
 use super::read::{Section, Source};
+use super::template::{self, Root};
 use super::{Config, Names, admin, database, relay, retention, route, schedule, sink};
 use crate::hex::hex;
 
@@ -24,6 +25,21 @@ impl Config {
     /// # Errors
     /// Everything that is wrong with it, at once, sorted by line.
     pub fn load(path: &Path) -> Result<Config, ConfigError> {
+        Config::load_with(path, &|name| std::env::var(name).ok())
+    }
+
+    /// The same where nobody asks the database: `DATABASE_URL` need not be set.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn load_offline(path: &Path) -> Result<Config, ConfigError> {
+        Config::load_with(path, &|name| match std::env::var(name) {
+            Err(_) if name == "DATABASE_URL" => Some("postgres://localhost/outboxd".to_owned()),
+            found => found.ok(),
+        })
+    }
+
+    fn load_with(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Config, ConfigError> {
         let text = read_file(path).map_err(|problem| {
             let missing = "write one with: outboxd init; or name another with --config FILE";
             let remedy = if problem == MISSING { missing } else { "" }.to_owned();
@@ -33,7 +49,7 @@ impl Config {
         // In full, because paths are recorded and shown where nobody knows the directory that the program
         // was started in.
         let whole = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-        Config::read(&text, path, directory(&whole), &|name| std::env::var(name).ok())
+        Config::read(&text, path, directory(&whole), env)
     }
 
     /// Reads of a config file `[database] schema` and `installation`, and nothing else: no variable, secret
@@ -58,6 +74,7 @@ impl Config {
             broken: !syntax.is_empty(),
             faults: RefCell::default(),
             hash: RefCell::default(),
+            templates: RefCell::new(Root::Beside),
         };
         let empty = DeTable::new();
         let mut root = Section::new(&source, "", table.get_ref());
@@ -97,6 +114,7 @@ impl Config {
             broken: !syntax.is_empty(),
             faults: RefCell::new(Vec::new()),
             hash: RefCell::new(Sha256::new_with_prefix(text)),
+            templates: RefCell::new(Root::Beside),
         };
         let empty = DeTable::new();
         let mut root = Section::new(&source, "", table.get_ref());
@@ -104,6 +122,7 @@ impl Config {
         let relay = relay::read(root.section("relay", &empty));
         let admin = root.get("admin").and_then(|item| item.section()).and_then(admin::read);
         let retention = retention::read(root.section("retention", &empty));
+        source.templates.replace(template::read(&mut root));
         let (sinks, exports) = (root.section("sinks", &empty), root.section("exports", &empty));
         let kinds = sink::kinds(&sinks, &exports);
         let sinks = sink::read(&sinks, &exports, &kinds);
@@ -193,7 +212,7 @@ mod tests {
             (
                 "[queue]\n",
                 "queue: is unknown; \
-                 known here: database, relay, admin, retention, sinks, exports, schedules, routes",
+                 known here: database, relay, admin, retention, templates, sinks, exports, schedules, routes",
             ),
             ("relay = 3\n", "relay: is an integer; write a table"),
         ] {

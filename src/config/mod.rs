@@ -4,6 +4,7 @@
 //! touches nothing else. Every fault is reported at once, each with file, line, key and remedy.
 
 mod admin;
+mod attachment;
 mod calendar;
 mod column;
 mod connect;
@@ -12,6 +13,7 @@ mod database;
 mod dsn;
 mod export;
 mod fault;
+mod header;
 mod item;
 mod load;
 mod mail;
@@ -27,6 +29,7 @@ mod schedule;
 mod secret;
 mod sink;
 mod smtp;
+mod template;
 #[cfg(test)]
 mod testing;
 mod webhook;
@@ -37,6 +40,7 @@ use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use column::{Column, ColumnForm, ValuePath};
@@ -255,7 +259,7 @@ pub struct SmtpConfig {
     pub from: lettre::message::Mailbox,
     /// `return_path`: the sender in the envelope, to whom what cannot be delivered is reported; unless
     /// the route says otherwise. Default the address in `From:`.
-    pub return_path: Option<Template>,
+    pub return_path: Option<Arc<Template>>,
     /// `sender_rate`: most attempts begun within a span of time for each domain of `From:`. Default none.
     pub sender_rate: Option<Rate>,
     /// `idempotency_header`: the name of a header that carries the idempotency key, for providers that
@@ -478,6 +482,15 @@ pub enum AttachmentSource {
     Base64(Template),
     /// `file`: a template for the name of a file below the sink's `files`.
     File(Template),
+}
+
+impl Content {
+    /// Whether files are read for it: that may take its time.
+    #[must_use]
+    pub fn reads_files(&self) -> bool {
+        let Content::Mail(mail) = self else { return false };
+        mail.attachments.iter().any(|file| matches!(file.source, AttachmentSource::File(_)))
+    }
 }
 
 impl CsvConfig {

@@ -15,6 +15,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::fault::{Fault, Wrong};
 use super::item::{Item, quote};
+use super::template::Root;
 use super::words;
 
 /// The text being read, what it leans on, and the faults found so far.
@@ -31,6 +32,8 @@ pub(super) struct Source<'a> {
     pub faults: RefCell<Vec<Fault>>,
     /// Of the text and of every file it names that holds no secret.
     pub hash: RefCell<Sha256>,
+    /// Where the files of templates are.
+    pub templates: RefCell<Root>,
 }
 
 impl Source<'_> {

@@ -7,13 +7,10 @@ use super::item::{Item, quote};
 use super::policy::{self, HTTP_CODES, SMTP_CODES};
 use super::read::Section;
 use super::sink::{self, Kind, Kinds, PACE_KEYS};
-use super::{Content, Route, SinkConfig, mail};
+use super::{Content, Route, SinkConfig, Way, mail};
 use crate::name::Name;
 use crate::pattern::TypePattern;
 use crate::policy::{Lane, Policy};
-
-/// Keys that make a mail.
-const MAIL_KEYS: [&str; 4] = ["to", "subject", "text", "text_template"];
 
 const LANES: [(&str, Lane); 3] =
     [("high", Lane::High), ("normal", Lane::Normal), ("low", Lane::Low)];
@@ -81,7 +78,6 @@ fn report(root: &Section, earlier: &Placed, later: &Placed) {
 
 fn routes(block: &Item, kinds: &Kinds, configs: &Sinks) -> Vec<Placed> {
     let Some(mut section) = block.section() else { return Vec::new() };
-    section.not_yet(&["html"]);
     for key in PACE_KEYS {
         section.refuse(key, "is a sink's, for all its routes", "write it in [sinks.NAME]");
     }
@@ -98,7 +94,7 @@ fn routes(block: &Item, kinds: &Kinds, configs: &Sinks) -> Vec<Placed> {
     let sinks = section
         .need("sink", "write sink = \"NAME\", or sink = [] for nowhere")
         .and_then(|item| sinks(item, kinds));
-    let contents = contents(&mut section, sinks.as_deref());
+    let contents = contents(&mut section, sinks.as_deref(), configs);
     let (priority, written) = attempts(&mut section, sinks.as_deref());
     let own = |(name, kind): &Named| {
         let base = configs.get(name).map(|sink| sink.policy.clone()).unwrap_or_default();
@@ -174,22 +170,32 @@ fn sinks(item: Item, kinds: &Kinds) -> Option<Vec<Named>> {
 
 /// What each sink gets, or nothing where that has faults. The keys of a mail must be there for a
 /// mail server and fit nothing else.
-fn contents(section: &mut Section, sinks: Option<&[Named]>) -> Vec<Option<Content>> {
+fn contents(
+    section: &mut Section,
+    sinks: Option<&[Named]>,
+    configs: &Sinks,
+) -> Vec<Option<Content>> {
     let Some(sinks) = sinks else {
-        section.knows(&MAIL_KEYS);
+        section.knows(&mail::KEYS);
         return Vec::new();
     };
     let has = |wanted| sinks.iter().any(|(_, kind)| *kind == wanted);
     if has(Some(Kind::Smtp)) || has(None) {
-        section.knows(&MAIL_KEYS);
+        section.knows(&mail::KEYS);
     } else {
-        for key in MAIL_KEYS {
+        for key in mail::KEYS {
             let remedy = "remove it, or name a sink of kind \"smtp\"";
             section.refuse(key, "only a mail has this", remedy);
         }
     }
-    let content = |(_, kind): &Named| match kind {
-        Some(Kind::Smtp) => mail::read(section).map(|mail| Content::Mail(Box::new(mail))),
+    let server = |name: &Name| match &configs.get(name)?.way {
+        Way::Smtp(way) => Some(way),
+        Way::Webhook(_) | Way::Csv(_) => None,
+    };
+    let content = |(name, kind): &Named| match kind {
+        Some(Kind::Smtp) => {
+            mail::read(section, server(name)).map(|mail| Content::Mail(Box::new(mail)))
+        }
         Some(Kind::Webhook | Kind::Csv) => Some(Content::Message),
         Some(Kind::Export) | None => None,
     };
@@ -301,7 +307,6 @@ mod tests {
             ),
             ("to = \"x\"", "to: only a mail has this; remove it, or name a sink of kind \"smtp\""),
             ("nmae = \"x\"", "nmae: is unknown; did you mean name?"),
-            ("html = \"x\"", "html: is not there yet; remove it"),
         ] {
             check(&format!("[[routes]]\n{any}{text}\n"), &format!("16: routes[0].{fault}"));
         }

@@ -1,6 +1,7 @@
 //! `kind = "smtp"`: which mail server, as whom, and how the dialogue is protected.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use lettre::message::Mailbox;
 use url::Url;
@@ -8,7 +9,8 @@ use url::Url;
 use super::item::Item;
 use super::read::Section;
 use super::sink::ca_file;
-use super::{Login, MailSecurity, MailServer, Secret, SmtpConfig};
+use super::{Login, MailSecurity, MailServer, Secret, SmtpConfig, attachment, header, mail};
+use crate::address;
 
 /// Host, port, protection.
 type Server = (String, u16, MailSecurity);
@@ -22,13 +24,24 @@ pub(super) fn read(section: &mut Section) -> Option<SmtpConfig> {
     let from = section
         .need("from", "write from = \"Shop <shop@example.com>\"")
         .and_then(|item| mailbox(&item));
+    let return_path = section.get("return_path").and_then(|item| mail::return_path(&item));
+    let idempotency_header =
+        section.get("idempotency_header").and_then(|item| header::idempotency(&item));
+    let files = section.get("files").and_then(|item| attachment::directory(&item));
     let encrypted = server.as_ref().is_none_or(|(.., security)| *security != MailSecurity::Plain);
     let ca_file = ca_file(section, encrypted);
     let sender_rate = section.get("sender_rate").and_then(|item| item.rate());
     let (host, port, security) = server?;
     let login = credentials.map(|(user, password)| Login::Password { user, password });
     let server = MailServer { host, port, security, login, ca_file };
-    Some(SmtpConfig { sender_rate, ..SmtpConfig::new(server, from?) })
+    let return_path = return_path.map(Arc::new);
+    Some(SmtpConfig {
+        return_path,
+        idempotency_header,
+        files,
+        sender_rate,
+        ..SmtpConfig::new(server, from?)
+    })
 }
 
 impl SmtpConfig {
@@ -116,7 +129,7 @@ fn is_loopback(host: &str) -> bool {
 }
 
 fn mailbox(item: &Item) -> Option<Mailbox> {
-    let mailbox = item.text()?.parse();
+    let mailbox = address::one(&item.text()?);
     let form = "write shop@example.com or Shop <shop@example.com>";
     mailbox.map_err(|_| item.fault(format!("{} is no mail address", item.shown()), form)).ok()
 }
@@ -235,7 +248,8 @@ mod tests {
                     "allow_private = []",
                     "5: allow_private: is unknown; known here: kind, concurrency, timeout, retry, \
                      guarantee, permanent, expires_after, rerender, order, rate, daily_quota, url, \
-                     username, password, password_file, from, ca_file, sender_rate",
+                     username, password, password_file, from, return_path, idempotency_header, \
+                     files, ca_file, sender_rate",
                 ),
             ],
         );

@@ -16,12 +16,13 @@ use super::pace::Pace;
 use super::ready::lane_of;
 use super::route::{Paused, Routes};
 use super::settle::Decided;
-use crate::config::{Route, SinkConfig, Way, duration_in_words};
+use crate::config::{Content, Route, SinkConfig, Way, duration_in_words};
 use crate::delivery::{Cause, Guarantee, Outcome, Phase, Settlement};
 use crate::message::{IdempotencyKey, Message};
 use crate::name::Name;
 use crate::policy::Policy;
 use crate::recipients::RecipientState;
+use crate::sink::mail::NoMail;
 use crate::sink::{Prepared, Sink};
 use crate::store::work::{self, Fetched};
 use crate::store::{Link, StoreError};
@@ -278,15 +279,25 @@ impl Deliverer {
             let reason = "its intent is not committed".to_owned();
             return End::Settled(Settlement::Release { delay: Duration::ZERO, reason });
         }
-        let (message, route, _memory) = match self.load(row).await {
+        let (message, route, memory) = match self.load(row).await {
             Ok(loaded) => loaded,
             Err(end) => return end,
         };
         let key =
             IdempotencyKey::new(&self.installation, message.id, &self.config.name, &row.target);
-        let prepared: Prepared = match self.sink.prepare(&message, &route.content, &key) {
-            Ok(prepared) => prepared,
-            Err(reason) => return End::Inside(Outcome::Permanent { reason }),
+        let made = if route.content.reads_files() {
+            self.make_with_files(row, (message, key), memory).await
+        } else {
+            self.sink.prepare(&message, &route.content, &key).map(|made| (made, memory))
+        };
+        let (prepared, _memory) = match made {
+            Ok(made) => made,
+            Err(NoMail::Never(reason)) => return End::Inside(Outcome::Permanent { reason }),
+            // It spends an attempt, so that what is never put there comes to an end.
+            Err(NoMail::NotNow(reason)) => {
+                let cause = Cause::Refused;
+                return End::Inside(Outcome::Transient { cause, reason, wait: None });
+            }
         };
         let hash = prepared.hash();
         if !route.policy.rerender && row.content_hash.as_ref().is_some_and(|sent| *sent != hash) {
@@ -297,7 +308,6 @@ impl Deliverer {
             return End::Settled(Settlement::Release { delay, reason: self.sender_rate() });
         }
         *content_hash = Some(hash);
-        drop(message);
         // Waiting for memory or the database is not the receiver's time.
         let limit = self.config.timeout;
         let permanent = route.policy.permanent.as_ref();
@@ -339,6 +349,59 @@ impl Deliverer {
             )
         });
         format!("{SENDER_RATE}{words}")
+    }
+
+    /// Makes what goes out with files: apart, as a disk may take its time, and in memory of their size.
+    async fn make_with_files(
+        &self,
+        row: &Fetched,
+        job: (Message, IdempotencyKey),
+        memory: Option<Room>,
+    ) -> Result<(Prepared, Option<Room>), NoMail> {
+        let (bytes, job) = self
+            .apart(row, job, |sink, content, (message, _)| sink.weigh(message, content))
+            .await?;
+        let bytes =
+            usize::try_from(bytes).unwrap_or(usize::MAX).saturating_add(job.0.payload.len());
+        // Whoever holds some of the memory and waits for more of it may wait for ever.
+        drop(memory);
+        let memory = self.memory.reserve(bytes).await;
+        let (made, _) = self
+            .apart(row, job, |sink, content, (message, key)| sink.prepare(message, content, key))
+            .await?;
+        Ok((made, Some(memory)))
+    }
+
+    /// Does a piece of work that may block, and gives back what it was done with.
+    async fn apart<Job: Send + 'static, Done: Send + 'static>(
+        &self,
+        row: &Fetched,
+        job: Job,
+        work: fn(&Sink, &Content, &Job) -> Result<Done, NoMail>,
+    ) -> Result<(Done, Job), NoMail> {
+        let Some(message) = &row.message else {
+            return Err(NoMail::Never("its message is gone".to_owned()));
+        };
+        let (sink, routes) = (Arc::clone(&self.sink), Arc::clone(&self.routes));
+        let (name, target) = (self.config.name.clone(), row.target.clone());
+        let message_type = message.message_type.clone();
+        let work = move || {
+            let gone = || NoMail::Never("its route is gone".to_owned());
+            let route = routes.of(name.as_str(), &target, &message_type).ok_or_else(gone)?;
+            Ok((work(&sink, &route.content, &job)?, job))
+        };
+        let limit = self.config.timeout;
+        match tokio::time::timeout(limit, tokio::task::spawn_blocking(work)).await {
+            Ok(Ok(done)) => done,
+            Ok(Err(broken)) => match broken.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(_) => Err(NoMail::NotNow("the relay stops".to_owned())),
+            },
+            Err(_) => {
+                let reason = format!("attachments: the files could not be read within {limit:?}");
+                Err(NoMail::NotNow(reason))
+            }
+        }
     }
 
     /// The route of a row; none where another relay with another config routed it.

@@ -21,6 +21,7 @@ pub mod webhook;
 use std::path::{Path, PathBuf};
 
 use self::capture::Capture;
+use self::mail::NoMail;
 use crate::config::{Content, SinkConfig, Way};
 use crate::delivery::{Outcome, Phase};
 use crate::message::{IdempotencyKey, Message};
@@ -118,21 +119,24 @@ impl Sink {
 
     /// Makes what is to be sent. Pure: the same row and config give the same bytes.
     ///
+    /// Blocks only where files are read for it, see [`Content::reads_files`].
+    ///
     /// # Errors
-    /// Why nothing can be made of this message however often it is tried; names no value of it.
+    /// Why nothing can be made of this message, ever or now; names no value of it.
     pub fn prepare(
         &self,
         message: &Message,
         content: &Content,
         key: &IdempotencyKey,
-    ) -> Result<Prepared, String> {
+    ) -> Result<Prepared, NoMail> {
         match (self, content) {
-            (Sink::Webhook(webhook), _) => webhook.prepare(message, key).map(Prepared::Request),
+            (Sink::Webhook(webhook), _) => Ok(Prepared::Request(webhook.prepare(message, key)?)),
             (Sink::Smtp(smtp), Content::Mail(content)) => {
-                mail::prepare(smtp.sender(), content, message, key).map(Prepared::Mail)
+                mail::prepare(smtp.letterhead(), content, message, key).map(Prepared::Mail)
             }
             (Sink::Smtp(_), Content::Message) => {
-                Err("the route says nothing of a mail: give it to, subject and text".to_owned())
+                let reason = "the route says nothing of a mail: give it to, subject and text";
+                Err(NoMail::Never(reason.to_owned()))
             }
         }
     }
@@ -142,9 +146,23 @@ impl Sink {
     pub fn sender_domain(&self, content: &Content) -> Option<&str> {
         match (self, content) {
             (Sink::Smtp(smtp), Content::Mail(content)) if content.from.is_none() => {
-                Some(smtp.sender().email.domain())
+                Some(smtp.letterhead().from().email.domain())
             }
             _ => None,
+        }
+    }
+
+    /// The bytes of the files that [`Sink::prepare`] would read: room is made for them before. Blocks as
+    /// that does.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn weigh(&self, message: &Message, content: &Content) -> Result<u64, NoMail> {
+        match (self, content) {
+            (Sink::Smtp(smtp), Content::Mail(content)) => {
+                mail::weigh(smtp.letterhead(), content, message)
+            }
+            (Sink::Webhook(_), _) | (Sink::Smtp(_), Content::Message) => Ok(0),
         }
     }
 

@@ -15,7 +15,6 @@ mod wire;
 use std::sync::Arc;
 
 use lettre::Address;
-use lettre::message::Mailbox;
 use rustls::ClientConfig;
 
 pub use self::entered::Entered;
@@ -26,7 +25,7 @@ use self::transaction::{Turn, transact};
 pub use self::wire::Transcript;
 use self::wire::{Fault, Reply};
 use super::capture::Capture;
-use super::mail::{PreparedMail, to_ascii};
+use super::mail::{Letterhead, PreparedMail};
 use super::{BuildError, tls};
 use crate::config::{MailServer, SinkConfig, SmtpConfig};
 use crate::delivery::{Cause, Outcome, Phase, clean_text};
@@ -35,7 +34,7 @@ use crate::policy::Codes;
 /// A mail sink.
 pub struct Smtp {
     server: Server,
-    sender: Mailbox,
+    letterhead: Letterhead,
     /// Where mails are kept in place of being sent.
     pub(super) capture: Option<Capture>,
 }
@@ -56,18 +55,14 @@ struct Attempt<'a> {
 
 impl Smtp {
     pub(super) fn build(config: &SinkConfig, way: &SmtpConfig) -> Result<Smtp, BuildError> {
-        let sender =
-            to_ascii(way.from.clone()).map_err(|e| BuildError::Mail(format!("from: {e}")))?;
-        if sender.name.as_ref().is_some_and(|name| name.chars().any(char::is_control)) {
-            return Err(BuildError::Mail("from: a control character in the name".to_owned()));
-        }
+        let letterhead = Letterhead::of(way).map_err(BuildError::Mail)?;
         let server = Server::build(&way.server, config.concurrency.get())?;
-        Ok(Smtp { server, sender, capture: None })
+        Ok(Smtp { server, letterhead, capture: None })
     }
 
-    /// `From:`, in the form that every server takes.
-    pub(super) fn sender(&self) -> &Mailbox {
-        &self.sender
+    /// What all its mails say.
+    pub(super) fn letterhead(&self) -> &Letterhead {
+        &self.letterhead
     }
 
     /// One attempt, for all recipients that are open.

@@ -1,126 +1,154 @@
-//! The bytes of a mail: headers and parts as RFC 5322 and RFC 2045 have them.
+//! The bytes of a mail: its headers as RFC 5322 has them, then its parts.
+//!
+//! lettre encodes what stands in a header and in a text, and no more: its builder reads the addresses
+//! again with a parser that knows neither address literals nor quoted local parts, and puts headers of
+//! ours where it likes.
 
 use jiff::Timestamp;
 use lettre::Address;
-use lettre::message::header::{ContentType, HeaderName, HeaderValue, To};
-use lettre::message::{Mailbox, Mailboxes, MultiPart, SinglePart};
+use lettre::message::header::{
+    Cc, Date, From, HeaderName, HeaderValue, Headers, MIME_VERSION_1_0, MessageId, ReplyTo,
+    Subject, To,
+};
+use lettre::message::{Mailbox, Mailboxes};
 
 use super::PreparedMail;
+use super::part::{Attachment, Part};
 
-/// Longest line, with its CR (RFC 5322 section 2.1.1).
-const LINE_MAX: usize = 999;
+/// Longest line, without its CRLF (RFC 5322 section 2.1.1).
+const LINE_MAX: usize = 998;
 
-/// What a mail is made of.
+/// What a mail is made of. Nothing here has a control character but the texts and the files.
 pub(super) struct Draft<'a> {
     pub from: &'a Mailbox,
-    pub recipients: Vec<Mailbox>,
-    /// Without control characters.
+    /// None for the null sender.
+    pub return_path: Option<Address>,
+    /// At least one.
+    pub to: Vec<Mailbox>,
+    pub cc: Vec<Mailbox>,
+    pub bcc: Vec<Mailbox>,
+    pub reply_to: Vec<Mailbox>,
     pub subject: &'a str,
     pub text: &'a str,
+    pub html: Option<&'a str>,
     pub date: Timestamp,
+    /// Without its angle brackets.
     pub message_id: &'a str,
-    pub files: Vec<SinglePart>,
+    /// In ASCII.
+    pub list_unsubscribe: Option<&'a str>,
+    /// Names that are valid, and none of ours.
+    pub headers: Vec<(String, String)>,
+    pub files: Vec<Attachment>,
 }
 
 /// Writes a mail.
 pub(super) fn compose(draft: Draft<'_>) -> Result<PreparedMail, String> {
-    let Draft { from, recipients, subject, text, date, message_id, files } = draft;
-    let builder = lettre::Message::builder()
-        .from(from.clone())
-        .subject(subject)
-        .date(std::time::SystemTime::from(date))
-        .message_id(Some(format!("<{message_id}>")))
-        .raw_header(auto_submitted());
-    let mut to: Vec<Address> = Vec::new();
-    for mailbox in &recipients {
-        if !to.contains(&mailbox.email) {
-            to.push(mailbox.email.clone());
-        }
-    }
-    // All at once: one by one each would be parsed again for the next.
-    let builder = builder.mailbox(To::from(recipients.into_iter().collect::<Mailboxes>()));
-    let part = SinglePart::builder().header(ContentType::TEXT_PLAIN).body(with_crlf(text));
-    let mail = if files.is_empty() {
-        builder.singlepart(part)
-    } else {
-        let parts = MultiPart::mixed().boundary(boundary(message_id)).singlepart(part);
-        builder.multipart(files.into_iter().fold(parts, MultiPart::singlepart))
-    };
-    let mail = mail.map_err(|e| format!("the mail cannot be built: {e}"))?;
-    let mut data = mail.formatted();
+    let mut data = head(&draft)?.into_bytes();
+    let Draft { from, return_path, to, cc, bcc, reply_to, text, html, message_id, files, .. } =
+        draft;
+    Part::of(text, html, &files, message_id).write(&mut data);
     if !data.ends_with(b"\r\n") {
         data.extend_from_slice(b"\r\n");
     }
-    let is_too_long = |data: &[u8]| data.split(|b| *b == b'\n').any(|line| line.len() > LINE_MAX);
-    if is_too_long(&data) {
-        data = one_line_each(&data);
-    }
-    // The body is encoded to short lines; a header's word without a blank cannot be folded.
-    if is_too_long(&data) {
-        return Err("subject or to: a word is too long for a mail".to_owned());
-    }
-    if !data.is_ascii() {
-        return Err("the mail cannot be written in ASCII".to_owned());
-    }
-    let id = message_id.split('@').next().unwrap_or_default().to_owned();
+    let to = each_once([to, cc, bcc].into_iter().flatten());
+    let is_wide = |address: &Address| !AsRef::<str>::as_ref(address).is_ascii();
+    let named = reply_to.iter().map(|mailbox| &mailbox.email).chain([&from.email]);
+    let utf8 = named.chain(&return_path).chain(&to).any(is_wide);
     Ok(PreparedMail {
-        id,
-        from: Some(from.email.clone()),
+        id: message_id.split('@').next().unwrap_or_default().to_owned(),
+        from: return_path,
         to,
         from_domain: from.email.domain().to_owned(),
-        utf8: false,
+        utf8,
         made_sender: false,
         signatures: Vec::new(),
         data,
     })
 }
 
-/// Parts two parts of a mail: from the row, like everything else, and unlike any line of a part, since
-/// neither base64 nor quoted-printable text has `=_`.
-fn boundary(message_id: &str) -> String {
-    let hash = crate::sink::hash_parts([message_id.as_bytes()]);
-    format!("=_outboxd_{}", crate::hex::hex(&hash[..16]))
+/// The addresses of an envelope. A domain means the same in small letters, a local part may not.
+fn each_once(mailboxes: impl Iterator<Item = Mailbox>) -> Vec<Address> {
+    let mut seen = std::collections::BTreeSet::new();
+    let once = |address: &Address| {
+        seen.insert((address.user().to_owned(), address.domain().to_ascii_lowercase()))
+    };
+    mailboxes.map(|mailbox| mailbox.email).filter(once).collect()
 }
 
-/// Gives each recipient a line of its own: lettre writes them all on one.
-fn one_line_each(data: &[u8]) -> Vec<u8> {
-    let (mut out, mut is_to, mut is_head) = (Vec::with_capacity(data.len()), false, true);
-    for line in data.split_inclusive(|b| *b == b'\n') {
-        is_head &= line != b"\r\n";
-        if !line.starts_with(b" ") {
-            is_to = is_head && line.starts_with(b"To: ");
+/// The headers but those of the first part.
+fn head(draft: &Draft<'_>) -> Result<String, String> {
+    let list = |mailboxes: &[Mailbox]| mailboxes.iter().cloned().collect::<Mailboxes>();
+    let mut headers = Headers::new();
+    headers.set(From::from(Mailboxes::from(draft.from.clone())));
+    headers.set(Subject::from(draft.subject.to_owned()));
+    headers.set(Date::new(std::time::SystemTime::from(draft.date)));
+    headers.set(MessageId::from(format!("<{}>", draft.message_id)));
+    // Tells responders (out of office and the like) not to answer (RFC 3834 section 5).
+    headers.insert_raw(as_it_is("Auto-Submitted", "auto-generated"));
+    headers.set(To::from(list(&draft.to)));
+    if !draft.cc.is_empty() {
+        headers.set(Cc::from(list(&draft.cc)));
+    }
+    if !draft.reply_to.is_empty() {
+        headers.set(ReplyTo::from(list(&draft.reply_to)));
+    }
+    if let Some(url) = draft.list_unsubscribe {
+        // On one line: a URL that is folded is another one.
+        headers.insert_raw(as_it_is("List-Unsubscribe", &format!("<{url}>")));
+        headers.insert_raw(as_it_is("List-Unsubscribe-Post", "List-Unsubscribe=One-Click"));
+    }
+    for (name, value) in &draft.headers {
+        let valid = HeaderName::new_from_ascii(name.clone());
+        let valid = valid.map_err(|_| format!("{name}: it is no name of a header"))?;
+        headers.insert_raw(HeaderValue::new(valid, value.clone()));
+    }
+    headers.set(MIME_VERSION_1_0);
+    let mut text = headers.to_string();
+    if too_long(&text).is_some() {
+        text = one_line_each(&text);
+    }
+    // A header's word without a blank cannot be folded.
+    match too_long(&text) {
+        Some(name) => Err(format!("{name}: a word is too long for a mail")),
+        None => Ok(text),
+    }
+}
+
+fn as_it_is(name: &'static str, value: &str) -> HeaderValue {
+    let name = HeaderName::new_from_ascii_str(name);
+    HeaderValue::dangerous_new_pre_encoded(name, value.to_owned(), value.to_owned())
+}
+
+/// The header that has too long a line, as it is called in the config.
+fn too_long(headers: &str) -> Option<String> {
+    let mut name = "";
+    for line in headers.split("\r\n") {
+        if !line.starts_with(' ') {
+            name = line.split(':').next().unwrap_or_default();
         }
-        let mut last = 0;
-        for byte in line {
-            // A blank after a comma may be folded, also within quotes.
-            if is_to && last == b',' && *byte == b' ' {
-                out.extend_from_slice(b"\r\n");
-            }
-            out.push(*byte);
-            last = *byte;
+        if line.len() > LINE_MAX {
+            return Some(name.to_ascii_lowercase().replace('-', "_"));
         }
     }
-    out
+    None
 }
 
-/// Tells responders (out of office and the like) not to answer (RFC 3834 section 5).
-fn auto_submitted() -> HeaderValue {
-    let name = HeaderName::new_from_ascii_str("Auto-Submitted");
-    HeaderValue::new(name, "auto-generated".to_owned())
-}
-
-/// Ends every line with CRLF: a bare CR or LF would be seen differently by each server.
-fn with_crlf(text: &str) -> String {
-    let mut out = String::with_capacity(text.len() + text.len() / 32);
-    let mut chars = text.chars().peekable();
-    while let Some(c) = chars.next() {
-        match c {
-            '\r' => {
-                chars.next_if_eq(&'\n');
+/// Gives each address a line of its own: lettre writes them all on one.
+fn one_line_each(headers: &str) -> String {
+    const LISTS: [&str; 3] = ["To: ", "Cc: ", "Reply-To: "];
+    let (mut out, mut is_list) = (String::with_capacity(headers.len() * 2), false);
+    for line in headers.split_inclusive("\r\n") {
+        if !line.starts_with(' ') {
+            is_list = LISTS.iter().any(|name| line.starts_with(name));
+        }
+        let mut last = ' ';
+        for c in line.chars() {
+            // A blank after a comma may be folded, also within quotes.
+            if is_list && last == ',' && c == ' ' {
                 out.push_str("\r\n");
             }
-            '\n' => out.push_str("\r\n"),
-            other => out.push(other),
+            out.push(c);
+            last = c;
         }
     }
     out

@@ -7,13 +7,12 @@ use std::io::Read;
 use std::path::PathBuf;
 
 use jiff::Timestamp;
-use lettre::message::header::{ContentTransferEncoding, ContentType};
-use lettre::message::{Attachment, Body, SinglePart};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::compose::{Draft, compose};
-use super::{PreparedMail, recipients, subject};
+use super::part::Attachment;
+use super::{NoMail, PreparedMail, RECIPIENTS_MAX, named, one_line, recipients};
 use crate::config::MailingConfig;
 use crate::hex::hex;
 use crate::sink::smtp::Smtp;
@@ -54,15 +53,6 @@ pub struct FilesMail<'a> {
     pub files: &'a [Attached],
 }
 
-/// Why there is no such mail, in words for an operator.
-#[derive(Debug)]
-pub enum NoMail {
-    /// It cannot be made of this config: it is too large, or a template does not fit.
-    Never(String),
-    /// A file is not there, or is another one: it may be put back.
-    NotNow(String),
-}
-
 /// Renders the mail and reads its files; blocks while it does. The same row and the same files give the
 /// same bytes.
 ///
@@ -76,25 +66,33 @@ pub fn prepare_files(
     // Base64 in lines of 76 takes 4 bytes and a CRLF's share for 3.
     let encoded = mail.files.iter().map(|file| file.bytes.saturating_mul(78) / 57).sum::<u64>();
     too_large(config, usize::try_from(encoded).unwrap_or(usize::MAX))?;
-    let view = View::of_values(values(mail));
-    let recipients = recipients(&config.to, &view).map_err(NoMail::Never)?;
-    let subject = subject(&config.subject, &view).map_err(NoMail::Never)?;
+    let view = &View::of_values(values(mail));
+    let to = named(recipients("to", &config.to, view, &mut { RECIPIENTS_MAX })?)?;
+    let subject = one_line("subject", &config.subject, view)?;
     let text = match &config.text {
-        Some(text) => text.render(&view).map_err(|e| NoMail::Never(format!("text: {e}")))?,
+        Some(text) => text.render(view).map_err(|e| format!("text: {e}"))?,
         None => words(mail),
     };
+    let letterhead = smtp.letterhead();
+    let from = letterhead.from();
+    let return_path = letterhead.return_path(from, &View::of_values(named_id(mail)))?;
     let files = mail.files.iter().map(attach).collect::<Result<_, _>>().map_err(NoMail::NotNow)?;
-    let from = smtp.sender();
     let prepared = compose(Draft {
         from,
-        recipients,
+        return_path,
+        to,
+        cc: Vec::new(),
+        bcc: Vec::new(),
+        reply_to: Vec::new(),
         subject: &subject,
         text: &text,
+        html: None,
         date: mail.date,
         message_id: &format!("{}@{}", mail.message_id, from.email.domain()),
+        list_unsubscribe: None,
+        headers: letterhead.idempotency(mail.message_id).into_iter().collect(),
         files,
-    })
-    .map_err(NoMail::Never)?;
+    })?;
     too_large(config, prepared.data.len())?;
     Ok(prepared)
 }
@@ -132,6 +130,11 @@ fn values(mail: &FilesMail<'_>) -> BTreeMap<String, serde_json::Value> {
     fields.map(|(name, value)| (name.to_owned(), value)).into()
 }
 
+/// What the sink's `return_path` sees in the place of a message's id.
+fn named_id(mail: &FilesMail<'_>) -> BTreeMap<String, serde_json::Value> {
+    BTreeMap::from([("id".to_owned(), json!(mail.message_id))])
+}
+
 /// The body where the config has none.
 fn words(mail: &FilesMail<'_>) -> String {
     let first = mail.files.first().map(|file| &*file.period).filter(|first| *first != mail.period);
@@ -151,7 +154,7 @@ fn name(file: &Attached) -> String {
     file.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-fn attach(file: &Attached) -> Result<SinglePart, String> {
+fn attach(file: &Attached) -> Result<Attachment, String> {
     let path = file.path.display();
     let mut content = Vec::new();
     // No more than it had: somebody may be writing to it.
@@ -170,10 +173,8 @@ fn attach(file: &Attached) -> Result<SinglePart, String> {
             "{path} is not the file that was published: its SHA-256 is another one"
         ));
     }
-    let body = Body::new_with_encoding(content, ContentTransferEncoding::Base64)
-        .map_err(|_| format!("{path} cannot be attached"))?;
-    let kind = ContentType::parse("text/csv; charset=utf-8").map_err(|e| e.to_string())?;
-    Ok(Attachment::new(name(file)).body(body, kind))
+    let media_type = "text/csv; charset=utf-8".to_owned();
+    Ok(Attachment { name: name(file), media_type, content_id: None, content })
 }
 
 #[cfg(test)]
