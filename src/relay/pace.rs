@@ -131,7 +131,7 @@ impl Pace {
     /// A row begins whose domain is now certain.
     ///
     /// # Errors
-    /// The wait, if it was not admitted and it is not its turn.
+    /// The wait, if it is not its turn.
     pub fn begin(
         &self,
         (place, lane): (&Place, Lane),
@@ -139,12 +139,8 @@ impl Pace {
         now: Instant,
         far: f64,
     ) -> Result<(), Duration> {
-        let was_admitted = |state: &State| {
-            state.admitted.get(place).is_some_and(|(known, _)| known.eq_ignore_ascii_case(domain))
-        };
-        if !was_admitted(&self.state()) {
-            self.admit((place, lane), domain, now, far)?;
-        }
+        // Counted from now on, and not from when it was admitted.
+        self.admit((place, lane), domain, now, far)?;
         self.state().admitted.remove(place);
         Ok(())
     }
