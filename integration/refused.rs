@@ -80,9 +80,13 @@ async fn a_wrong_password_is_told_once_and_no_row_dies() {
     until_count(&client, "all go out", DELIVERED, 1_000).await;
     assert_eq!(peer.accepted(), 1_000);
     until_count(&client, "it is not barred any more", OPEN, 0).await;
-    tokio::time::timeout(LONG, chat.until(|chat| chat.requests() == 2)).await.expect("its end");
-    let body: Value = serde_json::from_slice(&chat.received()[1].body).unwrap();
-    assert_eq!(body["title"].as_str(), Some("shop: mail refuses us no longer"));
+    // Rows that waited so long may be told of as late meanwhile.
+    let over = |chat: &HttpPeer| {
+        let says =
+            |body: &[u8]| String::from_utf8_lossy(body).contains("mail refuses us no longer");
+        chat.received().iter().filter(|request| says(&request.body)).count() == 1
+    };
+    tokio::time::timeout(LONG, chat.until(over)).await.expect("its end is told");
 }
 
 /// Guard: senders. The sink's own sender is refused: the same.
@@ -287,11 +291,13 @@ async fn many_of_one_sender_are_put_back_once_and_stop_nobody() {
     println!("all of {MANY} had their turn after {:?}", begun.elapsed());
     // From here on nothing is written but what begins, and what a higher lane took the turn of.
     let written =
-        "SELECT sum(rev)::bigint + 2 * (SELECT count(*) FROM outbox.ledger) FROM outbox.delivery";
+        "SELECT sum(rev)::bigint + (SELECT count(*) FROM outbox.ledger) FROM outbox.delivery";
     let before = (number(&client, written).await, peer.accepted());
     peer.until(|peer| peer.accepted() >= before.1 + 30).await;
     let after = number(&client, written).await;
-    println!("{} more times put back while 30 began", after - before.0);
+    let again = after - before.0;
+    println!("{again} more times put back while 30 began");
+    assert!(again <= 30, "{again} times put back while 30 began");
     let most = "SELECT max(rev)::bigint FROM outbox.delivery";
     let (most, waiting) = (number(&client, most).await, number(&client, PENDING).await);
     relay.stop_now().await;

@@ -37,9 +37,9 @@ pub(super) fn read(section: &mut Section) -> Option<SmtpConfig> {
     let return_path = return_path.map(Arc::new);
     Some(SmtpConfig {
         return_path,
+        sender_rate,
         idempotency_header,
         files,
-        sender_rate,
         ..SmtpConfig::new(server, from?)
     })
 }

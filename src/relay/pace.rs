@@ -72,8 +72,9 @@ struct Domain {
     /// How many began, by bucket, the oldest first.
     began: VecDeque<(u64, u32)>,
     total: u32,
-    /// The next turn that is free, in each lane.
-    next: BTreeMap<Lane, Instant>,
+    /// The next turn that is free, in each lane; and among those who found no room when theirs had come,
+    /// because others had begun late.
+    next: BTreeMap<(Lane, bool), Instant>,
 }
 
 impl Pace {
@@ -108,21 +109,22 @@ impl Pace {
         let here = state.domains.entry(domain.clone()).or_default();
         here.forget(self, now);
         let opens_at = self.opens_at(here);
-        let next = here.next.get(&lane).copied().unwrap_or(now);
+        let late = here.next.get(&(lane, true)).copied().unwrap_or(now);
+        let next = here.next.get(&(lane, false)).copied().unwrap_or(now).max(late);
         if opens_at <= now && (had_turn || next <= now) {
             let bucket = self.bucket_of(now);
             here.begin(bucket);
             if !had_turn && now < self.since + self.rate.period {
-                here.next.insert(lane, now + self.gap());
+                here.next.insert((lane, false), now + self.gap());
             }
             state.admitted.insert(place.clone(), (domain, bucket));
             return Ok(());
         }
-        let turn = next.max(opens_at).max(now);
+        let turn = if had_turn { late } else { next }.max(opens_at).max(now);
         if turn > now + AHEAD {
             return Err(AHEAD + AHEAD.mul_f64(far));
         }
-        here.next.insert(lane, turn + self.gap());
+        here.next.insert((lane, had_turn), turn + self.gap());
         state.remember(place, turn, now);
         // Never earlier, and never at once: it would only come back.
         Err((turn - now).max(Duration::from_millis(1)))
@@ -175,9 +177,9 @@ impl Pace {
         self.bucket * u32::try_from(BUCKETS + 1).expect("a small number")
     }
 
-    /// From one turn to the next.
+    /// From one turn to the next: a little more than it must be, as rows come a little late.
     fn gap(&self) -> Duration {
-        self.window() / self.rate.count.get()
+        self.window() * 33 / 32 / self.rate.count.get()
     }
 }
 
@@ -275,8 +277,8 @@ mod tests {
                 Ok(()) => began.push(now),
                 Err(wait) => {
                     pushes += 1;
-                    // A row comes back a little late.
-                    waiting.insert((now + wait + ms(3), id));
+                    // A row comes back a little late, one more than another.
+                    waiting.insert((now + wait + ms(id.unsigned_abs() * 7 % 40), id));
                 }
             }
         }
@@ -302,7 +304,7 @@ mod tests {
             let best = period.as_secs_f64() * 1_000.0 / f64::from(count);
             assert!(took < best * 1.1 + period.as_secs_f64(), "{rate:?}: {took} s");
             // Those who are too far back come again, about once in AHEAD.
-            let most = if best < AHEAD.as_secs_f64() { 1_000 } else { 5_000 };
+            let most = if best < AHEAD.as_secs_f64() { 1_300 } else { 6_000 };
             assert!(pushes <= most, "{rate:?}: {pushes} times put back");
         }
     }
@@ -365,7 +367,7 @@ mod tests {
                 .unwrap_or_default()
         });
         let waits: Vec<_> = waits.collect();
-        assert_eq!(waits.iter().filter(|wait| **wait <= AHEAD).count(), 30);
+        assert_eq!(waits.iter().filter(|wait| **wait <= AHEAD).count(), 29);
         assert!(waits.iter().all(|wait| *wait < AHEAD * 2));
         assert!(waits[99] > waits[50], "{waits:?}");
     }
@@ -395,7 +397,7 @@ mod tests {
                 pace.begin((&place(id), Lane::Low), "a.example", now, 0.5).unwrap_err().as_secs()
             })
             .collect();
-        assert_eq!(waits, [61, 122, 183]);
+        assert_eq!(waits, [62, 125, 188]);
     }
 
     #[test]
@@ -423,6 +425,22 @@ mod tests {
         let turn = begin(1_001, Lane::High, now).unwrap_err();
         assert!(turn < ms(1_050), "{turn:?}");
         assert_eq!(begin(1_001, Lane::High, now + turn), Ok(()));
+    }
+
+    #[test]
+    fn who_finds_no_room_when_its_turn_has_come_does_not_stand_behind_the_others_again() {
+        let now = Instant::now();
+        let pace = Pace::new(rate(10, 1), now);
+        let now = now + ms(2_000);
+        let begin = |id, at| pace.begin((&place(id), Lane::Low), "a.example", at, 0.5);
+        let turns: Vec<_> = (0..1_000).map(|id| begin(id, now)).collect();
+        // All come back after a pause, as when the sink waited: ten begin, the others queue up again.
+        let at = now + Duration::from_secs(200);
+        let again: Vec<_> = (10..1_000).map(|id| begin(id, at)).collect();
+        assert_eq!((turns[9], again[9]), (Ok(()), Ok(())));
+        let (soon, last) = (again[10].unwrap_err(), again[989].unwrap_err());
+        assert!(soon < ms(1_050) && last > Duration::from_secs(90), "{soon:?} {last:?}");
+        assert!(begin(2_000, at).unwrap_err() > last, "a newcomer stands behind them");
     }
 
     #[test]
