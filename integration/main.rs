@@ -20,6 +20,7 @@ mod harness_test;
 mod inbox;
 mod mail_faults;
 mod mail_kills;
+mod mail_servers;
 mod mailing;
 mod main_job;
 mod metrics;

@@ -1,8 +1,10 @@
 //! What every sink with attempts promises, held against scripted servers and foreign code.
 
 mod content;
+mod dkim;
+mod fallback;
 mod foreign;
-mod smtp;
+pub mod smtp;
 mod webhook;
 
 use std::collections::BTreeMap;
@@ -74,6 +76,7 @@ pub fn smtp_to(port: u16) -> SmtpConfig {
         port,
         security: MailSecurity::Plain,
         login: None,
+        clear_text_login: false,
         ca_file: None,
     };
     SmtpConfig::new(server, "Shop <shop@example.com>".parse().unwrap())

@@ -10,6 +10,7 @@ mod column;
 mod connect;
 mod csv;
 mod database;
+mod dkim;
 mod dsn;
 mod export;
 mod fault;
@@ -17,6 +18,7 @@ mod header;
 mod item;
 mod load;
 mod mail;
+mod mail_server;
 mod mailing;
 mod policy;
 mod query;
@@ -44,6 +46,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use column::{Column, ColumnForm, ValuePath};
+pub use dkim::DkimKey;
 pub use export::{ExportQuery, Rows};
 pub use fault::{ConfigError, Fault};
 pub use mailing::{MailCatchUp, MailingConfig};
@@ -282,6 +285,8 @@ pub struct MailServer {
     pub security: MailSecurity,
     /// AUTH.
     pub login: Option<Login>,
+    /// `clear_text_login`: whether a password may go over a connection that anybody on its way can read.
+    pub clear_text_login: bool,
     /// More trusted roots, PEM, beside the system's.
     pub ca_file: Option<PathBuf>,
 }
@@ -310,12 +315,12 @@ pub enum Login {
 /// A key that signs mails (DKIM, RFC 6376).
 #[derive(Clone, Debug)]
 pub struct DkimConfig {
-    /// `domain`: the signing domain (`d=`).
+    /// `domain`: the signing domain (`d=`), in A-labels.
     pub domain: String,
     /// `selector` (`s=`).
     pub selector: String,
     /// `key` or `key_file`: the private key, PEM; RSA (rsa-sha256) or Ed25519 (ed25519-sha256, RFC 8463).
-    pub key: Secret,
+    pub key: DkimKey,
 }
 
 /// How the mail dialogue is protected.

@@ -5,6 +5,7 @@
 
 mod attach;
 mod compose;
+mod dkim;
 mod files;
 mod part;
 mod plain;
@@ -21,7 +22,7 @@ use lettre::message::Mailbox;
 use self::compose::{Draft, compose};
 pub use self::files::{Attached, FilesMail, prepare_files};
 use crate::address;
-use crate::config::{Mail, SmtpConfig};
+use crate::config::{DkimConfig, Mail, SmtpConfig};
 use crate::message::{IdempotencyKey, Message};
 use crate::template::{Localised, Template, View};
 
@@ -40,6 +41,7 @@ pub struct Letterhead {
     return_path: Option<Arc<Template>>,
     idempotency_header: Option<String>,
     files: Option<PathBuf>,
+    dkim: Vec<DkimConfig>,
 }
 
 /// A mail ready to be sent: an envelope and bytes. Not printable, because it is all addresses.
@@ -79,8 +81,8 @@ impl PreparedMail {
         self.to.iter().map(AsRef::as_ref)
     }
 
-    /// Headers and body, lines ended by CRLF, all ASCII but for headers where SMTPUTF8 is needed, without
-    /// the dots SMTP adds.
+    /// Headers and body without signatures, lines ended by CRLF, all ASCII but for headers where SMTPUTF8 is
+    /// needed, without the dots SMTP adds.
     #[must_use]
     pub fn data(&self) -> &[u8] {
         &self.data
@@ -98,7 +100,16 @@ impl PreparedMail {
         self.signatures.len() + self.data.len()
     }
 
-    /// SHA-256 over envelope, headers and body.
+    /// Signs it with each of these keys.
+    ///
+    /// # Errors
+    /// When a key signs nothing, which a config refuses.
+    pub(super) fn sign(&mut self, keys: &[DkimConfig]) -> Result<(), String> {
+        self.signatures = dkim::signatures(keys, &self.data)?;
+        Ok(())
+    }
+
+    /// SHA-256 over envelope, headers and body; not over signatures: a new key makes no other mail.
     #[must_use]
     pub fn hash(&self) -> [u8; 32] {
         let addresses = std::iter::once(self.from()).chain(self.to());
@@ -138,6 +149,7 @@ impl Letterhead {
             return_path: way.return_path.clone(),
             idempotency_header: way.idempotency_header.clone(),
             files: way.files.clone(),
+            dkim: way.dkim.clone(),
         })
     }
 
@@ -242,6 +254,9 @@ pub(super) fn prepare(
                       unsubscribe another; send each a mail of its own";
         return Err(NoMail::Never(reason.to_owned()));
     }
+    let sender = content.return_path.as_ref().or(letterhead.return_path.as_deref());
+    prepared.made_sender = sender.or(content.from.as_ref()).is_some_and(Template::asks_message);
+    prepared.sign(&letterhead.dkim)?;
     Ok(prepared)
 }
 

@@ -23,6 +23,7 @@ fn letterhead(from: &str) -> Letterhead {
         return_path: None,
         idempotency_header: None,
         files: None,
+        dkim: Vec::new(),
     }
 }
 

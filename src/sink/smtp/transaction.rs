@@ -32,7 +32,11 @@ pub(super) enum Turn {
     Spent,
     /// The server had closed the connection while it was idle; it had not accepted anything.
     Stale,
-    /// The attempt is over: the connection failed, or the mail cannot be sent over it.
+    /// The connection failed before anything of the final dot went out.
+    Lost(Outcome),
+    /// The server said goodbye before that: 421.
+    Left,
+    /// The attempt is over: the relay may send no more, or nobody knows whether the mail arrived.
     Broken(Outcome),
 }
 
@@ -55,6 +59,8 @@ struct Envelope<'a> {
     go: bool,
     /// Whether the server is about to hang up, or speaks of something else than we do.
     lost: bool,
+    /// Whether it said that it hangs up.
+    left: bool,
 }
 
 /// Offers a mail to the server for those in `to`.
@@ -74,11 +80,14 @@ pub(super) async fn transact<'a>(
         Ok(envelope) => envelope,
         Err(Unheard { step: None, .. }) if used => return Turn::Stale,
         Err(Unheard { step, fault }) => {
-            return Turn::Broken(broken(step.unwrap_or("MAIL"), &fault));
+            return Turn::Lost(broken(step.unwrap_or("MAIL"), &fault));
         }
     };
     // Nobody takes it. A server that waits for a mail all the same gets none: whatever it makes of the
     // next bytes, it is not the mail.
+    if envelope.left {
+        return Turn::Left;
+    }
     if envelope.lost || (envelope.go && envelope.to.is_empty()) {
         return Turn::Spent;
     }
@@ -211,7 +220,8 @@ impl<'a> Envelope<'a> {
         };
         let is_no = reply.is_transient() || reply.is_refusal();
         // After 421 the server hangs up; what is neither yes nor no is no answer to what we said.
-        self.lost = reply.code == 421 || !(is_yes || is_no);
+        self.left = reply.code == 421;
+        self.lost = self.left || !(is_yes || is_no);
         match command {
             Command::Reset => {}
             Command::Mail if is_yes => self.open = true,
@@ -237,7 +247,7 @@ async fn hand_over<'a>(
     let mail = attempt.mail;
     let stuffed = Stuffed::new(&[&mail.signatures, &mail.data]);
     if let Err(fault) = session.wire.send_body(&stuffed, BLOCK_MAX).await {
-        return Turn::Broken(broken("mail data", &fault));
+        return Turn::Lost(broken("mail data", &fault));
     }
     match session.wire.has_spoken() {
         Ok(false) => {}
@@ -246,23 +256,23 @@ async fn hand_over<'a>(
             return match session.wire.reply_within(DATA_MAX).await {
                 Ok(reply) if reply.is_transient() || reply.is_refusal() => {
                     tally.refuse(Step::Content, &reply, to);
-                    Turn::Spent
+                    if reply.code == 421 { Turn::Left } else { Turn::Spent }
                 }
-                Ok(_) => Turn::Broken(broken("mail data", &UNASKED)),
-                Err(fault) => Turn::Broken(broken("mail data", &fault)),
+                Ok(_) => Turn::Lost(broken("mail data", &UNASKED)),
+                Err(fault) => Turn::Lost(broken("mail data", &fault)),
             };
         }
-        Err(fault) => return Turn::Broken(broken("mail data", &fault)),
+        Err(fault) => return Turn::Lost(broken("mail data", &fault)),
     }
     let doubt = || tally.doubt(to);
     if let Err(cut) = session.wire.send_end(&stuffed, attempt.phase, BLOCK_MAX, doubt).await {
-        return Turn::Broken(match cut {
-            Cut::Forbidden(outcome) => outcome,
-            Cut::Unsent(fault) => broken("mail data", &fault),
+        return match cut {
+            Cut::Forbidden(outcome) => Turn::Broken(outcome),
+            Cut::Unsent(fault) => Turn::Lost(broken("mail data", &fault)),
             Cut::Sent(fault) => {
-                in_doubt(&format!("the connection failed at the final dot: {fault}"))
+                Turn::Broken(in_doubt(&format!("the connection failed at the final dot: {fault}")))
             }
-        });
+        };
     }
     match session.wire.reply_within(DOT_MAX).await {
         Ok(reply) if reply.is_done() => {
