@@ -213,7 +213,7 @@ mod tests {
             let (replies, _) = read_all(&data[9..], &[]);
             many += replies.len();
         }
-        assert!(many > 1_000, "only {many} replies were read");
+        assert!(many > 500, "only {many} replies were read");
     }
 
     #[test]
