@@ -213,7 +213,15 @@ mod tests {
             let (replies, _) = read_all(&data[9..], &[]);
             many += replies.len();
         }
-        assert!(many > 500, "only {many} replies were read");
+        assert!(many > 2_000, "only {many} replies were read");
+    }
+
+    /// A transcript ends before the dialogue does: that it is bounded is looked at in each reading.
+    #[test]
+    fn replies_without_end_are_written_down_up_to_a_bound() {
+        let line = format!("250 {}\r\n", "x".repeat(2 * HEARD_MAX));
+        let (replies, _) = read_all(line.repeat(2 * TRANSCRIPT_MAX).as_bytes(), &[]);
+        assert_eq!(replies.len(), 2 * TRANSCRIPT_MAX);
     }
 
     #[test]
