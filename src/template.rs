@@ -113,6 +113,12 @@ impl Template {
         })
     }
 
+    /// Whether it shows something that the application wrote, rather than who the message is.
+    #[must_use]
+    pub fn shows_the_payload(&self) -> bool {
+        self.unknown(&["id", "type", "created_at"]).is_some()
+    }
+
     /// Renders the template for what is in view.
     ///
     /// # Errors

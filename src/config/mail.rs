@@ -68,9 +68,11 @@ pub(super) fn read(section: &mut Section, sink: Option<&SmtpConfig>) -> Option<M
     let (locale, parts) = parts(section);
     let files = section.get("attachments");
     let files = files.and_then(|item| attachment::read(&item, sink, parts.html.is_some()));
+    let made_sender = [&from, &return_path].into_iter().flatten().any(Template::shows_the_payload);
     Some(Mail {
         from,
         return_path,
+        made_sender,
         to: to?,
         cc,
         bcc,
@@ -128,6 +130,7 @@ impl Mail {
         Mail {
             from: None,
             return_path: None,
+            made_sender: false,
             to,
             cc: Vec::new(),
             bcc: Vec::new(),
@@ -273,7 +276,8 @@ fn has_variants(section: &mut Section, locale: &Item, parts: &[(PartKeys, &Local
 
 #[cfg(test)]
 mod tests {
-    use crate::config::testing::{SINKS, parse_in, refuses_each};
+    use crate::config::Content;
+    use crate::config::testing::{SINKS, parse, parse_in, refuses_each};
 
     const MAIL: &str = "to = \"a@b.example\"\nsubject = \"S\"\ntext = \"T\"\n";
 
@@ -291,6 +295,22 @@ mod tests {
         let fault = route("bad.txt").unwrap_err().faults.remove(0);
         assert_eq!((fault.line, &*fault.key), (18, "routes[0].text_template"));
         assert!(fault.problem.ends_with("(bad.txt line 2)"), "{fault}");
+    }
+
+    #[test]
+    fn a_sender_that_each_message_says_is_known_as_one() {
+        let made = |keys: &str| {
+            let text = format!("{SINKS}[[routes]]\ntype = \"a\"\nsink = \"mail\"\n{MAIL}{keys}");
+            let route = parse(&text).unwrap().routes.remove(0);
+            let Content::Mail(mail) = route.content else { panic!("no mail") };
+            mail.made_sender
+        };
+        for keys in ["", "from = \"a@b.example\"", "return_path = \"b+{{ id }}@b.example\""] {
+            assert!(!made(keys), "{keys}");
+        }
+        for keys in ["from = \"{{ payload.from }}\"", "return_path = \"{{ key }}@b.example\""] {
+            assert!(made(keys), "{keys}");
+        }
     }
 
     #[test]

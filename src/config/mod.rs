@@ -438,6 +438,8 @@ pub struct Mail {
     pub from: Option<Template>,
     /// `return_path`: default the sink's.
     pub return_path: Option<Template>,
+    /// Whether `from` or `return_path` holds something that each message says anew.
+    pub made_sender: bool,
     /// 1 to 100; each renders to one address or a comma-separated list.
     pub to: Vec<Template>,
     /// `cc`: up to 100 of the same.

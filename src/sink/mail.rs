@@ -37,6 +37,8 @@ pub struct Letterhead {
     /// In the form that every server takes.
     from: Mailbox,
     return_path: Option<Arc<Template>>,
+    /// Whether that holds something of the payload.
+    made_return_path: bool,
     idempotency_header: Option<String>,
     files: Option<PathBuf>,
 }
@@ -135,6 +137,7 @@ impl Letterhead {
         Ok(Letterhead {
             from,
             return_path: way.return_path.clone(),
+            made_return_path: way.return_path.as_ref().is_some_and(|path| path.shows_the_payload()),
             idempotency_header: way.idempotency_header.clone(),
             files: way.files.clone(),
         })
@@ -201,7 +204,7 @@ pub(super) fn prepare(
     let mut headers: Vec<_> = letterhead.idempotency(&key.to_string()).into_iter().collect();
     headers.extend(more_headers(content, view)?);
     let files = attach::read(&content.attachments, letterhead.files.as_deref(), view)?;
-    let prepared = compose(Draft {
+    let mut prepared = compose(Draft {
         from: &from,
         return_path,
         to: named(to)?,
@@ -222,6 +225,8 @@ pub(super) fn prepare(
                       unsubscribe another; send each a mail of its own";
         return Err(NoMail::Never(reason.to_owned()));
     }
+    prepared.made_sender =
+        content.made_sender || (content.return_path.is_none() && letterhead.made_return_path);
     Ok(prepared)
 }
 
@@ -344,7 +349,7 @@ fn recipients(
             address::list(&list).map_err(|_| format!("{key}: not a list of mail addresses"))?;
         *room = room.checked_sub(list.len()).ok_or_else(|| {
             format!(
-                "{key}: the mail names more than {RECIPIENTS_MAX} addresses; send several mails"
+                "{key}: it names more than there is room for: {RECIPIENTS_MAX} addresses in a mail; send several"
             )
         })?;
         for mailbox in list {

@@ -21,6 +21,7 @@ fn letterhead(from: &str) -> Letterhead {
     Letterhead {
         from: to_ascii(from.parse().unwrap()).unwrap(),
         return_path: None,
+        made_return_path: false,
         idempotency_header: None,
         files: None,
     }
@@ -98,7 +99,7 @@ fn payloads_and_recipients_have_a_limit() {
     assert_eq!(many.to().count(), 1_000);
     assert!(text(&many).contains("\r\nTo: a0@x.example,\r\n a1@x.example,\r\n a2@"));
     assert!(text(&many).contains(",\r\n a999@x.example\r\nMIME-Version: 1.0\r\n"));
-    assert!(render(&mail, &to(1_001)).err().unwrap().contains("more than 1000 addresses"));
+    assert!(render(&mail, &to(1_001)).err().unwrap().contains("1000 addresses in a mail"));
     let big = format!(r#"{{"to": "a@x.example", "big": "{}"}}"#, "x".repeat(PAYLOAD_MAX));
     assert!(render(&mail, &big).err().unwrap().contains("too large for a mail"));
 }
@@ -337,10 +338,15 @@ fn what_a_sink_says_holds_where_a_route_says_nothing() {
     letterhead.idempotency_header = Some("X-Idempotency-Key".to_owned());
     let mut mail = mail(&["a@x.example"], "s", "t");
     let prepared = prepare_by(&letterhead, &mail, "{}").unwrap();
-    assert_eq!(prepared.from(), "bounce+42@example.com");
+    assert_eq!((prepared.from(), prepared.made_sender), ("bounce+42@example.com", false));
+    letterhead.made_return_path = true;
+    assert!(prepare_by(&letterhead, &mail, "{}").unwrap().made_sender);
     assert!(text(&prepared).contains("\r\nX-Idempotency-Key: msg_shop_42_mail\r\n"));
     mail.return_path = Some(template("other@example.com"));
-    assert_eq!(prepare_by(&letterhead, &mail, "{}").unwrap().from(), "other@example.com");
+    let prepared = prepare_by(&letterhead, &mail, "{}").unwrap();
+    assert_eq!((prepared.from(), prepared.made_sender), ("other@example.com", false));
+    mail.made_sender = true;
+    assert!(prepare_by(&letterhead, &mail, "{}").unwrap().made_sender);
 }
 
 #[test]
@@ -354,7 +360,10 @@ fn the_limit_of_recipients_is_for_all_of_them_together() {
     };
     assert_eq!(render(&mail, &to(998)).unwrap().to().count(), 1_000);
     let reason = render(&mail, &to(999)).err().unwrap();
-    assert_eq!(reason, "bcc: the mail names more than 1000 addresses; send several mails");
+    assert_eq!(
+        reason,
+        "bcc: it names more than there is room for: 1000 addresses in a mail; send several"
+    );
 }
 
 #[test]
