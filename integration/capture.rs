@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use crate::harness::dkim::{by_dkimpy, keys};
 use crate::harness::eventually;
 use crate::harness::http::HttpPeer;
 use crate::harness::plane::{LONG, number, send, until_closed, until_count, until_routed};
@@ -13,6 +14,7 @@ use crate::harness::smtp::SmtpPeer;
 fn shop(database: &Database, http: &HttpPeer, smtp: &SmtpPeer) -> String {
     let rest = format!(
         "[sinks.mail]\nkind = \"smtp\"\nurl = \"smtp://{}\"\nfrom = \"Shop <shop@example.com>\"\n\
+         [sinks.mail.dkim]\ndomain = \"example.com\"\nselector = \"2026r\"\nkey_file = \"{}\"\n\
          [sinks.crm]\nkind = \"webhook\"\nurl = \"{}\"\nguarantee = \"at-most-once\"\n\
          secrets = [\"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\"]\n\
          [sinks.orders]\nkind = \"csv\"\npath = \"orders-{{{{ period }}}}.csv\"\nevery = \"1s\"\n\
@@ -21,6 +23,7 @@ fn shop(database: &Database, http: &HttpPeer, smtp: &SmtpPeer) -> String {
          [[routes]]\ntype = \"order\"\nsink = \"mail\"\nto = \"ann@example.com\"\nsubject = \"No {{{{ payload.n }}}}\"\ntext = \"x\"\n\
          [[routes]]\ntype = \"order\"\nsink = [\"crm\", \"orders\"]\n",
         smtp.address,
+        concat!(env!("CARGO_MANIFEST_DIR"), "/integration/keys/rsa.pem"),
         http.url("/hook?a=1")
     );
     toml(&database.url(), "lease = \"1s\"\ngrace = \"5s\"", &rest)
@@ -69,6 +72,10 @@ async fn everything_is_rendered_and_nothing_is_sent() {
         mail.contains("Subject: No 7\r\n") && mail.contains("To: ann@example.com\r\n"),
         "{mail}"
     );
+    // As it would be sent, signatures and all; a preview is no other.
+    let (code, preview) = relay.says(&["preview", &format!("{id}/mail")]);
+    assert_eq!((code, &preview), (0, &mail));
+    let mut mails = vec![mail.into_bytes()];
     let request = file(&captured.join("crm"), &format!("msg_shop_{id}_crm.http")).await;
     let (head, body) = request.split_once("\r\n\r\n").unwrap();
     assert!(head.starts_with("POST /hook?a=1 HTTP/1.1\r\nhost: 127.0.0.1:"), "{head}");
@@ -84,6 +91,9 @@ async fn everything_is_rendered_and_nothing_is_sent() {
     let period = database.psql("SELECT period FROM outbox.mailing");
     let mail = file(&captured.join("mail"), &format!("{period}.eml")).await;
     assert!(mail.contains("To: office@example.com"), "{mail}");
+    mails.push(mail.into_bytes());
+    let good = [("rsa-sha256".to_owned(), true)];
+    assert_eq!(by_dkimpy(&keys(), &mails).await, [good.clone(), good]);
 
     let receipts = database.psql("SELECT string_agg(receipt, ', ' ORDER BY sink) FROM outbox.ledger WHERE outcome = 'delivered'");
     let expected = format!(

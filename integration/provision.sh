@@ -1,7 +1,7 @@
 # What the tests and the demonstration need from the system, on Debian or Ubuntu with a Rust toolchain.
 #
 #   . integration/provision.sh
-#   provision postgres postgres_versions pgbouncer cc python smtp exim aiosmtpd faketime promtool namespaces systemd office producers deny
+#   provision postgres postgres_versions pgbouncer cc python smtp exim aiosmtpd dkim faketime promtool namespaces systemd office producers deny
 #
 # Sourced by bash. Installs what is missing and is quick when nothing is. Never creates, starts or
 # touches a PostgreSQL cluster or any other service: programs that come inside a service's package
@@ -11,6 +11,8 @@
 # exports OUTBOXD_PYTHON      a python3 that has psycopg2, and after `office` pandas
 #         OUTBOXD_SMTP_SINK   postfix's smtp-sink, a mail server that takes everything
 #         OUTBOXD_SMTP_SOURCE postfix's smtp-source, a client that sends plenty
+#         OUTBOXD_OPENDKIM    opendkim, which verifies signatures of mails
+#         OUTBOXD_DKIMPY      a folder with the Python module dkim, which does so too
 #         OUTBOXD_EXIM        a folder with exim4, a mail server as it runs in the wild, and its libraries
 #         OUTBOXD_AIOSMTPD    a folder with aiosmtpd for OUTBOXD_PYTHON; empty where it has one itself
 #         OUTBOXD_FAKETIME    libfaketime.so.1, which gives a program a clock that is wrong
@@ -311,15 +313,65 @@ download_packages() {
     (cd "$1" && logged apt-get -q -q -o APT::Sandbox::User=root download "${@:2}")
 }
 
-# What the resolver would install, libraries only. A line with an old version in brackets is an
-# upgrade, which is none of our business.
+# What the resolver would install, libraries only: of Python, if the third word says so, its modules. A
+# line with an old version in brackets is an upgrade, which is none of our business.
 download_with_libraries() {
     local packages
     packages=$(apt-get -s install --no-install-recommends "$2" 2>/dev/null |
-        awk -v wanted="$2" '$1 == "Inst" && $3 !~ /^\[/ && ($2 == wanted || $2 ~ /^lib/) {print $2}')
+        awk -v wanted="$2" -v prefix="^${3:-lib}" '$1 == "Inst" && $3 !~ /^\[/ && ($2 == wanted || $2 ~ prefix) {print $2}')
     [ -n "$packages" ] || return 1
     # shellcheck disable=SC2086 # names of packages, one word each
     (cd "$1" && logged apt-get -q -q -o APT::Sandbox::User=root download $packages)
+}
+
+# Two who verify the signatures of our mails, and openssl, which makes keys as the documentation says.
+# Unpacked: installed, opendkim would be a running service. About 1 MB to fetch.
+provision_dkim() {
+    provision_python
+    if ! command -v openssl >/dev/null; then
+        apt_lists
+        apt_install openssl || provision_fails "no openssl; install it"
+    fi
+    local root=$outboxd_tools/dkim
+    [ -x "$root/opendkim" ] && dkimpy_present "$root/python" || unpack_dkim "$root"
+    export OUTBOXD_OPENDKIM=$root/opendkim OUTBOXD_DKIMPY=$root/python
+}
+
+dkimpy_present() {
+    PYTHONPATH=$1 "$OUTBOXD_PYTHON" -c 'import dkim, nacl.signing' 2>/dev/null
+}
+
+unpack_dkim() {
+    local root=$1 work name library
+    provision_says "unpacking opendkim and dkimpy into $root"
+    mkdir -p "$outboxd_tools"
+    work=$(mktemp -d "$outboxd_tools/unpacking.XXXXXX")
+    mkdir "$work/root" "$work/python"
+    if ! download_dkim "$work" 2>/dev/null; then
+        apt_lists
+        download_dkim "$work" || provision_fails "could not download opendkim and python3-dkim; is the network there?"
+    fi
+    for name in "$work"/*.deb; do
+        dpkg -x "$name" "$work/root" || provision_fails "could not unpack ${name##*/}"
+        rm "$name"
+    done
+    mv "$work"/root/usr/lib/python3/dist-packages/* "$work/python"
+    library=$(cd "$work/root" && find . -name '*.so.*' -printf '%h\n' | sort -u | sed "s|^\.|$root/root|" | paste -s -d:)
+    {
+        echo '#!/bin/sh'
+        echo "LD_LIBRARY_PATH='$library' exec '$root/root/usr/sbin/opendkim' \"\$@\""
+    } >"$work/opendkim"
+    chmod +x "$work/opendkim"
+    rm -rf "$root"
+    mv "$work" "$root"
+    "$root/opendkim" -V >/dev/null && dkimpy_present "$root/python" ||
+        { "$root/opendkim" -V >&2 || true; rm -rf "$root"; provision_fails "opendkim or dkimpy does not start; install what is missing and try again"; }
+}
+
+# Where one of them is a guest already, it is fetched all the same: then nothing but itself is missing.
+download_dkim() {
+    download_with_libraries "$1" opendkim || download_packages "$1" opendkim
+    download_with_libraries "$1" python3-dkim '(lib|python3-)' || download_packages "$1" python3-dkim
 }
 
 # Two who read our CSV files: LibreOffice's spreadsheet without its windows, and pandas. About 105 MB to

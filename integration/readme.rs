@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use outboxd::config::Config;
+use outboxd::config::{Config, DkimKey};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::net::TcpStream;
 
@@ -33,6 +33,7 @@ const COMMANDS: &[(&str, i32)] = &[
     ("outboxd migrate --check", 0),
     (SEND, 0),
     ("psql \"$DATABASE_URL\" -f sql/audit.sql", 0),
+    ("openssl genrsa -out dkim.pem 2048", 0),
     // Message 1 is dead by then, and that needs somebody.
     ("outboxd status", 1),
     ("outboxd list --state dead", 0),
@@ -83,6 +84,8 @@ fn every_config_in_readme_and_docs_parses() {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/README.toml");
     let env = |name: &str| match name {
         "DATABASE_URL" => Some("postgres://shop@localhost/shop".to_owned()),
+        "DKIM_KEY" => Some(include_str!("keys/rsa.pem").to_owned()),
+        "DKIM_KEY_ED25519" => Some(include_str!("keys/ed25519.pem").to_owned()),
         _ => name.ends_with("_SECRET").then(|| SECRET.to_owned()),
     };
     for text in blocks("toml") {
@@ -201,6 +204,10 @@ async fn every_command_in_readme_and_docs_runs_in_the_order_it_stands_there() {
         let &(_, code) = known.unwrap_or_else(|| panic!("it says {line:?}; nothing runs it"));
         let said = run(folder, &url, line, code);
         assert!(!line.contains("audit") || audited(&said), "{said}");
+        if line.starts_with("openssl") {
+            let made = std::fs::read_to_string(folder.join("dkim.pem")).unwrap();
+            assert_eq!(DkimKey::parse(&made).unwrap().algorithm(), "rsa-sha256");
+        }
         ran.push(line);
         if line == "outboxd init" {
             // As its reader would: the application listens somewhere else.

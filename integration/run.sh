@@ -58,7 +58,7 @@ advisories() {
 . integration/provision.sh
 
 step 'toolchain' toolchain
-step 'provision' provision postgres postgres_versions pgbouncer cc python smtp exim aiosmtpd faketime promtool namespaces systemd office producers deny
+step 'provision' provision postgres postgres_versions pgbouncer cc python smtp exim aiosmtpd dkim faketime promtool namespaces systemd office producers deny
 step 'cargo fmt' cargo fmt --check
 step 'cargo clippy' cargo clippy --locked --all-targets -- -D warnings
 step 'cargo build' cargo build --locked

@@ -1,6 +1,7 @@
 //! What every sink with attempts promises, held against scripted servers and foreign code.
 
 mod content;
+mod dkim;
 mod foreign;
 mod smtp;
 mod webhook;

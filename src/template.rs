@@ -48,6 +48,8 @@ pub struct Template {
     environment: Environment<'static>,
     /// The template itself, then the files it is put together from.
     parts: Vec<Part>,
+    /// Whether what it makes depends on what a producer wrote.
+    asks_message: bool,
 }
 
 impl Template {
@@ -89,7 +91,16 @@ impl Template {
             Form::Html => AutoEscape::Html,
         });
         let parts = Loading::new(&mut environment, form, read).load(name, source)?;
-        Ok(Template { environment, parts })
+        let mut template = Template { environment, parts, asks_message: false };
+        template.asks_message = template.unknown(&["id", "type", "created_at"]).is_some();
+        Ok(template)
+    }
+
+    /// Whether it asks for what a producer wrote (payload, key, headers) and not just for the message's id,
+    /// type or time.
+    #[must_use]
+    pub fn asks_message(&self) -> bool {
+        self.asks_message
     }
 
     /// A name that the template asks for and `view` does not have, and in which file and line it does.
@@ -111,12 +122,6 @@ impl Template {
                 None => name,
             })
         })
-    }
-
-    /// Whether it shows something that the application wrote, rather than who the message is.
-    #[must_use]
-    pub fn shows_the_payload(&self) -> bool {
-        self.unknown(&["id", "type", "created_at"]).is_some()
     }
 
     /// Renders the template for what is in view.
@@ -261,6 +266,13 @@ mod tests {
         let text =
             render("{{ payload.total }} {{ payload.n + 1 }} {{ payload.big }}", payload).unwrap();
         assert_eq!(text, "19.90 4 12345678901234567890123456789.10");
+    }
+
+    #[test]
+    fn what_depends_on_the_producer_is_known() {
+        let asks = |source: &str| Template::parse(source).unwrap().asks_message();
+        assert!(!asks("bounce@example.com") && !asks("b+{{ id }}@example.com"));
+        assert!(asks("{{ payload.from }}") && asks("b+{{ key }}@example.com"));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What the tests stand on: a real PostgreSQL, a proxy that makes faults, and a way to wait.
 
+pub mod dkim;
 pub mod http;
 pub mod mail_servers;
 pub mod plane;

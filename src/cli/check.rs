@@ -1,6 +1,7 @@
 //! `outboxd check`: reads the config and touches each outside thing once, sending nothing.
 
 mod calendar;
+mod dkim;
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -46,6 +47,7 @@ impl Check {
             lines.push(Finding::of("listen", listens(link.target()).await));
         }
         lines.extend(join_all(config.sinks.values().map(probe)).await);
+        lines.extend(dkim::keys(config));
         lines.extend(plans);
         if reachable {
             lines.extend(calendar::queries(config, &link).await);

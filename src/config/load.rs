@@ -330,6 +330,7 @@ lease =
             "DATABASE_URL" => Some("postgres://shop@localhost/shop".to_owned()),
             "CRM_WEBHOOK_SECRET" => Some("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw".to_owned()),
             "SMTP_PASSWORD" => Some("open-sesame".to_owned()),
+            "DKIM_KEY" => Some(include_str!("../../integration/keys/rsa.pem").to_owned()),
             _ => None,
         });
         let config = config.unwrap_or_else(|error| panic!("{error}"));

@@ -68,11 +68,9 @@ pub(super) fn read(section: &mut Section, sink: Option<&SmtpConfig>) -> Option<M
     let (locale, parts) = parts(section);
     let files = section.get("attachments");
     let files = files.and_then(|item| attachment::read(&item, sink, parts.html.is_some()));
-    let made_sender = [&from, &return_path].into_iter().flatten().any(Template::shows_the_payload);
     Some(Mail {
         from,
         return_path,
-        made_sender,
         to: to?,
         cc,
         bcc,
@@ -130,7 +128,6 @@ impl Mail {
         Mail {
             from: None,
             return_path: None,
-            made_sender: false,
             to,
             cc: Vec::new(),
             bcc: Vec::new(),
@@ -276,8 +273,7 @@ fn has_variants(section: &mut Section, locale: &Item, parts: &[(PartKeys, &Local
 
 #[cfg(test)]
 mod tests {
-    use crate::config::Content;
-    use crate::config::testing::{SINKS, parse, parse_in, refuses_each};
+    use crate::config::testing::{SINKS, parse_in, refuses_each};
 
     const MAIL: &str = "to = \"a@b.example\"\nsubject = \"S\"\ntext = \"T\"\n";
 
@@ -295,22 +291,6 @@ mod tests {
         let fault = route("bad.txt").unwrap_err().faults.remove(0);
         assert_eq!((fault.line, &*fault.key), (18, "routes[0].text_template"));
         assert!(fault.problem.ends_with("(bad.txt line 2)"), "{fault}");
-    }
-
-    #[test]
-    fn a_sender_that_each_message_says_is_known_as_one() {
-        let made = |keys: &str| {
-            let text = format!("{SINKS}[[routes]]\ntype = \"a\"\nsink = \"mail\"\n{MAIL}{keys}");
-            let route = parse(&text).unwrap().routes.remove(0);
-            let Content::Mail(mail) = route.content else { panic!("no mail") };
-            mail.made_sender
-        };
-        for keys in ["", "from = \"a@b.example\"", "return_path = \"b+{{ id }}@b.example\""] {
-            assert!(!made(keys), "{keys}");
-        }
-        for keys in ["from = \"{{ payload.from }}\"", "return_path = \"{{ key }}@b.example\""] {
-            assert!(made(keys), "{keys}");
-        }
     }
 
     #[test]
@@ -334,44 +314,6 @@ mod tests {
                 "text",
                 "13: text: is missing; \
                  write text or html = \"…\", text_template or html_template = \"FILE\"",
-            ),
-            ("cc = []", "19: cc: has 0 addresses; 1 to 100"),
-            (
-                "bcc = [\"b@c.example\", \"x\"]",
-                "19: bcc[1]: \"x\" is no mail address; \
-                 write office@example.com or {{ payload.email }}",
-            ),
-            (
-                "from = \"a@b.example, c@b.example\"",
-                "19: from: \"a@b.example, c@b.example\" is no mail address; \
-                 write shop@example.com or Shop <shop@example.com>",
-            ),
-            (
-                "return_path = \"A <a@b.example>\"",
-                "19: return_path: \"A <a@b.example>\" is no mail address; \
-                 write bounce+{{ id }}@example.com, or <> for nobody",
-            ),
-            (
-                "reply_to = \"x\"",
-                "19: reply_to: \"x\" is no mail address; \
-                 write office@example.com or {{ payload.email }}",
-            ),
-            (
-                "list_unsubscribe = \"mailto:u@b.example\"",
-                "19: list_unsubscribe: \"mailto:u@b.example\" is no https URL; write https://…",
-            ),
-            (
-                "list_unsubscribe = \"https://b.example\"\ncc = \"c@b.example\"",
-                "19: list_unsubscribe: goes with a mail to one recipient, or one would unsubscribe \
-                 another; name one in to, without cc and bcc",
-            ),
-            (
-                "html = \"x\"\nhtml_template = \"x\"",
-                "20: html_template: html is there too; keep one of the two",
-            ),
-            (
-                "html = \"{{ paylod }}\"",
-                "19: html: sees no paylod; it sees id, type, key, created_at, headers, payload",
             ),
             ("to = []", "18: to: has 0 addresses; 1 to 100"),
             (&many, "18: to: has 101 addresses; 1 to 100"),
@@ -419,10 +361,56 @@ mod tests {
                  (template line 1); \
                  names start at [templates] root, by default the config file's directory",
             ),
+        ];
+        refuses_each(&before, "routes[0]", MAIL, changes);
+    }
+
+    #[test]
+    fn faults_of_what_a_mail_may_have() {
+        let before = format!("{SINKS}[[routes]]\ntype = \"a\"\nsink = \"mail\"\n");
+        let changes: &[(&str, &str)] = &[
             (
                 "locale = \"de\"",
                 "19: locale: has no variant to choose; name a file, text_template = \"order.txt\", \
                  and have an order.de.txt beside it",
+            ),
+            ("cc = []", "19: cc: has 0 addresses; 1 to 100"),
+            (
+                "bcc = [\"b@c.example\", \"x\"]",
+                "19: bcc[1]: \"x\" is no mail address; \
+                 write office@example.com or {{ payload.email }}",
+            ),
+            (
+                "from = \"a@b.example, c@b.example\"",
+                "19: from: \"a@b.example, c@b.example\" is no mail address; \
+                 write shop@example.com or Shop <shop@example.com>",
+            ),
+            (
+                "return_path = \"A <a@b.example>\"",
+                "19: return_path: \"A <a@b.example>\" is no mail address; \
+                 write bounce+{{ id }}@example.com, or <> for nobody",
+            ),
+            (
+                "reply_to = \"x\"",
+                "19: reply_to: \"x\" is no mail address; \
+                 write office@example.com or {{ payload.email }}",
+            ),
+            (
+                "list_unsubscribe = \"mailto:u@b.example\"",
+                "19: list_unsubscribe: \"mailto:u@b.example\" is no https URL; write https://…",
+            ),
+            (
+                "list_unsubscribe = \"https://b.example\"\ncc = \"c@b.example\"",
+                "19: list_unsubscribe: goes with a mail to one recipient, or one would unsubscribe \
+                 another; name one in to, without cc and bcc",
+            ),
+            (
+                "html = \"x\"\nhtml_template = \"x\"",
+                "20: html_template: html is there too; keep one of the two",
+            ),
+            (
+                "html = \"{{ paylod }}\"",
+                "19: html: sees no paylod; it sees id, type, key, created_at, headers, payload",
             ),
         ];
         refuses_each(&before, "routes[0]", MAIL, changes);

@@ -10,6 +10,7 @@ mod column;
 mod connect;
 mod csv;
 mod database;
+mod dkim;
 mod dsn;
 mod export;
 mod fault;
@@ -44,6 +45,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use column::{Column, ColumnForm, ValuePath};
+pub use dkim::DkimKey;
 pub use export::{ExportQuery, Rows};
 pub use fault::{ConfigError, Fault};
 pub use mailing::{MailCatchUp, MailingConfig};
@@ -310,12 +312,12 @@ pub enum Login {
 /// A key that signs mails (DKIM, RFC 6376).
 #[derive(Clone, Debug)]
 pub struct DkimConfig {
-    /// `domain`: the signing domain (`d=`).
+    /// `domain`: the signing domain (`d=`), in A-labels.
     pub domain: String,
     /// `selector` (`s=`).
     pub selector: String,
     /// `key` or `key_file`: the private key, PEM; RSA (rsa-sha256) or Ed25519 (ed25519-sha256, RFC 8463).
-    pub key: Secret,
+    pub key: DkimKey,
 }
 
 /// How the mail dialogue is protected.
@@ -438,8 +440,6 @@ pub struct Mail {
     pub from: Option<Template>,
     /// `return_path`: default the sink's.
     pub return_path: Option<Template>,
-    /// Whether `from` or `return_path` holds something that each message says anew.
-    pub made_sender: bool,
     /// 1 to 100; each renders to one address or a comma-separated list.
     pub to: Vec<Template>,
     /// `cc`: up to 100 of the same.

@@ -9,7 +9,7 @@ use url::Url;
 use super::item::Item;
 use super::read::Section;
 use super::sink::ca_file;
-use super::{Login, MailSecurity, MailServer, Secret, SmtpConfig, attachment, header, mail};
+use super::{Login, MailSecurity, MailServer, Secret, SmtpConfig, attachment, dkim, header, mail};
 use crate::address;
 
 /// Host, port, protection.
@@ -31,15 +31,17 @@ pub(super) fn read(section: &mut Section) -> Option<SmtpConfig> {
     let encrypted = server.as_ref().is_none_or(|(.., security)| *security != MailSecurity::Plain);
     let ca_file = ca_file(section, encrypted);
     let sender_rate = section.get("sender_rate").and_then(|item| item.rate());
+    let dkim = dkim::read(section);
     let (host, port, security) = server?;
     let login = credentials.map(|(user, password)| Login::Password { user, password });
     let server = MailServer { host, port, security, login, ca_file };
     let return_path = return_path.map(Arc::new);
     Some(SmtpConfig {
         return_path,
-        idempotency_header,
-        files,
         sender_rate,
+        idempotency_header,
+        dkim,
+        files,
         ..SmtpConfig::new(server, from?)
     })
 }
@@ -249,7 +251,7 @@ mod tests {
                     "5: allow_private: is unknown; known here: kind, concurrency, timeout, retry, \
                      guarantee, permanent, expires_after, rerender, order, rate, daily_quota, url, \
                      username, password, password_file, from, return_path, idempotency_header, \
-                     files, ca_file, sender_rate",
+                     files, ca_file, sender_rate, dkim",
                 ),
             ],
         );

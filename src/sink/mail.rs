@@ -5,6 +5,7 @@
 
 mod attach;
 mod compose;
+mod dkim;
 mod files;
 mod part;
 mod plain;
@@ -20,7 +21,7 @@ use lettre::message::Mailbox;
 use self::compose::{Draft, compose};
 pub use self::files::{Attached, FilesMail, prepare_files};
 use crate::address;
-use crate::config::{Mail, SmtpConfig};
+use crate::config::{DkimConfig, Mail, SmtpConfig};
 use crate::message::{IdempotencyKey, Message};
 use crate::template::{Localised, Template, View};
 
@@ -37,10 +38,9 @@ pub struct Letterhead {
     /// In the form that every server takes.
     from: Mailbox,
     return_path: Option<Arc<Template>>,
-    /// Whether that holds something of the payload.
-    made_return_path: bool,
     idempotency_header: Option<String>,
     files: Option<PathBuf>,
+    dkim: Vec<DkimConfig>,
 }
 
 /// A mail ready to be sent: an envelope and bytes. Not printable, because it is all addresses.
@@ -80,8 +80,8 @@ impl PreparedMail {
         self.to.iter().map(AsRef::as_ref)
     }
 
-    /// Headers and body, lines ended by CRLF, all ASCII but for headers where SMTPUTF8 is needed, without
-    /// the dots SMTP adds.
+    /// Headers and body without signatures, lines ended by CRLF, all ASCII but for headers where SMTPUTF8 is
+    /// needed, without the dots SMTP adds.
     #[must_use]
     pub fn data(&self) -> &[u8] {
         &self.data
@@ -99,7 +99,16 @@ impl PreparedMail {
         self.signatures.len() + self.data.len()
     }
 
-    /// SHA-256 over envelope, headers and body.
+    /// Signs it with each of these keys.
+    ///
+    /// # Errors
+    /// When a key signs nothing, which a config refuses.
+    pub(super) fn sign(&mut self, keys: &[DkimConfig]) -> Result<(), String> {
+        self.signatures = dkim::signatures(keys, &self.data)?;
+        Ok(())
+    }
+
+    /// SHA-256 over envelope, headers and body; not over signatures: a new key makes no other mail.
     #[must_use]
     pub fn hash(&self) -> [u8; 32] {
         let addresses = std::iter::once(self.from()).chain(self.to());
@@ -137,9 +146,9 @@ impl Letterhead {
         Ok(Letterhead {
             from,
             return_path: way.return_path.clone(),
-            made_return_path: way.return_path.as_ref().is_some_and(|path| path.shows_the_payload()),
             idempotency_header: way.idempotency_header.clone(),
             files: way.files.clone(),
+            dkim: way.dkim.clone(),
         })
     }
 
@@ -225,8 +234,9 @@ pub(super) fn prepare(
                       unsubscribe another; send each a mail of its own";
         return Err(NoMail::Never(reason.to_owned()));
     }
-    prepared.made_sender =
-        content.made_sender || (content.return_path.is_none() && letterhead.made_return_path);
+    let sender = content.return_path.as_ref().or(letterhead.return_path.as_deref());
+    prepared.made_sender = sender.or(content.from.as_ref()).is_some_and(Template::asks_message);
+    prepared.sign(&letterhead.dkim)?;
     Ok(prepared)
 }
 

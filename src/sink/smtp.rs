@@ -23,6 +23,8 @@ use self::stock::{Stock, Taken};
 use self::tally::Tally;
 use self::transaction::{Turn, transact};
 pub use self::wire::Transcript;
+#[cfg(fuzzing)]
+pub use self::wire::fuzz::check as check_replies;
 use self::wire::{Fault, Reply};
 use super::capture::Capture;
 use super::mail::{Letterhead, PreparedMail};
@@ -154,7 +156,7 @@ impl Attempt<'_> {
 /// Keeps a mail in place of sending it.
 async fn keep(capture: &Capture, mail: &PreparedMail, phase: &Phase) -> Outcome {
     match phase.begin() {
-        Ok(()) => capture.keep(&format!("{}.eml", mail.id), &mail.data).await,
+        Ok(()) => capture.keep(&format!("{}.eml", mail.id), &mail.whole()).await,
         Err(outcome) => outcome,
     }
 }

@@ -77,7 +77,7 @@ pub fn prepare_files(
     let from = letterhead.from();
     let return_path = letterhead.return_path(from, &View::of_values(named_id(mail)))?;
     let files = mail.files.iter().map(attach).collect::<Result<_, _>>().map_err(NoMail::NotNow)?;
-    let prepared = compose(Draft {
+    let mut prepared = compose(Draft {
         from,
         return_path,
         to,
@@ -93,7 +93,8 @@ pub fn prepare_files(
         headers: letterhead.idempotency(mail.message_id).into_iter().collect(),
         files,
     })?;
-    too_large(config, prepared.data.len())?;
+    prepared.sign(&letterhead.dkim)?;
+    too_large(config, prepared.size())?;
     Ok(prepared)
 }
 

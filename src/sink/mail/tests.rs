@@ -21,9 +21,9 @@ fn letterhead(from: &str) -> Letterhead {
     Letterhead {
         from: to_ascii(from.parse().unwrap()).unwrap(),
         return_path: None,
-        made_return_path: false,
         idempotency_header: None,
         files: None,
+        dkim: Vec::new(),
     }
 }
 
@@ -339,14 +339,13 @@ fn what_a_sink_says_holds_where_a_route_says_nothing() {
     let mut mail = mail(&["a@x.example"], "s", "t");
     let prepared = prepare_by(&letterhead, &mail, "{}").unwrap();
     assert_eq!((prepared.from(), prepared.made_sender), ("bounce+42@example.com", false));
-    letterhead.made_return_path = true;
-    assert!(prepare_by(&letterhead, &mail, "{}").unwrap().made_sender);
     assert!(text(&prepared).contains("\r\nX-Idempotency-Key: msg_shop_42_mail\r\n"));
     mail.return_path = Some(template("other@example.com"));
     let prepared = prepare_by(&letterhead, &mail, "{}").unwrap();
     assert_eq!((prepared.from(), prepared.made_sender), ("other@example.com", false));
-    mail.made_sender = true;
-    assert!(prepare_by(&letterhead, &mail, "{}").unwrap().made_sender);
+    mail.return_path = Some(template("{{ payload.path }}"));
+    let prepared = prepare_by(&letterhead, &mail, r#"{"path": "other@example.com"}"#).unwrap();
+    assert!(prepared.made_sender);
 }
 
 #[test]

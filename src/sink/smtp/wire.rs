@@ -6,6 +6,9 @@
 //! handshake and takes them for the first reply after it; and it sends the final dot in a write of
 //! its own, after a copy of the mail made byte by byte.
 
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
+
 use std::fmt;
 use std::future::poll_fn;
 use std::io;
