@@ -4,6 +4,7 @@ mod calendar;
 mod check;
 mod export;
 mod look;
+mod mail_servers;
 mod operate;
 mod preview;
 mod recipients;

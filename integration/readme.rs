@@ -86,6 +86,7 @@ fn every_config_in_readme_and_docs_parses() {
         "DATABASE_URL" => Some("postgres://shop@localhost/shop".to_owned()),
         "DKIM_KEY" => Some(include_str!("keys/rsa.pem").to_owned()),
         "DKIM_KEY_ED25519" => Some(include_str!("keys/ed25519.pem").to_owned()),
+        _ if name.ends_with("_PASSWORD") => Some("open sesame".to_owned()),
         _ => name.ends_with("_SECRET").then(|| SECRET.to_owned()),
     };
     for text in blocks("toml") {

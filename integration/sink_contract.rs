@@ -2,8 +2,9 @@
 
 mod content;
 mod dkim;
+mod fallback;
 mod foreign;
-mod smtp;
+pub mod smtp;
 mod webhook;
 
 use std::collections::BTreeMap;
@@ -75,6 +76,7 @@ pub fn smtp_to(port: u16) -> SmtpConfig {
         port,
         security: MailSecurity::Plain,
         login: None,
+        clear_text_login: false,
         ca_file: None,
     };
     SmtpConfig::new(server, "Shop <shop@example.com>".parse().unwrap())

@@ -1,6 +1,8 @@
 //! Other people's mail servers, each run for one test on a port of 127.0.0.1: Postfix's `smtp-sink`,
 //! Python's aiosmtpd, and Exim. They end when dropped.
 
+#![allow(dead_code, reason = "each user reads only what it needs")]
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};

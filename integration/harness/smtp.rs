@@ -35,6 +35,8 @@ pub struct Settings {
     pub login: Option<(String, String)>,
     /// Offers AUTH LOGIN only.
     pub login_only: bool,
+    /// Offers AUTH XOAUTH2 only, with an access token in place of the password.
+    pub tokens: bool,
     /// What else EHLO offers: `PIPELINING`, `SIZE 600`, `8BITMIME`, `SMTPUTF8`, `CHUNKING`, …
     pub offers: Vec<&'static str>,
     /// Keeps its replies back while it has another command to read, and sends them in one packet.
@@ -94,6 +96,10 @@ pub enum Say {
     Gated(Gate, Box<Say>),
     /// Reply, then close.
     ThenCut(Box<Say>),
+    /// Reply, then break the connection off.
+    ThenReset(Box<Say>),
+    /// Reply, then never again.
+    ThenHang(Box<Say>),
 }
 
 /// What became of a mail that arrived in full.
@@ -101,9 +107,9 @@ pub enum Say {
 pub enum Fate {
     /// A 2xx was sent.
     Accepted,
-    /// Another reply was sent.
+    /// A 4xx or 5xx was sent.
     Refused,
-    /// No reply was sent.
+    /// No reply was sent, or none that says what became of it.
     Unanswered,
 }
 
@@ -133,6 +139,7 @@ type DecideRecipient = Arc<dyn Fn(&str) -> Option<Say> + Send + Sync>;
 struct State {
     port: u16,
     settings: Settings,
+    login: Mutex<Option<(String, String)>>,
     decide: Mutex<Option<Decide>>,
     decide_recipient: Mutex<Option<DecideRecipient>>,
     script: Mutex<HashMap<Step, VecDeque<Say>>>,
@@ -177,10 +184,16 @@ impl SmtpPeer {
         SmtpPeer::serve_on(listener, Settings::default())
     }
 
+    /// Lets in whoever has this password or token, and nobody else from now on.
+    pub fn admit(&self, user: &str, secret: &str) {
+        *lock(&self.state.login) = Some((user.to_owned(), secret.to_owned()));
+    }
+
     fn serve_on(listener: TcpListener, settings: Settings) -> SmtpPeer {
         let address = listener.local_addr().expect("a bound socket has an address");
         let state = Arc::new(State {
             port: address.port(),
+            login: Mutex::new(settings.login.clone()),
             settings,
             decide: Mutex::default(),
             decide_recipient: Mutex::default(),
@@ -321,7 +334,11 @@ impl State {
 
     /// Notes what is about to be answered to it.
     fn settle(&self, place: Option<usize>, reply: &str) {
-        let fate = if reply.starts_with('2') { Fate::Accepted } else { Fate::Refused };
+        let fate = match reply.as_bytes().first() {
+            Some(b'2') => Fate::Accepted,
+            Some(b'4' | b'5') => Fate::Refused,
+            _ => Fate::Unanswered,
+        };
         if let Some(at) = place {
             lock(&self.mails)[at].fate = fate;
         }

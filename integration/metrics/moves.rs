@@ -235,9 +235,14 @@ async fn a_sink_in_trouble() -> Moved {
     let (database, peer) = (Database::migrated().await, HttpPeer::start().await);
     let client = database.connect().await;
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let second = SmtpPeer::start().await;
     let more = format!(
-        "[sinks.away]\nkind = \"webhook\"\nurl = \"http://{nobody}/\"\n[[routes]]\ntype = \"away\"\nsink = \"away\"\n\
+        "[sinks.mail]\nkind = \"smtp\"\nurl = \"smtp://{nobody}\"\nfrom = \"shop@example.com\"\n\
+         [sinks.mail.fallback]\nurl = \"smtp://{}\"\n\
+         [[routes]]\ntype = \"mail\"\nsink = \"mail\"\nto = \"a@x.example\"\nsubject = \"s\"\ntext = \"t\"\n\
+         [sinks.away]\nkind = \"webhook\"\nurl = \"http://{nobody}/\"\n[[routes]]\ntype = \"away\"\nsink = \"away\"\n\
          [sinks.slow]\nkind = \"webhook\"\nurl = \"{}\"\nrate = \"1/h\"\n[[routes]]\ntype = \"slow\"\nsink = \"slow\"\n",
+        second.address,
         peer.url("/slow")
     );
     let mut scene = Scene::start(config(&database.url(), &relay::crm(&peer.url("/"), &more))).await;
@@ -249,6 +254,8 @@ async fn a_sink_in_trouble() -> Moved {
     scene.becomes("outboxd_breaker_open{sink=\"away\"}", 1.0).await;
     scene.rises("outboxd_attempts_total{sink=\"away\",end=\"released\"}").await;
     scene.becomes("outboxd_waiting{sink=\"slow\",why=\"rate\"}", 1.0).await;
+    send(&client, "mail", "{}").await;
+    scene.becomes("outboxd_fallback{sink=\"mail\"}", 1.0).await;
     peer.decide(|request| Answer::status(if request.path == "/slow" { 204 } else { 410 }));
     send_keyed(&client, "t", "ann").await;
     send_keyed(&client, "t", "ann").await;

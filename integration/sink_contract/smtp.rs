@@ -167,17 +167,17 @@ async fn replies_mean_what_phase_and_code_say() {
 async fn a_list_says_which_replies_are_permanent() {
     let codes = Codes::new([450, 554]);
     let cases: &[Case] = &[
-        (Step::Greeting, "554 5.3.2 no", "unreachable", None),
+        (Step::Greeting, "554 5.3.2 no", "barred", None),
         (Step::Mail, "554 5.7.1 no", "barred", None),
-        (Step::Mail, "450 4.7.1 no", "refused", None),
+        (Step::Mail, "450 4.7.1 no", "refused", Some(300)),
         (Step::Rcpt, "450 4.2.1 no", "permanent", None),
         (Step::Rcpt, "451 4.2.1 no", "refused", None),
         (Step::Rcpt, "550 5.1.1 no", "refused", None),
         (Step::Rcpt, "550 5.1.1 try again in 9 seconds", "refused", Some(9)),
         (Step::Data, "554 5.5.1 no", "permanent", None),
-        (Step::Data, "503 5.5.1 no", "refused", None),
+        (Step::Data, "503 5.5.1 no", "unreachable", None),
         (Step::Dot, "554 5.6.0 no", "permanent", None),
-        (Step::Dot, "552 5.3.4 no", "refused", None),
+        (Step::Dot, "552 5.3.4 no", "permanent", None),
         (Step::Dot, "421 4.3.0 no", "throttled", None),
     ];
     for &(step, reply, expected, wait) in cases {
@@ -425,7 +425,8 @@ async fn encrypted_and_logged_in() {
         let settings = Settings { implicit_tls, login_only, ..settings(Some(Arc::clone(&tls))) };
         let peer = SmtpPeer::start_with(settings).await;
         let sink = secured(&peer, security, ca.path());
-        assert!(sink.probe().await.unwrap().contains("login is good"));
+        let place = format!("{} takes mail", peer.address);
+        assert_eq!(sink.probe().await.unwrap(), place);
         let letter = prepare(&sink, &mail(), &to_bob(1));
         assert_delivered(&attempt(&sink, &letter, LONG).await, "250");
         assert_delivered(&attempt(&sink, &letter, LONG).await, "250");
@@ -443,9 +444,97 @@ async fn wrong_credentials_are_the_sinks_trouble() {
     let letter = prepare(&sink, &mail(), &to_bob(1));
     let outcome = attempt(&sink, &letter, LONG).await;
     assert_transient(&outcome, "AUTH: 535 5.7.8 no");
-    assert_eq!(short(&outcome), ("unreachable", None));
+    assert_eq!(short(&outcome), ("barred", None));
     assert!(sink.probe().await.unwrap_err().contains("AUTH: 535 5.7.8 no"));
     assert!(peer.mails().is_empty());
+}
+
+/// A thousand mails with a wrong password must not look like somebody who guesses.
+#[tokio::test]
+async fn a_refused_login_is_tried_again_after_a_minute_and_one_at_a_time() {
+    let peer = SmtpPeer::start_with(settings(None)).await;
+    let mut way = smtp_to(peer.address.port());
+    let (user, password) = ("shop".to_owned(), Secret::new("old"));
+    way.server.login = Some(Login::Password { user, password });
+    let sink = build(LONG, Way::Smtp(way));
+    let letter = prepare(&sink, &mail(), &to_bob(1));
+    let logins = || peer.commands().iter().filter(|c| *c == "AUTH").count();
+    for round in 1..3 {
+        let attempts = (0..8).map(|_| attempt(&sink, &letter, LONG));
+        for outcome in futures_util::future::join_all(attempts).await {
+            assert_transient(&outcome, "AUTH: 535 5.7.8 no");
+            assert_eq!(short(&outcome), ("barred", None));
+        }
+        assert_eq!(logins(), round);
+        tokio::time::pause();
+        tokio::time::advance(std::time::Duration::from_secs(61)).await;
+        tokio::time::resume();
+    }
+    peer.admit("shop", "old");
+    let attempts = (0..8).map(|_| attempt(&sink, &letter, LONG));
+    for outcome in futures_util::future::join_all(attempts).await {
+        assert_delivered(&outcome, "250");
+    }
+}
+
+/// Tokens last an hour; whoever renews them writes the file anew, and nobody tells the relay.
+#[tokio::test]
+async fn an_access_token_is_read_anew_for_each_login() {
+    let settings = Settings { tokens: true, ..settings(None) };
+    let peer = SmtpPeer::start_with(settings).await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("token");
+    let write = |token: &str| std::fs::write(&file, format!("{token}\n")).unwrap();
+    let mut way = smtp_to(peer.address.port());
+    way.server.login = Some(Login::Token { user: "shop".to_owned(), file: file.clone() });
+    let sink = build(LONG, Way::Smtp(way));
+    let letter = prepare(&sink, &mail(), &to_bob(1));
+    peer.admit("shop", "first");
+    write("first");
+    assert_delivered(&attempt(&sink, &letter, LONG).await, "250");
+    // Renewed while the connection of the old one goes on, until the server ends it.
+    peer.admit("shop", "second");
+    write("second");
+    assert_delivered(&attempt(&sink, &letter, LONG).await, "250");
+    assert_eq!(peer.connections(), 1);
+    peer.script(Step::Mail, [Say::text("421 4.7.0 token expired")]);
+    assert_delivered(&attempt(&sink, &letter, LONG).await, "250");
+    assert_eq!(peer.connections(), 2);
+    // Expired, and nobody renewed it: refused after the challenge is answered.
+    peer.admit("shop", "third");
+    peer.script(Step::Mail, [Say::text("421 4.7.0 token expired")]);
+    let outcome = attempt(&sink, &letter, LONG).await;
+    assert_transient(&outcome, "AUTH: 535 5.7.8 no");
+    assert_eq!(short(&outcome), ("barred", None));
+    write("third");
+    tokio::time::pause();
+    tokio::time::advance(std::time::Duration::from_secs(61)).await;
+    tokio::time::resume();
+    assert_delivered(&attempt(&sink, &letter, LONG).await, "250");
+    // What is in the file is never told.
+    for (text, problem) in [("", "no access token"), ("a b", "more than one word")] {
+        write(text);
+        peer.script(Step::Mail, [Say::text("421 4.7.0 token expired")]);
+        let outcome = attempt(&sink, &letter, LONG).await;
+        assert_transient(&outcome, problem);
+        tokio::time::pause();
+        tokio::time::advance(std::time::Duration::from_secs(61)).await;
+        tokio::time::resume();
+    }
+}
+
+/// What was offered before TLS may have been said by anybody.
+#[tokio::test]
+async fn extensions_from_before_tls_are_forgotten() {
+    let (ca, tls) = certificate("127.0.0.1");
+    let peer = SmtpPeer::start_with(settings(Some(tls))).await;
+    let before = "250-peer.example\r\n250-STARTTLS\r\n250 AUTH PLAIN";
+    peer.script(Step::Ehlo, [Say::text(before), Say::text("250 peer.example")]);
+    let sink = secured(&peer, MailSecurity::StartTls, ca.path());
+    let letter = prepare(&sink, &mail(), &to_bob(1));
+    let outcome = attempt(&sink, &letter, LONG).await;
+    assert_transient(&outcome, "offers neither PLAIN nor LOGIN");
+    assert_eq!(peer.commands(), ["EHLO", "STARTTLS", "EHLO"]);
 }
 
 #[tokio::test]
@@ -457,16 +546,16 @@ async fn required_encryption_is_required() {
     refusing.always(Step::StartTls, Say::text("454 4.7.0 not now"));
     let (_, stranger) = certificate("127.0.0.1");
     let strange = SmtpPeer::start_with(settings(Some(stranger))).await;
-    for (peer, reason) in [
-        (&hiding, "offers no STARTTLS, which is required"),
-        (&refusing, "STARTTLS: 454"),
-        (&strange, "TLS: invalid peer certificate"),
+    for (peer, reason, whose) in [
+        (&hiding, "offers no STARTTLS, which is required", "barred"),
+        (&refusing, "STARTTLS: 454", "unreachable"),
+        (&strange, "TLS: invalid peer certificate", "unreachable"),
     ] {
         let sink = secured(peer, MailSecurity::StartTls, ca.path());
         let letter = prepare(&sink, &mail(), &to_bob(1));
         let outcome = attempt(&sink, &letter, LONG).await;
         assert_transient(&outcome, reason);
-        assert_eq!(short(&outcome), ("unreachable", None));
+        assert_eq!(short(&outcome), (whose, None));
         let commands = peer.commands();
         assert!(!commands.iter().any(|c| c == "AUTH" || c == "MAIL"), "{commands:?}");
     }

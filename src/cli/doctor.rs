@@ -82,7 +82,7 @@ impl Doctor {
         let mut found = checked;
         found.extend(swept);
         found.extend(sessions);
-        found.extend(sinks);
+        found.extend(sinks.into_iter().flatten());
         found.extend(names);
         found.extend(certificates);
         found.extend(network::disks(config));

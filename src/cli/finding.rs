@@ -14,6 +14,8 @@ pub(super) struct Finding {
     pub cause: Option<&'static str>,
     /// What to do, where that is not part of the words.
     pub remedy: Option<String>,
+    /// The same for programs, where there is more to it than words.
+    pub detail: Option<Value>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,7 +38,7 @@ impl Finding {
     }
 
     pub fn of(thing: impl Into<String>, found: Found) -> Finding {
-        Finding { thing: thing.into(), found, cause: None, remedy: None }
+        Finding { thing: thing.into(), found, cause: None, remedy: None, detail: None }
     }
 
     fn json(&self) -> Value {
@@ -50,6 +52,9 @@ impl Finding {
         if let (Some(cause), Some(remedy)) = (self.cause, &self.remedy) {
             line["cause"] = json!(cause);
             line["remedy"] = json!(remedy);
+        }
+        if let Some(detail) = &self.detail {
+            line["detail"] = detail.clone();
         }
         line
     }

@@ -1,5 +1,7 @@
 //! What `check` and `doctor` both look at: each outside thing is touched once, and nothing is sent.
 
+mod mail;
+
 use std::path::Path;
 use std::time::Duration;
 
@@ -189,9 +191,11 @@ async fn in_force(link: &Link, hash: &str) -> Result<String, String> {
     }
 }
 
-pub(super) async fn probe(sink: &SinkConfig) -> Finding {
+/// A line for each server of a sink, or its directory.
+pub(super) async fn probe(sink: &SinkConfig) -> Vec<Finding> {
     let found = match Sink::build(sink) {
         Err(error) => Err(chain(&error)),
+        Ok(Some(Sink::Smtp(smtp))) => return mail::look(sink, &smtp).await,
         Ok(Some(built)) => tokio::time::timeout(PROBE_LIMIT, built.probe())
             .await
             .unwrap_or_else(|_| Err(format!("no answer within {} s", PROBE_LIMIT.as_secs()))),
@@ -200,7 +204,7 @@ pub(super) async fn probe(sink: &SinkConfig) -> Finding {
             Way::Webhook(_) | Way::Smtp(_) => Ok("nothing to touch".to_owned()),
         },
     };
-    Finding::new(thing(sink), found)
+    vec![Finding::new(thing(sink), found)]
 }
 
 pub(super) fn thing(sink: &SinkConfig) -> String {

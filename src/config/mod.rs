@@ -18,6 +18,7 @@ mod header;
 mod item;
 mod load;
 mod mail;
+mod mail_server;
 mod mailing;
 mod policy;
 mod query;
@@ -256,7 +257,7 @@ pub struct SmtpConfig {
     pub server: MailServer,
     /// `[sinks.NAME.fallback]`: the one that mails go through while the first cannot be reached, where it
     /// is certain that the first was sent nothing.
-    pub fallback: Option<MailServer>,
+    pub fallback: Option<Box<MailServer>>,
     /// `From:`, unless the route says otherwise.
     pub from: lettre::message::Mailbox,
     /// `return_path`: the sender in the envelope, to whom what cannot be delivered is reported; unless
@@ -284,6 +285,8 @@ pub struct MailServer {
     pub security: MailSecurity,
     /// AUTH.
     pub login: Option<Login>,
+    /// `clear_text_login`: whether a password may go over a connection that anybody on its way can read.
+    pub clear_text_login: bool,
     /// More trusted roots, PEM, beside the system's.
     pub ca_file: Option<PathBuf>,
 }

@@ -24,6 +24,7 @@ pub(super) struct SinkFamilies {
     wakes: Counters,
     settling: Settling,
     breaker_open: Gauges,
+    fallback: Gauges,
     waiting: Gauges,
     parked: Gauges,
 }
@@ -110,6 +111,11 @@ impl SinkFamilies {
                 SINK,
                 "1 while the sink or its host is in trouble and only probed",
             ),
+            fallback: c.gauges(
+                "outboxd_fallback",
+                SINK,
+                "1 while mails go through the sink's second server, for the first is in trouble",
+            ),
             waiting: c.gauges(
                 "outboxd_waiting",
                 &["sink", "why"],
@@ -153,7 +159,7 @@ impl SinkFamilies {
         for family in self.counters() {
             drop(family.get_or_create(&of(sink)));
         }
-        for family in [&self.in_flight, &self.breaker_open, &self.parked] {
+        for family in [&self.in_flight, &self.breaker_open, &self.fallback, &self.parked] {
             drop(family.get_or_create(&of(sink)));
         }
         for family in [&self.attempt_seconds, &self.lag_seconds, &self.settling.settle_seconds] {
@@ -183,7 +189,9 @@ impl SinkFamilies {
         for family in self.counters() {
             family.remove(&labels);
         }
-        for family in [&self.owned, &self.in_flight, &self.breaker_open, &self.parked] {
+        let gauges =
+            [&self.owned, &self.in_flight, &self.breaker_open, &self.fallback, &self.parked];
+        for family in gauges {
             family.remove(&labels);
         }
         for family in [&self.attempt_seconds, &self.lag_seconds, &self.settling.settle_seconds] {
@@ -226,6 +234,7 @@ impl SinkFamilies {
             refused: counter(&self.settling.refused),
             gone: counter(&self.settling.gone),
             breaker_open: gauge(&self.breaker_open),
+            fallback: gauge(&self.fallback),
             waiting: waiting.collect(),
             parked: gauge(&self.parked),
             sink: sink.to_owned(),
@@ -273,6 +282,7 @@ struct Handles {
     refused: Counter,
     gone: Counter,
     breaker_open: Gauge,
+    fallback: Gauge,
     waiting: Vec<(WaitsFor, Gauge)>,
     parked: Gauge,
 }
@@ -311,6 +321,8 @@ impl Drop for AtWork {
 pub struct Standing {
     /// Whether its breaker or that of its host is open.
     pub is_open: bool,
+    /// Whether mails go through its second server.
+    pub on_second: bool,
     /// What it waits for besides.
     pub waits: Option<WaitsFor>,
     /// Keys that are held back by their first delivery.
@@ -401,6 +413,7 @@ impl SinkMetrics {
     /// How the sink stands, about once a second.
     pub fn stands(&self, standing: &Standing) {
         self.0.breaker_open.set(i64::from(standing.is_open));
+        self.0.fallback.set(i64::from(standing.on_second));
         self.0.parked.set(i64::try_from(standing.parked).unwrap_or(i64::MAX));
         for (why, gauge) in &self.0.waiting {
             gauge.set(i64::from(standing.waits == Some(*why)));

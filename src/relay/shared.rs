@@ -290,7 +290,12 @@ fn host(way: &Way) -> String {
             let port = way.url.port_or_known_default().unwrap_or_default();
             format!("{}:{port}", way.url.host_str().unwrap_or_default())
         }
-        Way::Smtp(way) => format!("{}:{}", way.server.host, way.server.port),
+        // Two servers are told apart by the sink itself; its trouble is that of both.
+        Way::Smtp(way) => {
+            let servers = std::iter::once(&way.server).chain(way.fallback.as_deref());
+            let names = servers.map(|server| format!("{}:{}", server.host, server.port));
+            names.collect::<Vec<_>>().join(" or ")
+        }
         Way::Csv(_) => String::new(),
     }
 }

@@ -76,6 +76,8 @@ struct Desk {
     fetched_at: Instant,
     /// Whether the gate let nothing begin when it was last asked.
     is_shut: bool,
+    /// Whether the second server of a mail sink was in use when it was last told.
+    on_second: bool,
     gone: i64,
     shown: Option<(Flow, Instant)>,
     decided: mpsc::Sender<Decided>,
@@ -173,6 +175,7 @@ impl Worker {
             flight: Flight::default(),
             fetched_at: Instant::now(),
             is_shut: false,
+            on_second: false,
             gone: 0,
             shown: None,
             decided,

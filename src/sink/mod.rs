@@ -19,6 +19,7 @@ pub mod tls;
 pub mod webhook;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use self::capture::Capture;
 use self::mail::NoMail;
@@ -141,12 +142,12 @@ impl Sink {
         }
     }
 
-    /// The domain that mails of this content come from, where no message says otherwise.
+    /// The domain that mails of this content come from, where that holds nothing of a message.
     #[must_use]
-    pub fn sender_domain(&self, content: &Content) -> Option<&str> {
+    pub fn sender_domain(&self, content: &Content) -> Option<String> {
         match (self, content) {
-            (Sink::Smtp(smtp), Content::Mail(content)) if content.from.is_none() => {
-                Some(smtp.letterhead().from().email.domain())
+            (Sink::Smtp(smtp), Content::Mail(content)) => {
+                mail::sender_domain(smtp.letterhead(), content)
             }
             _ => None,
         }
@@ -185,6 +186,15 @@ impl Sink {
                 let reason = "what was prepared is not for this kind of sink".to_owned();
                 Outcome::Permanent { reason }
             }
+        }
+    }
+
+    /// Since when mails go through a second server, and why; none while the first takes them.
+    #[must_use]
+    pub fn on_second(&self) -> Option<(Duration, String)> {
+        match self {
+            Sink::Webhook(_) => None,
+            Sink::Smtp(smtp) => smtp.on_second(),
         }
     }
 

@@ -4,47 +4,58 @@
 //! one attempt at a time: it is taken out of the stock, and comes back only after a clean end. An
 //! attempt that is dropped, times out or meets anything unexpected takes its connection with it.
 
+mod connect;
 mod entered;
+mod failover;
+mod login;
+mod look;
+mod server;
 mod session;
 mod stock;
 mod tally;
 mod transaction;
+mod transcript;
 mod verdict;
 mod wire;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use lettre::Address;
 use rustls::ClientConfig;
 
 pub use self::entered::Entered;
-use self::session::{Door, Session, Shut};
-use self::stock::{Stock, Taken};
-use self::tally::Tally;
-use self::transaction::{Turn, transact};
-pub use self::wire::Transcript;
+use self::failover::Second;
+pub use self::look::{Place, Reception};
+use self::server::Server;
+use self::session::Door;
+pub use self::transcript::Transcript;
 #[cfg(fuzzing)]
 pub use self::wire::fuzz::check as check_replies;
 use self::wire::{Fault, Reply};
+use super::BuildError;
 use super::capture::Capture;
 use super::mail::{Letterhead, PreparedMail};
-use super::{BuildError, tls};
 use crate::config::{MailServer, SinkConfig, SmtpConfig};
 use crate::delivery::{Cause, Outcome, Phase, clean_text};
 use crate::policy::Codes;
 
 /// A mail sink.
 pub struct Smtp {
-    server: Server,
+    first: Box<Server>,
+    second: Option<Box<Second>>,
     letterhead: Letterhead,
     /// Where mails are kept in place of being sent.
     pub(super) capture: Option<Capture>,
 }
 
-/// A mail server and our connections to it.
-struct Server {
-    door: Door,
-    stock: Stock,
+/// Which of a sink's servers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// The one that the sink's own keys name.
+    First,
+    /// `[sinks.NAME.fallback]`
+    Second,
 }
 
 /// What one attempt is about.
@@ -53,13 +64,18 @@ struct Attempt<'a> {
     /// The replies after which asking again cannot help; none for those of class 5xx.
     permanent: Option<&'a Codes>,
     phase: &'a Phase,
+    /// What stands before the words of a server, so that everybody knows which one said them.
+    speaker: &'a str,
 }
 
 impl Smtp {
     pub(super) fn build(config: &SinkConfig, way: &SmtpConfig) -> Result<Smtp, BuildError> {
         let letterhead = Letterhead::of(way).map_err(BuildError::Mail)?;
-        let server = Server::build(&way.server, config.concurrency.get())?;
-        Ok(Smtp { server, letterhead, capture: None })
+        let connections = config.concurrency.get();
+        let first = Box::new(Server::build(&way.server, connections)?);
+        let second =
+            way.fallback.as_ref().map(|way| Second::build(way, connections)).transpose()?;
+        Ok(Smtp { first, second: second.map(Box::new), letterhead, capture: None })
     }
 
     /// What all its mails say.
@@ -77,79 +93,62 @@ impl Smtp {
         if let Some(capture) = &self.capture {
             return keep(capture, mail, phase).await;
         }
-        self.server.attempt(&Attempt { mail, permanent, phase }).await
+        let attempt = Attempt { mail, permanent, phase, speaker: "" };
+        match &self.second {
+            None => self.first.attempt(&attempt, None).await.outcome(),
+            Some(second) => second.attempt_after(&self.first, &attempt).await,
+        }
+    }
+
+    /// Since when mails go through the second server, and why; none while the first takes them.
+    #[must_use]
+    pub fn on_second(&self) -> Option<(Duration, String)> {
+        self.second.as_ref()?.trouble()
+    }
+
+    fn door(&self, which: Which) -> Option<&Door> {
+        match which {
+            Which::First => Some(&self.first.door),
+            Which::Second => self.second.as_ref().map(|second| &second.server.door),
+        }
+    }
+
+    /// Where one of the servers is; none if there is no second one.
+    #[must_use]
+    pub fn place(&self, which: Which) -> Option<Place> {
+        self.door(which).map(Door::place)
+    }
+
+    /// The dialogue with one of the servers up to where a mail would begin.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub async fn look(&self, which: Which) -> Result<Reception, String> {
+        self.door(which).ok_or("there is no second server")?.look().await
+    }
+
+    /// The same with the first one, in a word.
+    pub(super) async fn probe(&self) -> Result<String, String> {
+        let place = self.first.door.place();
+        match self.first.door.look().await {
+            Ok(_) => Ok(format!("{place} takes mail")),
+            Err(reason) => Err(format!("{place}: {reason}")),
+        }
     }
 
     /// The dialogue without a login, over TLS with these rules: for a look at the certificate.
-    pub(super) async fn look(way: &SmtpConfig, tls: Arc<ClientConfig>) {
-        let server = MailServer { login: None, ..way.server.clone() };
-        if let Ok(session) = (Door { server, tls }).enter(None).await {
+    pub(super) async fn shake_hands(server: &MailServer, tls: Arc<ClientConfig>) {
+        let server = MailServer { login: None, ..server.clone() };
+        if let Ok(session) = Door::new(server, tls).enter(None).await {
             session.part();
         }
-    }
-
-    /// The dialogue up to where a mail would begin.
-    pub(super) async fn probe(&self) -> Result<String, String> {
-        let door = &self.server.door;
-        let MailServer { host, port, .. } = &door.server;
-        let entered = door.enter(None).await;
-        let session = entered.map_err(|shut| format!("{host}:{port}: {}", shut.reason))?;
-        session.part();
-        let login = if door.server.login.is_some() { " and the login is good" } else { "" };
-        Ok(format!("{host}:{port} takes mail{login}"))
-    }
-}
-
-impl Server {
-    fn build(server: &MailServer, connections: usize) -> Result<Server, BuildError> {
-        let tls = tls::client_config(server.ca_file.as_deref())?;
-        let door = Door { server: server.clone(), tls };
-        Ok(Server { door, stock: Stock::new(connections) })
-    }
-
-    /// A connection that waits, or a new one; waits while there are as many as may be.
-    async fn session(&self) -> Result<Session, Shut> {
-        match self.stock.take().await {
-            Taken::Session(session) => Ok(*session),
-            Taken::Slot(slot) => self.door.enter(Some(slot)).await,
-        }
-    }
-
-    /// A new connection, within the same limit: a caller that has let us in before must not find it closed.
-    async fn session_anew(&self) -> Result<Session, Shut> {
-        loop {
-            match self.stock.take().await {
-                Taken::Session(session) => session.part(),
-                Taken::Slot(slot) => return self.door.enter(Some(slot)).await,
-            }
-        }
-    }
-
-    /// Offers the mail to all recipients that are open, in as many transactions as the server wants.
-    async fn attempt(&self, attempt: &Attempt<'_>) -> Outcome {
-        let mut tally = Tally::new(attempt);
-        let mut to = tally.open();
-        while !to.is_empty() {
-            let session = match self.session().await {
-                Ok(session) => session,
-                Err(shut) => return shut.outcome(),
-            };
-            match transact(session, attempt, &to, &mut tally).await {
-                Turn::Kept(session) => self.stock.keep(session),
-                Turn::Spent => {}
-                // Nothing was accepted, and it says nothing of the server: on to the next connection.
-                Turn::Stale => continue,
-                Turn::Broken(outcome) => return outcome,
-            }
-            to = tally.crowded();
-        }
-        tally.outcome()
     }
 }
 
 impl Attempt<'_> {
     fn said(&self, step: &str, reply: &Reply) -> String {
-        clean_text(&without_addresses(&format!("{step}: {reply}"), &self.mail.to))
+        let words = format!("{}{step}: {reply}", self.speaker);
+        clean_text(&without_addresses(&words, &self.mail.to))
     }
 }
 

@@ -11,7 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::{Arrived, Counted, Fate, Say, State, Step, lock};
+use super::{Arrived, Counted, Fate, Say, Settings, State, Step, lock};
 
 /// Between the pieces of a reply, so that they do not come together.
 const PIECE_EVERY: Duration = Duration::from_millis(3);
@@ -61,6 +61,14 @@ async fn talk(stream: TcpStream, counted: &Counted) -> io::Result<()> {
     dialogue.send().await
 }
 
+/// How a connection ends.
+#[derive(Clone, Copy)]
+enum Last {
+    Cut,
+    Reset,
+    Hang,
+}
+
 struct Dialogue<'a> {
     stream: BufReader<Box<dyn Stream>>,
     /// Beneath the stream.
@@ -92,7 +100,7 @@ impl Dialogue<'_> {
         answer: Say,
         before: impl FnOnce(&str),
     ) -> io::Result<Option<String>> {
-        let (mut answer, mut last) = (answer, false);
+        let (mut answer, mut last) = (answer, None);
         loop {
             answer = match answer {
                 Say::Gated(gate, then) => {
@@ -106,21 +114,20 @@ impl Dialogue<'_> {
                     *then
                 }
                 Say::ThenCut(then) => {
-                    last = true;
+                    last = Some(Last::Cut);
                     *then
                 }
-                Say::Cut => return self.send().await.map(|()| None),
-                Say::Reset => {
-                    self.send().await?;
-                    TcpStream::from_std(self.socket.try_clone()?)?.set_zero_linger()?;
-                    return Ok(None);
+                Say::ThenReset(then) => {
+                    last = Some(Last::Reset);
+                    *then
                 }
-                Say::Hang => {
-                    self.send().await?;
-                    // Until the other side hangs up.
-                    tokio::io::copy_buf(&mut self.stream, &mut tokio::io::sink()).await?;
-                    return Ok(None);
+                Say::ThenHang(then) => {
+                    last = Some(Last::Hang);
+                    *then
                 }
+                Say::Cut => return self.end(Last::Cut).await,
+                Say::Reset => return self.end(Last::Reset).await,
+                Say::Hang => return self.end(Last::Hang).await,
                 Say::Text(text) => {
                     before(&text);
                     self.write(&text).await?;
@@ -150,11 +157,25 @@ impl Dialogue<'_> {
     }
 
     /// What was answered, if the connection goes on.
-    async fn said(&mut self, text: String, last: bool) -> io::Result<Option<String>> {
-        if last {
-            self.send().await?;
+    async fn said(&mut self, text: String, last: Option<Last>) -> io::Result<Option<String>> {
+        match last {
+            None => Ok(Some(text)),
+            Some(last) => self.end(last).await,
         }
-        Ok((!last).then_some(text))
+    }
+
+    /// The last there is of this connection.
+    async fn end(&mut self, last: Last) -> io::Result<Option<String>> {
+        self.send().await?;
+        match last {
+            Last::Cut => {}
+            Last::Reset => TcpStream::from_std(self.socket.try_clone()?)?.set_zero_linger()?,
+            Last::Hang => {
+                // Until the other side hangs up.
+                tokio::io::copy_buf(&mut self.stream, &mut tokio::io::sink()).await?;
+            }
+        }
+        Ok(None)
     }
 
     /// Answers, at once or together with what is to be answered next.
@@ -286,8 +307,11 @@ impl Dialogue<'_> {
         if settings.tls.is_some() && !self.encrypted {
             offers.push("STARTTLS");
         }
-        if settings.login.is_some() {
-            offers.push(if settings.login_only { "AUTH LOGIN" } else { "AUTH PLAIN LOGIN" });
+        match settings {
+            Settings { login: None, .. } => {}
+            Settings { tokens: true, .. } => offers.push("AUTH XOAUTH2"),
+            Settings { login_only: true, .. } => offers.push("AUTH LOGIN"),
+            Settings { .. } => offers.push("AUTH PLAIN LOGIN"),
         }
         let last = offers.pop().unwrap_or_default();
         offers.iter().fold(String::new(), |lines, o| lines + "250-" + o + "\r\n") + "250 " + last
@@ -316,6 +340,11 @@ impl Dialogue<'_> {
             let token = decode(token);
             let mut parts = token.split('\0').skip(1).map(str::to_owned);
             (parts.next().unwrap_or_default(), parts.next().unwrap_or_default())
+        } else if let Some(token) = line.strip_prefix("AUTH XOAUTH2 ") {
+            let token = decode(token);
+            let inner = token.strip_prefix("user=").and_then(|t| t.strip_suffix("\x01\x01"));
+            let parts = inner.and_then(|inner| inner.split_once("\x01auth=Bearer "));
+            parts.map(|(user, token)| (user.to_owned(), token.to_owned())).unwrap_or_default()
         } else {
             self.write("334 VXNlcm5hbWU6").await?;
             let Some(user) = self.line().await? else { return Ok(false) };
@@ -323,7 +352,14 @@ impl Dialogue<'_> {
             let Some(password) = self.line().await? else { return Ok(false) };
             (decode(&user), decode(&password))
         };
-        let right = self.state.settings.login.as_ref() == Some(&given);
+        let right = lock(&self.state.login).as_ref() == Some(&given);
+        if self.state.settings.tokens && !right {
+            // Why not, in JSON; the client has nothing to say to that.
+            self.write("334 eyJzdGF0dXMiOiI0MDEifQ==").await?;
+            if self.line().await?.is_none_or(|line| !line.is_empty()) {
+                return Ok(false);
+            }
+        }
         let usual = if right { "235 2.7.0 welcome" } else { "535 5.7.8 no" };
         Ok(self.say(Step::Auth, usual).await?.is_some())
     }

@@ -141,7 +141,7 @@ pub(super) fn finding(cause: &'static str, places: &[(&str, &dyn ToString)]) -> 
         Level::Fail => Found::Wrong(found),
     };
     let remedy = Some(fill(entry.remedy, places));
-    Finding { thing: entry.thing.to_owned(), found, cause: Some(entry.cause), remedy }
+    Finding { thing: entry.thing.to_owned(), found, cause: Some(entry.cause), remedy, detail: None }
 }
 
 /// In one pass: what is filled in may itself hold braces.

@@ -31,7 +31,7 @@ const DISK_FULL: u64 = 64 << 20;
 
 /// Looks names up.
 pub(super) async fn names(config: &Config) -> Vec<Finding> {
-    let of_sinks = config.sinks.values().filter_map(host);
+    let of_sinks = config.sinks.values().flat_map(hosts);
     let of_database = database::hosts(&config.database).into_iter().map(|(host, _)| host);
     // An address needs no look-up.
     let is_name = |host: &String| host.parse::<std::net::IpAddr>().is_err();
@@ -59,13 +59,17 @@ fn name(host: &str, found: Result<usize, String>, took: Duration) -> Finding {
     }
 }
 
-fn host(sink: &SinkConfig) -> Option<String> {
+fn hosts(sink: &SinkConfig) -> Vec<String> {
     match &sink.way {
         Way::Webhook(way) => {
-            way.url.host_str().map(|host| host.trim_matches(['[', ']']).to_owned())
+            let host = way.url.host_str().map(|host| host.trim_matches(['[', ']']).to_owned());
+            host.into_iter().collect()
         }
-        Way::Smtp(way) => Some(way.server.host.clone()),
-        Way::Csv(_) => None,
+        Way::Smtp(way) => {
+            let servers = std::iter::once(&way.server).chain(way.fallback.as_deref());
+            servers.map(|server| server.host.clone()).collect()
+        }
+        Way::Csv(_) => Vec::new(),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use tracing::{error, warn};
+use tracing::{error, info, warn};
 
 use super::{Desk, FLOW_AT_LEAST, Worker};
 use crate::delivery::Settlement;
@@ -21,14 +21,32 @@ impl Worker {
     }
 
     /// Tells the metrics how the sink stands.
-    fn stand(&self, desk: &Desk) {
+    fn stand(&self, desk: &mut Desk) {
+        let second = self.deliverer.sink.on_second();
+        if second.is_some() != desk.on_second {
+            desk.on_second = second.is_some();
+            self.tell_of_second(second.as_ref().map(|(_, why)| why.as_str()));
+        }
         let gate = &self.deliverer.gate;
         self.metrics.stands(&Standing {
             is_open: gate.opened().is_some(),
+            on_second: desk.on_second,
             waits: gate.waits(Instant::now()).map(|waits| waits.why),
             parked: desk.hand.parked(),
             is_full: self.wants(desk) == 0,
         });
+    }
+
+    /// Mails go out, so nothing else tells that the first server needs somebody.
+    fn tell_of_second(&self, why: Option<&str>) {
+        let sink = self.sink();
+        match why {
+            Some(reason) => warn!(
+                sink,
+                reason, "the mail server is in trouble; mails go through the fallback server"
+            ),
+            None => info!(sink, "the mail server takes mails again; the fallback server rests"),
+        }
     }
 
     /// Settles intents that no attempt belongs to: back without an attempt where it is known that none

@@ -446,3 +446,27 @@ fn more_headers_are_one_line_and_left_out_where_they_are_nothing() {
     let reason = render(&mail, &serde_json::json!({ "c": "x".repeat(999) }).to_string());
     assert_eq!(reason.err().unwrap(), "x_campaign: a word is too long for a mail");
 }
+
+#[test]
+fn a_sender_is_the_mails_own_where_the_application_wrote_it() {
+    let payload = r#"{"to": "bob@shop.example", "from": "eve@y.example"}"#;
+    let with = |from: Option<&str>, return_path: Option<&str>| {
+        let template = |text: &str| Template::parse(text).unwrap();
+        let mail = mail(&["{{ payload.to }}"], "s", "t");
+        Mail { from: from.map(template), return_path: return_path.map(template), ..mail }
+    };
+    for (from, return_path, is_made, domain) in [
+        (None, None, false, Some("example.com")),
+        (Some("a@x.example"), None, false, Some("x.example")),
+        (Some("a@exämple.org"), None, false, Some("xn--exmple-cua.org")),
+        (None, Some("b+{{ id }}@x.example"), false, Some("example.com")),
+        (None, Some("{{ payload.from }}"), true, Some("example.com")),
+        (Some("{{ payload.from }}"), None, true, None),
+    ] {
+        let mail = with(from, return_path);
+        let label = format!("{from:?} {return_path:?}");
+        assert_eq!(render(&mail, payload).unwrap().made_sender, is_made, "{label}");
+        let letterhead = letterhead("Shop <shop@example.com>");
+        assert_eq!(sender_domain(&letterhead, &mail).as_deref(), domain, "{label}");
+    }
+}

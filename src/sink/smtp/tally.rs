@@ -20,6 +20,8 @@ pub(super) struct Tally<'a> {
     /// Those for whom there was no room in a transaction that others were accepted in.
     crowded: Vec<&'a Address>,
     accepted_some: bool,
+    /// Whether a server said something about the mail itself, beside goodbye.
+    answered: bool,
 }
 
 /// Why some recipients wait; of several reasons the one that concerns most.
@@ -39,6 +41,7 @@ impl<'a> Tally<'a> {
             deferred: None,
             crowded: Vec::new(),
             accepted_some: false,
+            answered: false,
         }
     }
 
@@ -52,6 +55,11 @@ impl<'a> Tally<'a> {
     pub fn crowded(&mut self) -> Vec<&'a Address> {
         let crowded = std::mem::take(&mut self.crowded);
         if std::mem::take(&mut self.accepted_some) { crowded } else { Vec::new() }
+    }
+
+    /// Whether some recipients are put off by what a server said of the mail or of them.
+    pub fn has_answers(&self) -> bool {
+        self.answered
     }
 
     /// The mail was taken for these.
@@ -97,6 +105,7 @@ impl<'a> Tally<'a> {
         to: &[&Address],
         (cause, wait): (Cause, Option<Duration>),
     ) {
+        self.answered |= reply.code != 421 || cause != Cause::Throttled;
         self.note(to, RecipientState::Deferred, &self.words(reply));
         let longest = wait.max(self.deferred.as_ref().and_then(|known| known.wait));
         let known = self.deferred.take().filter(|known| reach(known.cause) >= reach(cause));
@@ -123,7 +132,8 @@ impl<'a> Tally<'a> {
     }
 
     fn words(&self, reply: &Reply) -> String {
-        clean_text(&without_addresses(&reply.to_string(), &self.attempt.mail.to))
+        let words = format!("{}{reply}", self.attempt.speaker);
+        clean_text(&without_addresses(&words, &self.attempt.mail.to))
     }
 
     /// What the attempt came to.

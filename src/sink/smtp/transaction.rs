@@ -1,6 +1,7 @@
 //! One mail transaction over one connection: the envelope, the mail, and what was answered for whom
 //! (RFC 5321 section 3.3).
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use lettre::Address;
@@ -32,7 +33,11 @@ pub(super) enum Turn {
     Spent,
     /// The server had closed the connection while it was idle; it had not accepted anything.
     Stale,
-    /// The attempt is over: the connection failed, or the mail cannot be sent over it.
+    /// The connection failed before anything of the final dot went out.
+    Lost(Outcome),
+    /// The server said goodbye before that: 421.
+    Left,
+    /// The attempt is over: the relay may send no more, or nobody knows whether the mail arrived.
     Broken(Outcome),
 }
 
@@ -53,8 +58,18 @@ struct Envelope<'a> {
     to: Vec<&'a Address>,
     /// Whether the server waits for the mail.
     go: bool,
-    /// Whether the server is about to hang up, or speaks of something else than we do.
-    lost: bool,
+    server: Listening,
+}
+
+/// Whether the server goes on with us.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Listening {
+    #[default]
+    Yes,
+    /// It said goodbye, and hangs up.
+    Left,
+    /// It speaks of something else than we do.
+    Lost,
 }
 
 /// Offers a mail to the server for those in `to`.
@@ -74,12 +89,15 @@ pub(super) async fn transact<'a>(
         Ok(envelope) => envelope,
         Err(Unheard { step: None, .. }) if used => return Turn::Stale,
         Err(Unheard { step, fault }) => {
-            return Turn::Broken(broken(step.unwrap_or("MAIL"), &fault));
+            return Turn::Lost(broken(step.unwrap_or("MAIL"), &fault));
         }
     };
     // Nobody takes it. A server that waits for a mail all the same gets none: whatever it makes of the
     // next bytes, it is not the mail.
-    if envelope.lost || (envelope.go && envelope.to.is_empty()) {
+    if envelope.server == Listening::Left {
+        return Turn::Left;
+    }
+    if envelope.server == Listening::Lost || (envelope.go && envelope.to.is_empty()) {
         return Turn::Spent;
     }
     if !envelope.go {
@@ -148,7 +166,7 @@ async fn offer<'a>(
             }
             answered = true;
             envelope.learn(command, &reply, tally);
-            if envelope.lost {
+            if envelope.server != Listening::Yes {
                 return Ok(envelope);
             }
         }
@@ -180,7 +198,7 @@ impl Command<'_> {
                 let mail = attempt.mail;
                 let mut line = format!("MAIL FROM:<{}>", mail.from());
                 if session.offers("SIZE") {
-                    line.push_str(&format!(" SIZE={}", mail.size()));
+                    let _ = write!(line, " SIZE={}", mail.size());
                 }
                 if mail.utf8 {
                     line.push_str(" BODY=8BITMIME SMTPUTF8");
@@ -211,7 +229,11 @@ impl<'a> Envelope<'a> {
         };
         let is_no = reply.is_transient() || reply.is_refusal();
         // After 421 the server hangs up; what is neither yes nor no is no answer to what we said.
-        self.lost = reply.code == 421 || !(is_yes || is_no);
+        self.server = match reply.code {
+            421 => Listening::Left,
+            _ if is_yes || is_no => Listening::Yes,
+            _ => Listening::Lost,
+        };
         match command {
             Command::Reset => {}
             Command::Mail if is_yes => self.open = true,
@@ -237,7 +259,7 @@ async fn hand_over<'a>(
     let mail = attempt.mail;
     let stuffed = Stuffed::new(&[&mail.signatures, &mail.data]);
     if let Err(fault) = session.wire.send_body(&stuffed, BLOCK_MAX).await {
-        return Turn::Broken(broken("mail data", &fault));
+        return Turn::Lost(broken("mail data", &fault));
     }
     match session.wire.has_spoken() {
         Ok(false) => {}
@@ -246,23 +268,23 @@ async fn hand_over<'a>(
             return match session.wire.reply_within(DATA_MAX).await {
                 Ok(reply) if reply.is_transient() || reply.is_refusal() => {
                     tally.refuse(Step::Content, &reply, to);
-                    Turn::Spent
+                    if reply.code == 421 { Turn::Left } else { Turn::Spent }
                 }
-                Ok(_) => Turn::Broken(broken("mail data", &UNASKED)),
-                Err(fault) => Turn::Broken(broken("mail data", &fault)),
+                Ok(_) => Turn::Lost(broken("mail data", &UNASKED)),
+                Err(fault) => Turn::Lost(broken("mail data", &fault)),
             };
         }
-        Err(fault) => return Turn::Broken(broken("mail data", &fault)),
+        Err(fault) => return Turn::Lost(broken("mail data", &fault)),
     }
     let doubt = || tally.doubt(to);
     if let Err(cut) = session.wire.send_end(&stuffed, attempt.phase, BLOCK_MAX, doubt).await {
-        return Turn::Broken(match cut {
-            Cut::Forbidden(outcome) => outcome,
-            Cut::Unsent(fault) => broken("mail data", &fault),
+        return match cut {
+            Cut::Forbidden(outcome) => Turn::Broken(outcome),
+            Cut::Unsent(fault) => Turn::Lost(broken("mail data", &fault)),
             Cut::Sent(fault) => {
-                in_doubt(&format!("the connection failed at the final dot: {fault}"))
+                Turn::Broken(in_doubt(&format!("the connection failed at the final dot: {fault}")))
             }
-        });
+        };
     }
     match session.wire.reply_within(DOT_MAX).await {
         Ok(reply) if reply.is_done() => {

@@ -13,7 +13,6 @@ use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -21,6 +20,7 @@ use futures_util::FutureExt;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::time::timeout;
 
+use super::transcript::Transcript;
 use crate::delivery::{Outcome, Phase};
 
 /// Longest line of a reply that is read, in bytes. RFC 5321 grants 512.
@@ -32,35 +32,11 @@ const LINES_MAX: usize = 200;
 const TAIL: usize = 16 * 1024;
 const BLOCK: usize = 64 * 1024;
 
-/// Longest part of a reply that a transcript keeps, and most lines of one, in characters and lines.
-const HEARD_MAX: usize = 300;
-const TRANSCRIPT_MAX: usize = 60;
-
 /// A connection that speaks in commands and replies.
 pub(super) struct Wire<S> {
     stream: BufReader<S>,
     /// Where what is said is written down, if anywhere.
     pub transcript: Option<Transcript>,
-}
-
-/// What was said in a dialogue, bounded: the verb of each command, and the replies. Whoever holds it
-/// reads it even where the dialogue was cut short.
-#[derive(Clone, Default)]
-pub struct Transcript(Arc<Mutex<Vec<String>>>);
-
-impl Transcript {
-    fn note(&self, line: &str) {
-        let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if lines.len() < TRANSCRIPT_MAX {
-            lines.push(line.chars().take(HEARD_MAX).collect());
-        }
-    }
-
-    /// Everything so far, a line each.
-    #[must_use]
-    pub fn text(&self) -> String {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).join("\n")
-    }
 }
 
 /// A server's reply, all its lines.
@@ -171,6 +147,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         self.reply().await
     }
 
+    /// Sends a line that ends in a secret and reads its reply. Of the secret only `mask` is written down.
+    pub async fn ask_secret(
+        &mut self,
+        lead: &str,
+        secret: &str,
+        mask: &str,
+    ) -> Result<Reply, Fault> {
+        if self.has_spoken()? {
+            return Err(UNASKED);
+        }
+        if let Some(transcript) = &self.transcript {
+            transcript.asked(&format!("{lead}{mask}"));
+        }
+        self.send(format!("{lead}{secret}\r\n").as_bytes()).await?;
+        self.reply().await
+    }
+
     /// Whether there is something to read already.
     pub fn has_spoken(&mut self) -> Result<bool, Fault> {
         match self.stream.fill_buf().now_or_never() {
@@ -199,11 +192,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         within(limit, self.send(&bytes)).await
     }
 
-    /// What was said; what follows the verb can be an address.
     fn note(&self, command: &str) {
         if let Some(transcript) = &self.transcript {
-            let verb = command.split([' ', '\r']).next().unwrap_or_default();
-            transcript.note(&format!("> {verb}"));
+            transcript.asked(command);
         }
     }
 
@@ -265,7 +256,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         }
         within(limit, async { stream.flush().await.map_err(Fault::Io) })
             .await
-            .map_err(|fault| cut(phase, fault))
+            .map_err(|fault| cut(phase, fault))?;
+        if let Some(transcript) = &self.transcript {
+            transcript.remark(&format!("the mail, {} bytes, and its final dot", mail.dot));
+        }
+        Ok(())
     }
 
     /// Writes bytes in one call.
@@ -279,10 +274,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     pub async fn reply(&mut self) -> Result<Reply, Fault> {
         let reply = self.whole_reply().await;
         if let Some(transcript) = &self.transcript {
-            match &reply {
-                Ok(reply) => transcript.note(&format!("< {reply}")),
-                Err(fault) => transcript.note(&format!("< nothing: {fault}")),
-            }
+            transcript.answered(&reply);
         }
         reply
     }
