@@ -1,12 +1,13 @@
 //! From INSERT to a mail with HTML, files and a click to unsubscribe; and files that are late.
 
 use std::path::Path;
+use std::time::Duration;
 
 use crate::harness::plane::{send, until_closed, until_count, until_routed};
 use crate::harness::postgres::Database;
 use crate::harness::program::python;
 use crate::harness::relay::{Relay, config};
-use crate::harness::smtp::SmtpPeer;
+use crate::harness::smtp::{Say, SmtpPeer, Step};
 
 const READ: &str = "
 import email, email.policy, json, sys
@@ -148,4 +149,29 @@ async fn a_file_that_is_late_is_waited_for_and_one_that_never_comes_is_told() {
     until_count(&client, "it is delivered", "SELECT count(*) FROM outbox.ledger", 1).await;
     relay.stop().await;
     assert_eq!(peer.mails().len(), 1);
+}
+
+/// Files are large, and all attempts at once would hold them all: those that find no room wait.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_more_files_are_in_memory_than_there_is_room_for() {
+    let database = Database::migrated().await;
+    let client = database.connect().await;
+    let peer = SmtpPeer::start().await;
+    let slow = Say::After(Duration::from_millis(500), Box::new(Say::text("250 2.0.0 Ok")));
+    peer.always(Step::Dot, slow);
+    let files = tempfile::tempdir().unwrap();
+    std::fs::create_dir(files.path().join("brand")).unwrap();
+    // The room is 32 MB for a sink.
+    let large = std::fs::File::create(files.path().join("brand/large")).unwrap();
+    large.set_len(11 * 1024 * 1024).unwrap();
+    let text = newsletter(peer.address, files.path());
+    let (news, _) = text.split_once("[[routes]]\ntype = \"order\"").unwrap();
+    let relay = Relay::start(config(&database.url(), news));
+    until_routed(&client).await;
+    let payload = r#"{"name": "Ann", "email": "ann@example.org", "token": "t", "csv": "YQ==", "logo": "large"}"#;
+    let all = "INSERT INTO outbox.message (type, payload) SELECT 'news', $1::text::jsonb FROM generate_series(1, 3)";
+    client.execute(all, &[&payload]).await.unwrap();
+    until_count(&client, "all are delivered", "SELECT count(*) FROM outbox.ledger", 3).await;
+    relay.stop().await;
+    assert_eq!((peer.mails().len(), peer.peak_connections()), (3, 2));
 }

@@ -36,6 +36,7 @@ mod producers;
 mod prune;
 mod readme;
 mod recipients;
+mod refused;
 mod reload;
 mod restored;
 mod schedules;

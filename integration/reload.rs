@@ -7,6 +7,7 @@ use crate::harness::http::{Answer, Gate, HttpPeer};
 use crate::harness::plane::{LONG, message_ids, number, send, until_closed, until_routed};
 use crate::harness::postgres::Database;
 use crate::harness::relay::{Process, crm, toml};
+use crate::harness::smtp::SmtpPeer;
 use crate::harness::{eventually, plane};
 
 const RELAY: &str = "lease = \"2s\"\ngrace = \"10s\"";
@@ -194,4 +195,45 @@ async fn a_stop_in_the_middle_of_a_reload_ends_both_relays() {
         number(&client, "SELECT count(*) FROM outbox.sink WHERE owner IS NOT NULL").await,
         0
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_of_templates_are_taken_with_a_reload_all_or_none() {
+    let (database, peer) = (Database::migrated().await, SmtpPeer::start().await);
+    let client = database.connect().await;
+    let files = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(files.path().join(name), text).unwrap();
+    write("order.txt", "{% include 'bye.txt' %}");
+    write("bye.txt", "one");
+    let (root, address) = (files.path().display(), peer.address);
+    let relay = Process::start(&toml(
+        &database.url(),
+        RELAY,
+        &format!(
+            "[templates]\nroot = \"{root}\"\n[sinks.mail]\nkind = \"smtp\"\nurl = \"smtp://{address}\"\n\
+             from = \"shop@example.com\"\n[[routes]]\ntype = \"order\"\nsink = \"mail\"\n\
+             to = \"ann@example.com\"\nsubject = \"s\"\ntext_template = \"order.txt\"\n"
+        ),
+    ));
+    until_routed(&client).await;
+    let mailed = async |body: &str| {
+        send(&client, "order", "{}").await;
+        until_closed(&client).await;
+        let data = peer.mails().pop().expect("a mail came").data;
+        let data = String::from_utf8(data).unwrap();
+        assert!(data.ends_with(&format!("\r\n\r\n{body}\r\n")), "{body}: {data}");
+    };
+    // What is edited waits for the reload, and what is broken is refused.
+    write("bye.txt", "\ntwo {{");
+    mailed("one").await;
+    relay.signal("HUP");
+    relay.until_log(REFUSED, 1).await;
+    assert!(relay.log().contains("(bye.txt line 2)"), "{}", relay.log());
+    mailed("one").await;
+    // The config's own text is what it was.
+    write("bye.txt", "two");
+    relay.signal("HUP");
+    relay.until_log(IN_PLACE, 1).await;
+    relay.until_log("\"left\"", 1).await;
+    mailed("two").await;
 }

@@ -19,6 +19,7 @@ const FLOORS: &[&[&str]] = &[
         "address",
         "alert",
         "delivery",
+        "recipients",
         "retry",
         "policy",
         "template",

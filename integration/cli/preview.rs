@@ -27,6 +27,7 @@ to = "{{ payload.customer.email }}"
 locale = "{{ payload.locale }}"
 subject_template = "order.subject.txt"
 text_template = "order.txt"
+html_template = "order.html"
 [[routes]]
 type = "order.created"
 sink = "mail"
@@ -84,6 +85,24 @@ fn a_mail_is_previewed_without_a_database() {
     assert!(said.out.contains("\r\nMessage-ID: <msg_shop_0_mail_office@example.com>\r\n"));
     assert!(said.out.contains("\r\nSubject: order.created k-1 de\r\n"), "{said:?}");
     assert!(said.out.ends_with("\r\n\r\n2026-00042\r\n"), "{said:?}");
+
+    // In the language that the payload asks for, the payload's own marks escaped.
+    std::fs::write(desk.path("outboxd.toml"), CONFIG.replace("name = \"office\"", "name = \"o\""))
+        .unwrap();
+    std::fs::write(desk.path("mail/order.de.html"), "<b>{{ payload.customer.name }}</b>").unwrap();
+    let said = desk.order("--key k --header lang=x --eml out/");
+    assert_eq!((said.code, &*said.err), (0, ""), "{said:?}");
+    let mail = desk.read("out/msg_shop_0_mail.eml");
+    for words in [
+        "\r\nSubject: Ihre Bestellung 2026-00042\r\n",
+        "\r\nContent-Type: multipart/alternative;",
+        "vielen Dank f=C3=BCr Ihre Bestellung 2026-00042.\r\n",
+        "\r\n1 x Gie=C3=9Fkanne <10 l>, 24,50 EUR\r\n",
+        "<b>J=C3=B6rg M=C3=BCller &amp; S=C3=B6hne</b>",
+    ] {
+        assert!(mail.contains(words), "{words}: {mail}");
+    }
+    std::fs::write(desk.path("outboxd.toml"), CONFIG).unwrap();
 
     // Without --eml everything that the message becomes is shown.
     let all = desk.order("--key k --header lang=de");

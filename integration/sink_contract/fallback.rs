@@ -15,7 +15,7 @@ use super::{
 
 fn both(first: &SmtpPeer, second: &SmtpPeer) -> SmtpConfig {
     let mut way = smtp_to(first.address.port());
-    way.fallback = Some(smtp_to(second.address.port()).server);
+    way.fallback = Some(Box::new(smtp_to(second.address.port()).server));
     way
 }
 
@@ -188,7 +188,7 @@ async fn a_server_that_is_not_there_and_comes_back() {
     drop(listener);
     let second = SmtpPeer::start().await;
     let mut way = smtp_to(address.port());
-    way.fallback = Some(smtp_to(second.address.port()).server);
+    way.fallback = Some(Box::new(smtp_to(second.address.port()).server));
     let sink = build(LONG, Way::Smtp(way));
     let letter = letter(&sink);
     for _ in 0..3 {

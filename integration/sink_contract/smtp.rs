@@ -175,9 +175,9 @@ async fn a_list_says_which_replies_are_permanent() {
         (Step::Rcpt, "550 5.1.1 no", "refused", None),
         (Step::Rcpt, "550 5.1.1 try again in 9 seconds", "refused", Some(9)),
         (Step::Data, "554 5.5.1 no", "permanent", None),
-        (Step::Data, "503 5.5.1 no", "refused", None),
+        (Step::Data, "503 5.5.1 no", "unreachable", None),
         (Step::Dot, "554 5.6.0 no", "permanent", None),
-        (Step::Dot, "552 5.3.4 no", "refused", None),
+        (Step::Dot, "552 5.3.4 no", "permanent", None),
         (Step::Dot, "421 4.3.0 no", "throttled", None),
     ];
     for &(step, reply, expected, wait) in cases {

@@ -49,7 +49,9 @@ impl Alert {
                 format!("sink {name}: {some}, in doubt whether they arrived")
             }
             Cause::Open if self.is_refused() => {
-                format!("sink {name} refuses us; its messages wait, and none is given up for it")
+                format!(
+                    "sink {name} takes nothing from us; its messages wait, and none is given up for it"
+                )
             }
             Cause::Open => format!("sink {name} cannot be reached; its messages wait"),
             Cause::Orphaned => format!("sink {name} is in no live relay's config; nobody works it"),
@@ -97,8 +99,9 @@ impl Alert {
                 "look: outboxd list --sink {name} --state held; then tell what became of each: outboxd resolve"
             ),
             Cause::Open if self.is_refused() => format!(
-                "see what it objects to: outboxd check; mend the login or the sender, then reload with \
-                 SIGHUP; messages go out by themselves then; what waits: outboxd list --sink {name}"
+                "see what it objects to: outboxd check; mend the login, the sender or the standing of our \
+                 address, then reload with SIGHUP, or wait: it is asked again every few minutes; what \
+                 waits: outboxd list --sink {name}"
             ),
             Cause::Open => format!(
                 "look at what it connects to; messages go out by themselves once it answers; what waits: \
@@ -146,7 +149,8 @@ impl Alert {
     }
 
     /// Of a sink that is not tried, whether it can be reached, and refuses us.
-    fn is_refused(&self) -> bool {
+    #[must_use]
+    pub fn is_refused(&self) -> bool {
         self.reason.as_deref().is_some_and(|reason| reason.starts_with(REFUSES_US))
     }
 

@@ -336,7 +336,7 @@ lease =
         let config = config.unwrap_or_else(|error| panic!("{error}"));
         let sinks: Vec<&str> = config.sinks.keys().map(crate::name::Name::as_str).collect();
         assert_eq!(sinks, ["audit", "crm", "ledger", "mail", "orders", "thumbnails"]);
-        assert_eq!((config.routes.len(), config.schedules.len()), (9, 1));
+        assert_eq!((config.routes.len(), config.schedules.len()), (10, 1));
         assert!(!format!("{config:?}").contains("open-sesame"));
     }
 }

@@ -315,44 +315,6 @@ mod tests {
                 "13: text: is missing; \
                  write text or html = \"…\", text_template or html_template = \"FILE\"",
             ),
-            ("cc = []", "19: cc: has 0 addresses; 1 to 100"),
-            (
-                "bcc = [\"b@c.example\", \"x\"]",
-                "19: bcc[1]: \"x\" is no mail address; \
-                 write office@example.com or {{ payload.email }}",
-            ),
-            (
-                "from = \"a@b.example, c@b.example\"",
-                "19: from: \"a@b.example, c@b.example\" is no mail address; \
-                 write shop@example.com or Shop <shop@example.com>",
-            ),
-            (
-                "return_path = \"A <a@b.example>\"",
-                "19: return_path: \"A <a@b.example>\" is no mail address; \
-                 write bounce+{{ id }}@example.com, or <> for nobody",
-            ),
-            (
-                "reply_to = \"x\"",
-                "19: reply_to: \"x\" is no mail address; \
-                 write office@example.com or {{ payload.email }}",
-            ),
-            (
-                "list_unsubscribe = \"mailto:u@b.example\"",
-                "19: list_unsubscribe: \"mailto:u@b.example\" is no https URL; write https://…",
-            ),
-            (
-                "list_unsubscribe = \"https://b.example\"\ncc = \"c@b.example\"",
-                "19: list_unsubscribe: goes with a mail to one recipient, or one would unsubscribe \
-                 another; name one in to, without cc and bcc",
-            ),
-            (
-                "html = \"x\"\nhtml_template = \"x\"",
-                "20: html_template: html is there too; keep one of the two",
-            ),
-            (
-                "html = \"{{ paylod }}\"",
-                "19: html: sees no paylod; it sees id, type, key, created_at, headers, payload",
-            ),
             ("to = []", "18: to: has 0 addresses; 1 to 100"),
             (&many, "18: to: has 101 addresses; 1 to 100"),
             ("to = 1", "18: to: is an integer; write a string or a list of strings"),
@@ -399,10 +361,56 @@ mod tests {
                  (template line 1); \
                  names start at [templates] root, by default the config file's directory",
             ),
+        ];
+        refuses_each(&before, "routes[0]", MAIL, changes);
+    }
+
+    #[test]
+    fn faults_of_what_a_mail_may_have() {
+        let before = format!("{SINKS}[[routes]]\ntype = \"a\"\nsink = \"mail\"\n");
+        let changes: &[(&str, &str)] = &[
             (
                 "locale = \"de\"",
                 "19: locale: has no variant to choose; name a file, text_template = \"order.txt\", \
                  and have an order.de.txt beside it",
+            ),
+            ("cc = []", "19: cc: has 0 addresses; 1 to 100"),
+            (
+                "bcc = [\"b@c.example\", \"x\"]",
+                "19: bcc[1]: \"x\" is no mail address; \
+                 write office@example.com or {{ payload.email }}",
+            ),
+            (
+                "from = \"a@b.example, c@b.example\"",
+                "19: from: \"a@b.example, c@b.example\" is no mail address; \
+                 write shop@example.com or Shop <shop@example.com>",
+            ),
+            (
+                "return_path = \"A <a@b.example>\"",
+                "19: return_path: \"A <a@b.example>\" is no mail address; \
+                 write bounce+{{ id }}@example.com, or <> for nobody",
+            ),
+            (
+                "reply_to = \"x\"",
+                "19: reply_to: \"x\" is no mail address; \
+                 write office@example.com or {{ payload.email }}",
+            ),
+            (
+                "list_unsubscribe = \"mailto:u@b.example\"",
+                "19: list_unsubscribe: \"mailto:u@b.example\" is no https URL; write https://…",
+            ),
+            (
+                "list_unsubscribe = \"https://b.example\"\ncc = \"c@b.example\"",
+                "19: list_unsubscribe: goes with a mail to one recipient, or one would unsubscribe \
+                 another; name one in to, without cc and bcc",
+            ),
+            (
+                "html = \"x\"\nhtml_template = \"x\"",
+                "20: html_template: html is there too; keep one of the two",
+            ),
+            (
+                "html = \"{{ paylod }}\"",
+                "19: html: sees no paylod; it sees id, type, key, created_at, headers, payload",
             ),
         ];
         refuses_each(&before, "routes[0]", MAIL, changes);

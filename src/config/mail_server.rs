@@ -249,15 +249,13 @@ mod tests {
         assert!(matches!(second.login, Some(Login::Token { user, .. }) if user == "v"));
     }
 
+    const HEAD: &str = "kind = \"smtp\"\nfrom = \"a@b.example\"\nurl = \"smtp://mail.example\"\n";
+
     #[test]
     fn faults_of_mail_servers() {
         let form = "write it like smtp+starttls://relay.example.com:587";
         let more = "holds more than host and port";
-        let either = "a username needs one, or password_file, or token_file";
-        let clear = "would send the password in clear text; \
-                     use smtp+starttls:// or smtps://, or write clear_text_login = true";
-        let head = "kind = \"smtp\"\nfrom = \"a@b.example\"\nurl = \"smtp://mail.example\"\n";
-        let faults = [
+        let faults: &[(&str, &str)] = &[
             ("url", "1: url: is missing; write url = \"smtp+starttls://relay.example.com:587\""),
             ("url = \"mail\"", &format!("4: url: is no URL; {form}")),
             (
@@ -272,6 +270,16 @@ mod tests {
                 "4: url: holds a user name or password; \
                  write username and password as keys of their own",
             ),
+        ];
+        refuses_each("[sinks.a]\n", "sinks.a", HEAD, faults);
+    }
+
+    #[test]
+    fn faults_of_logins() {
+        let either = "a username needs one, or password_file, or token_file";
+        let clear = "would send the password in clear text; \
+                     use smtp+starttls:// or smtps://, or write clear_text_login = true";
+        let faults: &[(&str, &str)] = &[
             ("username = \"u\"", &format!("1: password: is missing; {either}")),
             (
                 "username = \"u\"\npassword = \"\"\nurl = \"smtps://m\"",
@@ -335,7 +343,7 @@ mod tests {
                 "5: ca_file: does nothing without TLS; remove it, or change the scheme of url",
             ),
         ];
-        refuses_each("[sinks.a]\n", "sinks.a", head, &faults);
+        refuses_each("[sinks.a]\n", "sinks.a", HEAD, faults);
     }
 
     #[test]

@@ -257,7 +257,7 @@ pub struct SmtpConfig {
     pub server: MailServer,
     /// `[sinks.NAME.fallback]`: the one that mails go through while the first cannot be reached, where it
     /// is certain that the first was sent nothing.
-    pub fallback: Option<MailServer>,
+    pub fallback: Option<Box<MailServer>>,
     /// `From:`, unless the route says otherwise.
     pub from: lettre::message::Mailbox,
     /// `return_path`: the sender in the envelope, to whom what cannot be delivered is reported; unless

@@ -5,9 +5,8 @@ use std::sync::Arc;
 use lettre::message::Mailbox;
 
 use super::item::Item;
-use super::mail_server;
 use super::read::Section;
-use super::{MailServer, SmtpConfig, attachment, dkim, header, mail};
+use super::{MailServer, SmtpConfig, attachment, dkim, header, mail, mail_server};
 use crate::address;
 
 /// Reads the smtp part of a sink.
@@ -24,17 +23,17 @@ pub(super) fn read(section: &mut Section) -> Option<SmtpConfig> {
     let dkim = dkim::read(section);
     let fallback = section.get("fallback").map(|item| mail_server::second(&item, server.as_ref()));
     let fallback = match fallback {
-        Some(second) => Some(second?),
+        Some(second) => Some(Box::new(second?)),
         None => None,
     };
     let return_path = return_path.map(Arc::new);
     Some(SmtpConfig {
         fallback,
         return_path,
+        sender_rate,
         idempotency_header,
         dkim,
         files,
-        sender_rate,
         ..SmtpConfig::new(server?, from?)
     })
 }
@@ -64,7 +63,8 @@ fn mailbox(item: &Item) -> Option<Mailbox> {
 
 #[cfg(test)]
 mod tests {
-    use crate::config::testing::refuses_each;
+    use crate::config::Way;
+    use crate::config::testing::{refuses_each, sink};
 
     #[test]
     fn faults_of_what_mails_have() {
@@ -93,17 +93,14 @@ mod tests {
 
     #[test]
     fn a_sender_rate_is_a_rate() {
-        let smtp = |url: &str, more: &str| {
-            let head = format!("kind = \"smtp\"\nurl = \"{url}\"\nfrom = \"a@b.example\"\n");
-            let crate::config::Way::Smtp(smtp) = crate::config::testing::sink(&(head + more)).way
-            else {
-                panic!("not smtp")
-            };
-            smtp
+        let read = |more: &str| {
+            let head = "kind = \"smtp\"\nurl = \"smtps://m\"\nfrom = \"a@b.example\"\n";
+            let Way::Smtp(smtp) = sink(&format!("{head}{more}")).way else { panic!("not smtp") };
+            smtp.sender_rate
         };
-        let rate = smtp("smtp://mail.example", "sender_rate = \"600/min\"\n").sender_rate.unwrap();
+        let rate = read("sender_rate = \"600/min\"\n").unwrap();
         assert_eq!((rate.count.get(), rate.period.as_secs()), (600, 60));
-        assert_eq!(smtp("smtp://mail.example", "").sender_rate, None);
+        assert_eq!(read(""), None);
         let head = "kind = \"smtp\"\nfrom = \"a@b.example\"\nurl = \"smtp://mail.example\"\n";
         let fault = "5: sender_rate: \"14\" is no rate; \
                      write a number from 1 to 1000000, then /s, /min, /h or /d, e.g. \"14/s\"";

@@ -103,11 +103,7 @@ impl Admission {
         self.keep_pace(&mut admitted);
         self.reserve(&mut admitted).await;
         self.commit_intents(&mut admitted).await;
-        if let Some(pace) = &self.deliverer.pace {
-            for row in &admitted.back {
-                pace.give_back(&(row.message_id, row.target.clone()), Instant::now());
-            }
-        }
+        admitted.back.iter().for_each(|row| self.deliverer.give_back(row));
         admitted.start.extend::<Vec<Fetched>>(aside);
         admitted
     }
@@ -115,7 +111,7 @@ impl Admission {
     /// Before anything is drawn on: what waits for its sender uses up no limit.
     fn keep_pace(&self, admitted: &mut Admitted) {
         for row in std::mem::take(&mut admitted.start) {
-            match self.deliverer.waits_for_pace(&row) {
+            match self.deliverer.waits_for_its_sender(&row) {
                 Some(later) => admitted.later.push((row, later)),
                 None => admitted.start.push(row),
             }

@@ -1,5 +1,7 @@
 //! Deliver: one attempt, bounded in time and memory, fenced against panics.
 
+mod sender;
+
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,14 +10,14 @@ use futures_util::FutureExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
+pub use self::sender::SENDER_RATE;
 use super::decide::decide;
 use super::gate::Gate;
-use super::hand::Place;
 use super::lease::Lease;
 use super::pace::Pace;
 use super::route::{Paused, Routes};
 use super::settle::Decided;
-use crate::config::{Content, Route, SinkConfig, Way, duration_in_words};
+use crate::config::{Content, Route, SinkConfig};
 use crate::delivery::{Cause, Guarantee, Outcome, Phase, Settlement};
 use crate::message::{IdempotencyKey, Message};
 use crate::name::Name;
@@ -48,9 +50,6 @@ const LAST_WORDS: Duration = Duration::from_millis(100);
 const UNREAD_PAUSE: Duration = Duration::from_secs(1);
 /// How long a row rests that could not be sent because the lease was over: until that is noticed.
 const NO_LEASE_PAUSE: Duration = Duration::from_secs(1);
-
-/// Why a row waits whose sender has had its share; known by its beginning.
-pub const SENDER_RATE: &str = "sender_rate";
 
 /// Why a delivery is held whose content the config has changed since its first attempt.
 const OTHER_CONTENT: &str = "an earlier attempt sent other content under the same idempotency key: the \
@@ -164,9 +163,7 @@ impl Deliverer {
             }
         };
         let end = attempt.await;
-        if let Some(pace) = &self.pace {
-            pace.give_back(&place(&row), Instant::now());
-        }
+        self.give_back(&row);
         let content_hash = content_hash.filter(|_| end.may_be_seen(&phase));
         let settlement = self.settlement(&row, end, &phase, begun);
         let is_urgent = row.key.is_some() || self.guarantee(&row) == Guarantee::AtMostOnce;
@@ -278,6 +275,10 @@ impl Deliverer {
             let reason = "its intent is not committed".to_owned();
             return End::Settled(Settlement::Release { delay: Duration::ZERO, reason });
         }
+        // What waits is not made, where that can be told beforehand.
+        if let Some(later) = self.waits_for_its_sender(row) {
+            return End::Settled(later);
+        }
         let (message, route, memory) = match self.load(row).await {
             Ok(loaded) => loaded,
             Err(end) => return end,
@@ -303,8 +304,8 @@ impl Deliverer {
             let reason = OTHER_CONTENT.to_owned();
             return End::Settled(Settlement::Held { reason, attempted: false });
         }
-        if let Some(delay) = self.waits_for_its_sender(row, &prepared) {
-            return End::Settled(Settlement::Release { delay, reason: self.sender_rate() });
+        if let Some(later) = self.begins_for_its_sender(row, &prepared) {
+            return End::Settled(later);
         }
         *content_hash = Some(hash);
         // Waiting for memory or the database is not the receiver's time.
@@ -315,36 +316,6 @@ impl Deliverer {
         End::Outcome(
             sent.unwrap_or_else(|_| phase.cut_short(&format!("timed out after {limit:?}"))),
         )
-    }
-
-    /// How long a row waits until its sender may send again; none if it may now.
-    fn waits_for_its_sender(&self, row: &Fetched, prepared: &Prepared) -> Option<Duration> {
-        let (Some(pace), Prepared::Mail(mail)) = (&self.pace, prepared) else { return None };
-        pace.begin(&place(row), mail.from_domain(), Instant::now(), fastrand::f64()).err()
-    }
-
-    /// The same before anything is drawn on for it, where its sender can be told by then.
-    pub fn waits_for_pace(&self, row: &Fetched) -> Option<Settlement> {
-        let pace = self.pace.as_ref()?;
-        let route = self.route(row)?;
-        let domain = self.sink.sender_domain(&route.content)?;
-        let delay = pace.admit(&place(row), domain, Instant::now(), fastrand::f64()).err()?;
-        Some(Settlement::Release { delay, reason: self.sender_rate() })
-    }
-
-    fn sender_rate(&self) -> String {
-        let rate = match &self.config.way {
-            Way::Smtp(way) => way.sender_rate,
-            Way::Webhook(_) | Way::Csv(_) => None,
-        };
-        let words = rate.map_or(String::new(), |rate| {
-            format!(
-                ": {} in {} for its sender's domain",
-                rate.count,
-                duration_in_words(rate.period)
-            )
-        });
-        format!("{SENDER_RATE}{words}")
     }
 
     /// Makes what goes out with files: apart, as a disk may take its time, and in memory of their size.
@@ -446,10 +417,6 @@ impl Deliverer {
         };
         Ok((message, route, memory))
     }
-}
-
-fn place(row: &Fetched) -> Place {
-    (row.message_id, row.target.clone())
 }
 
 /// Makes of a panic an end like any other: the message's own, and nobody else's.

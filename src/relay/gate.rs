@@ -209,11 +209,7 @@ impl Gate {
             own.breaker.abstain(now);
             return false;
         }
-        let reason = format!(
-            "{REFUSES_US}: {reason}; mend what it objects to (login, sender, a block list), then reload \
-             with SIGHUP, or wait: it is asked again every few minutes"
-        );
-        own.breaker.bar(now, &reason);
+        own.breaker.bar(now, &format!("{REFUSES_US}: {reason}"));
         true
     }
 
@@ -367,7 +363,7 @@ mod tests {
         assert!(gate.learn(2, &barred, begun, begun), "nothing was accepted since it began");
         assert_eq!((gate.limit(begun), gate.waits(begun)), (0, None));
         let opened = gate.opened().unwrap();
-        assert!(opened.barred && opened.reason.starts_with("refuses us: no; mend"), "{opened:?}");
+        assert!(opened.barred && opened.reason == "refuses us: no", "{opened:?}");
         assert_eq!(gate.opens_at(begun), Some(begun + Duration::from_secs(60)));
     }
 

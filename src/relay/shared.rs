@@ -292,7 +292,7 @@ fn host(way: &Way) -> String {
         }
         // Two servers are told apart by the sink itself; its trouble is that of both.
         Way::Smtp(way) => {
-            let servers = std::iter::once(&way.server).chain(&way.fallback);
+            let servers = std::iter::once(&way.server).chain(way.fallback.as_deref());
             let names = servers.map(|server| format!("{}:{}", server.host, server.port));
             names.collect::<Vec<_>>().join(" or ")
         }

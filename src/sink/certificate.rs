@@ -30,7 +30,7 @@ pub async fn shown(sink: &SinkConfig) -> Vec<Shown> {
     match &sink.way {
         Way::Webhook(way) => of_webhook(way).await.into_iter().collect(),
         Way::Smtp(way) => {
-            let servers = iter::once(&way.server).chain(&way.fallback);
+            let servers = iter::once(&way.server).chain(way.fallback.as_deref());
             join_all(servers.map(of_mail_server)).await.into_iter().flatten().collect()
         }
         Way::Csv(_) => Vec::new(),

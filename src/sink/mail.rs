@@ -12,6 +12,7 @@ mod plain;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -180,6 +181,24 @@ pub(super) fn weigh(
     attach::weigh(&content.attachments, letterhead.files.as_deref(), &view(message)?)
 }
 
+/// The domain in `From:`, where it holds nothing of a message.
+pub(super) fn sender_domain(letterhead: &Letterhead, content: &Mail) -> Option<String> {
+    let from = match &content.from {
+        None => letterhead.from.clone(),
+        Some(template) if template.unknown(&[]).is_none() => {
+            sender(template, &View::of_values(BTreeMap::new())).ok()?
+        }
+        Some(_) => return None,
+    };
+    Some(from.email.domain().to_owned())
+}
+
+/// Whether a sender holds what the application wrote, so that it is the mail's own trouble if it is refused.
+fn has_made_sender(content: &Mail) -> bool {
+    let mut senders = content.from.iter().chain(&content.return_path);
+    senders.any(|sender| sender.unknown(&["id", "type", "created_at"]).is_some())
+}
+
 /// Renders a mail.
 ///
 /// # Errors
@@ -229,6 +248,7 @@ pub(super) fn prepare(
         headers,
         files,
     })?;
+    prepared.made_sender = has_made_sender(content);
     if list_unsubscribe.is_some() && prepared.to.len() > 1 {
         let reason = "list_unsubscribe: the mail has several recipients, and one of them would \
                       unsubscribe another; send each a mail of its own";
@@ -359,7 +379,7 @@ fn recipients(
             address::list(&list).map_err(|_| format!("{key}: not a list of mail addresses"))?;
         *room = room.checked_sub(list.len()).ok_or_else(|| {
             format!(
-                "{key}: the mail names more than {RECIPIENTS_MAX} addresses; send several mails"
+                "{key}: it names more than there is room for: {RECIPIENTS_MAX} addresses in a mail; send several"
             )
         })?;
         for mailbox in list {

@@ -142,12 +142,12 @@ impl Sink {
         }
     }
 
-    /// The domain that mails of this content come from, where no message says otherwise.
+    /// The domain that mails of this content come from, where that holds nothing of a message.
     #[must_use]
-    pub fn sender_domain(&self, content: &Content) -> Option<&str> {
+    pub fn sender_domain(&self, content: &Content) -> Option<String> {
         match (self, content) {
-            (Sink::Smtp(smtp), Content::Mail(content)) if content.from.is_none() => {
-                Some(smtp.letterhead().from().email.domain())
+            (Sink::Smtp(smtp), Content::Mail(content)) => {
+                mail::sender_domain(smtp.letterhead(), content)
             }
             _ => None,
         }

@@ -42,8 +42,8 @@ use crate::policy::Codes;
 
 /// A mail sink.
 pub struct Smtp {
-    first: Server,
-    second: Option<Second>,
+    first: Box<Server>,
+    second: Option<Box<Second>>,
     letterhead: Letterhead,
     /// Where mails are kept in place of being sent.
     pub(super) capture: Option<Capture>,
@@ -72,10 +72,10 @@ impl Smtp {
     pub(super) fn build(config: &SinkConfig, way: &SmtpConfig) -> Result<Smtp, BuildError> {
         let letterhead = Letterhead::of(way).map_err(BuildError::Mail)?;
         let connections = config.concurrency.get();
-        let first = Server::build(&way.server, connections)?;
+        let first = Box::new(Server::build(&way.server, connections)?);
         let second =
             way.fallback.as_ref().map(|way| Second::build(way, connections)).transpose()?;
-        Ok(Smtp { first, second, letterhead, capture: None })
+        Ok(Smtp { first, second: second.map(Box::new), letterhead, capture: None })
     }
 
     /// What all its mails say.

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use minijinja::Environment;
 use minijinja::machinery::{Span, Token, tokenize};
+use minijinja::syntax::SyntaxConfig;
 
 use super::{Form, describe, place};
 
@@ -50,7 +51,7 @@ impl Part {
     /// The line where it asks for a name first; none where it is no file.
     pub fn line_of(&self, source: &str, name: &str) -> Option<usize> {
         let mut behind_dot = false;
-        let mut tokens = tokenize(source, false, Default::default()).filter_map(Result::ok);
+        let mut tokens = tokenize(source, false, SyntaxConfig::default()).filter_map(Result::ok);
         let found = tokens.find(|(token, _)| {
             let is_it = matches!(token, Token::Ident(word) if *word == name) && !behind_dot;
             behind_dot = matches!(token, Token::Dot);
@@ -161,7 +162,7 @@ struct Reference {
 /// file in quotes. What is wrong with the syntax is for the engine to say.
 fn scan(source: &str) -> Result<(Vec<Reference>, BTreeSet<String>), usize> {
     let (mut references, mut sets) = (Vec::new(), BTreeSet::new());
-    let mut tokens = tokenize(source, false, Default::default()).map_while(Result::ok);
+    let mut tokens = tokenize(source, false, SyntaxConfig::default()).map_while(Result::ok);
     while let Some((token, _)) = tokens.next() {
         if !matches!(token, Token::BlockStart) {
             continue;

@@ -2,6 +2,7 @@
 //! said meanwhile. Whoever runs it typed the address, so it is shown.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -142,7 +143,7 @@ fn letter(
     server: &str,
     to: &Address,
 ) -> Result<crate::sink::mail::PreparedMail, String> {
-    let parse = |source: &str| Template::parse(source).map_err(|error| error.to_string());
+    let parse = |source: &str| Template::parse(source);
     let content = Mail::new(vec![parse(TO)?], parse(SUBJECT)?, parse(TEXT)?);
     let installation = &config.database.installation;
     let payload = json!({
@@ -160,8 +161,8 @@ fn letter(
         created_at: now,
     };
     let key = IdempotencyKey::new(installation, message.id, &sink.name, "check");
-    let prepared = built.prepare(&message, &Content::Mail(Box::new(content)), &key);
-    match prepared.map_err(|no_mail| no_mail.to_string())? {
+    let made = built.prepare(&message, &Content::Mail(Box::new(content)), &key);
+    match made.map_err(|error| error.to_string())? {
         Prepared::Mail(mail) => Ok(mail),
         Prepared::Request(_) => Err("a mail was wanted".to_owned()),
     }
@@ -188,9 +189,12 @@ impl Sent {
     }
 
     fn text(&self, sink: &str) -> String {
-        let lines: String = self.dialogue.iter().map(|line| format!("  {line}\n")).collect();
+        let mut text = format!("sink {sink}, {}\n", self.server);
+        for line in &self.dialogue {
+            let _ = writeln!(text, "  {line}");
+        }
         let (_, words) = self.end();
-        format!("sink {sink}, {}\n{lines}{words}\n", self.server)
+        text + &words + "\n"
     }
 
     fn json(&self, sink: &str, to: &Address) -> Value {

@@ -66,7 +66,7 @@ fn hosts(sink: &SinkConfig) -> Vec<String> {
             host.into_iter().collect()
         }
         Way::Smtp(way) => {
-            let servers = std::iter::once(&way.server).chain(&way.fallback);
+            let servers = std::iter::once(&way.server).chain(way.fallback.as_deref());
             servers.map(|server| server.host.clone()).collect()
         }
         Way::Csv(_) => Vec::new(),

@@ -1,5 +1,6 @@
 //! Mails as files.
 
+use std::fmt::Write as _;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
@@ -32,7 +33,7 @@ impl Entry<'_> {
                 let shown = to.iter().take(SHOWN_MAX).map(|to| words::plain(to));
                 let mut to_whom = shown.collect::<Vec<_>>().join(", ");
                 if to.len() > SHOWN_MAX {
-                    to_whom += &format!(" and {} more", to.len() - SHOWN_MAX);
+                    let _ = write!(to_whom, " and {} more", to.len() - SHOWN_MAX);
                 }
                 let (path, size) = (path.display(), data.len());
                 Some(format!("{path}: {name}, from <{from}> to {to_whom}, {size} bytes"))

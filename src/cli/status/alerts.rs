@@ -28,8 +28,10 @@ pub(super) fn warnings(status: &Status) -> Vec<Warning> {
     let warning = |alert: &Alert| {
         let needs_operator = match alert.cause {
             Cause::Late | Cause::Overdue | Cause::Silent => true,
+            // One that is away comes back by itself.
+            Cause::Open => alert.is_refused(),
             // It is what the schedule's catch_up wants, and passes.
-            Cause::Open | Cause::Missed => false,
+            Cause::Missed => false,
             Cause::Dead
             | Cause::Held
             | Cause::Orphaned
@@ -132,6 +134,10 @@ mod tests {
             alerts: vec![
                 alert(Cause::Late, "crm", None),
                 alert(Cause::Open, "mail", None),
+                Alert {
+                    reason: Some("refuses us: AUTH: 535 no".to_owned()),
+                    ..alert(Cause::Open, "mail", None)
+                },
                 alert(Cause::Missed, "reminders", None),
                 alert(Cause::Overdue, "orders", None),
                 alert(Cause::File, "orders", None),
@@ -142,6 +148,6 @@ mod tests {
             ..Status::default()
         };
         let told: Vec<bool> = warnings(&status).iter().map(|w| w.needs_operator).collect();
-        assert_eq!(told, [true, false, false, true, true]);
+        assert_eq!(told, [true, false, true, false, true, true]);
     }
 }

@@ -84,7 +84,7 @@ pub(super) fn read(
     root: Option<&Path>,
     view: &View,
 ) -> Result<Vec<Attachment>, NoMail> {
-    let (mut files, mut room) = (Vec::new(), BYTES_MAX);
+    let (mut files, mut left) = (Vec::new(), BYTES_MAX);
     for (index, config) in configs.iter().enumerate() {
         let key = format!("attachments[{index}]");
         let never = |problem: String| NoMail::Never(format!("{key}.{problem}"));
@@ -96,7 +96,7 @@ pub(super) fn read(
             AttachmentSource::Base64(template) => decode(template, view).map_err(never)?,
             AttachmentSource::File(_) => {
                 let (file, size) = open(config, index, root, view)?;
-                if size > room {
+                if size > left {
                     return Err(too_large());
                 }
                 // No more than it had: somebody may be writing to it.
@@ -108,7 +108,7 @@ pub(super) fn read(
                 content
             }
         };
-        room = room.checked_sub(content.len() as u64).ok_or_else(too_large)?;
+        left = left.checked_sub(content.len() as u64).ok_or_else(too_large)?;
         let media_type = media_type(config.media_type.as_deref(), &name, &content);
         files.push(Attachment { name, media_type, content_id: config.content_id.clone(), content });
     }

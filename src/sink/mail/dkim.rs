@@ -318,6 +318,13 @@ Joe.
         assert!(!str::from_utf8(&signature).unwrap().contains(" l="));
     }
 
+    #[test]
+    fn of_headers_with_one_name_the_last_is_signed_first() {
+        let (headers, _) = parts(b"List-Id: a\r\nTo: b\r\nlist-id: c\r\n\r\n");
+        let signed = signed_text(&headers, &["List-Id", "List-Id", "List-Id", "To"], b"X: y");
+        assert_eq!(str::from_utf8(&signed).unwrap(), "list-id:c\r\nlist-id:a\r\nto:b\r\nx:y");
+    }
+
     /// Whether our own signature fits: the others' word is in `integration/sink_contract/dkim.rs`.
     fn fits(signature: &[u8], key: &DkimKey, data: &[u8]) -> bool {
         let (headers, body) = parts(data);

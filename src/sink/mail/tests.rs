@@ -99,7 +99,7 @@ fn payloads_and_recipients_have_a_limit() {
     assert_eq!(many.to().count(), 1_000);
     assert!(text(&many).contains("\r\nTo: a0@x.example,\r\n a1@x.example,\r\n a2@"));
     assert!(text(&many).contains(",\r\n a999@x.example\r\nMIME-Version: 1.0\r\n"));
-    assert!(render(&mail, &to(1_001)).err().unwrap().contains("more than 1000 addresses"));
+    assert!(render(&mail, &to(1_001)).err().unwrap().contains("1000 addresses in a mail"));
     let big = format!(r#"{{"to": "a@x.example", "big": "{}"}}"#, "x".repeat(PAYLOAD_MAX));
     assert!(render(&mail, &big).err().unwrap().contains("too large for a mail"));
 }
@@ -338,10 +338,14 @@ fn what_a_sink_says_holds_where_a_route_says_nothing() {
     letterhead.idempotency_header = Some("X-Idempotency-Key".to_owned());
     let mut mail = mail(&["a@x.example"], "s", "t");
     let prepared = prepare_by(&letterhead, &mail, "{}").unwrap();
-    assert_eq!(prepared.from(), "bounce+42@example.com");
+    assert_eq!((prepared.from(), prepared.made_sender), ("bounce+42@example.com", false));
     assert!(text(&prepared).contains("\r\nX-Idempotency-Key: msg_shop_42_mail\r\n"));
     mail.return_path = Some(template("other@example.com"));
-    assert_eq!(prepare_by(&letterhead, &mail, "{}").unwrap().from(), "other@example.com");
+    let prepared = prepare_by(&letterhead, &mail, "{}").unwrap();
+    assert_eq!((prepared.from(), prepared.made_sender), ("other@example.com", false));
+    mail.return_path = Some(template("{{ payload.path }}"));
+    let prepared = prepare_by(&letterhead, &mail, r#"{"path": "other@example.com"}"#).unwrap();
+    assert!(prepared.made_sender);
 }
 
 #[test]
@@ -355,7 +359,10 @@ fn the_limit_of_recipients_is_for_all_of_them_together() {
     };
     assert_eq!(render(&mail, &to(998)).unwrap().to().count(), 1_000);
     let reason = render(&mail, &to(999)).err().unwrap();
-    assert_eq!(reason, "bcc: the mail names more than 1000 addresses; send several mails");
+    assert_eq!(
+        reason,
+        "bcc: it names more than there is room for: 1000 addresses in a mail; send several"
+    );
 }
 
 #[test]
@@ -438,4 +445,28 @@ fn more_headers_are_one_line_and_left_out_where_they_are_nothing() {
     assert_eq!(reason, "headers.X-Campaign: it has a line break or another control character");
     let reason = render(&mail, &serde_json::json!({ "c": "x".repeat(999) }).to_string());
     assert_eq!(reason.err().unwrap(), "x_campaign: a word is too long for a mail");
+}
+
+#[test]
+fn a_sender_is_the_mails_own_where_the_application_wrote_it() {
+    let payload = r#"{"to": "bob@shop.example", "from": "eve@y.example"}"#;
+    let with = |from: Option<&str>, return_path: Option<&str>| {
+        let template = |text: &str| Template::parse(text).unwrap();
+        let mail = mail(&["{{ payload.to }}"], "s", "t");
+        Mail { from: from.map(template), return_path: return_path.map(template), ..mail }
+    };
+    for (from, return_path, is_made, domain) in [
+        (None, None, false, Some("example.com")),
+        (Some("a@x.example"), None, false, Some("x.example")),
+        (Some("a@exämple.org"), None, false, Some("xn--exmple-cua.org")),
+        (None, Some("b+{{ id }}@x.example"), false, Some("example.com")),
+        (None, Some("{{ payload.from }}"), true, Some("example.com")),
+        (Some("{{ payload.from }}"), None, true, None),
+    ] {
+        let mail = with(from, return_path);
+        let label = format!("{from:?} {return_path:?}");
+        assert_eq!(render(&mail, payload).unwrap().made_sender, is_made, "{label}");
+        let letterhead = letterhead("Shop <shop@example.com>");
+        assert_eq!(sender_domain(&letterhead, &mail).as_deref(), domain, "{label}");
+    }
 }

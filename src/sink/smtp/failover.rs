@@ -80,9 +80,8 @@ impl Second {
         let why = match self.first.turn() {
             Turn::Pass(why) => why,
             Turn::Ask(asking) => match first.attempt(attempt, Some(&asking)).await {
-                End::Settled(outcome) => return outcome,
                 End::Lost(Outcome::Transient { reason, .. }) => reason,
-                End::Lost(outcome) => return outcome,
+                End::Lost(outcome) | End::Settled(outcome) => return outcome,
             },
         };
         // After the first byte of a final dot nobody else is asked, whatever was said before.

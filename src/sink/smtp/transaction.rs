@@ -1,6 +1,7 @@
 //! One mail transaction over one connection: the envelope, the mail, and what was answered for whom
 //! (RFC 5321 section 3.3).
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use lettre::Address;
@@ -57,10 +58,18 @@ struct Envelope<'a> {
     to: Vec<&'a Address>,
     /// Whether the server waits for the mail.
     go: bool,
-    /// Whether the server is about to hang up, or speaks of something else than we do.
-    lost: bool,
-    /// Whether it said that it hangs up.
-    left: bool,
+    server: Listening,
+}
+
+/// Whether the server goes on with us.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Listening {
+    #[default]
+    Yes,
+    /// It said goodbye, and hangs up.
+    Left,
+    /// It speaks of something else than we do.
+    Lost,
 }
 
 /// Offers a mail to the server for those in `to`.
@@ -85,10 +94,10 @@ pub(super) async fn transact<'a>(
     };
     // Nobody takes it. A server that waits for a mail all the same gets none: whatever it makes of the
     // next bytes, it is not the mail.
-    if envelope.left {
+    if envelope.server == Listening::Left {
         return Turn::Left;
     }
-    if envelope.lost || (envelope.go && envelope.to.is_empty()) {
+    if envelope.server == Listening::Lost || (envelope.go && envelope.to.is_empty()) {
         return Turn::Spent;
     }
     if !envelope.go {
@@ -157,7 +166,7 @@ async fn offer<'a>(
             }
             answered = true;
             envelope.learn(command, &reply, tally);
-            if envelope.lost {
+            if envelope.server != Listening::Yes {
                 return Ok(envelope);
             }
         }
@@ -189,7 +198,7 @@ impl Command<'_> {
                 let mail = attempt.mail;
                 let mut line = format!("MAIL FROM:<{}>", mail.from());
                 if session.offers("SIZE") {
-                    line.push_str(&format!(" SIZE={}", mail.size()));
+                    let _ = write!(line, " SIZE={}", mail.size());
                 }
                 if mail.utf8 {
                     line.push_str(" BODY=8BITMIME SMTPUTF8");
@@ -220,8 +229,11 @@ impl<'a> Envelope<'a> {
         };
         let is_no = reply.is_transient() || reply.is_refusal();
         // After 421 the server hangs up; what is neither yes nor no is no answer to what we said.
-        self.left = reply.code == 421;
-        self.lost = self.left || !(is_yes || is_no);
+        self.server = match reply.code {
+            421 => Listening::Left,
+            _ if is_yes || is_no => Listening::Yes,
+            _ => Listening::Lost,
+        };
         match command {
             Command::Reset => {}
             Command::Mail if is_yes => self.open = true,

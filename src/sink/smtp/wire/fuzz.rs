@@ -159,12 +159,16 @@ fn holds(reply: &Reply) {
 mod tests {
     use super::*;
 
-    /// What replies are made of, and what they are not.
-    const PIECES: [&[u8]; 28] = [
+    /// Lines that make replies, as long as the codes fit.
+    const WHOLE: [&[u8]; 5] = [
+        b"250 ok\r\n",
         b"250-first\r\n",
-        b"250 last\r\n",
-        b"450 4.7.1 greylisted\r\n",
-        b"450-",
+        b"250-\r\n",
+        b"250\n",
+        b"450 4.7.1 greylisted, try again in 5 minutes\r\n",
+    ];
+    /// What replies are made of, and what they are not.
+    const PIECES: [&[u8]; 24] = [
         b"250",
         b"250-",
         b"250 ",
@@ -198,9 +202,10 @@ mod tests {
         for _ in 0..3_000 {
             let mut data: Vec<u8> = (0..9).map(|_| random.u8(..24)).collect();
             for _ in 0..random.usize(..30) {
-                match random.u8(..20) {
+                match random.u8(..24) {
                     0 => data.push(random.u8(..)),
                     1 => data.extend(std::iter::repeat_n(b'x', random.usize(..2 * LINE_MAX))),
+                    2..12 => data.extend_from_slice(WHOLE[random.usize(..WHOLE.len())]),
                     _ => data.extend_from_slice(PIECES[random.usize(..PIECES.len())]),
                 }
             }
@@ -208,7 +213,15 @@ mod tests {
             let (replies, _) = read_all(&data[9..], &[]);
             many += replies.len();
         }
-        assert!(many > 1_000, "only {many} replies were read");
+        assert!(many > 1_500, "only {many} replies were read");
+    }
+
+    /// A transcript ends before the dialogue does: that it is bounded is looked at in each reading.
+    #[test]
+    fn replies_without_end_are_written_down_up_to_a_bound() {
+        let line = format!("250 {}\r\n", "x".repeat(2 * HEARD_MAX));
+        let (replies, _) = read_all(line.repeat(2 * TRANSCRIPT_MAX).as_bytes(), &[]);
+        assert_eq!(replies.len(), 2 * TRANSCRIPT_MAX);
     }
 
     #[test]
