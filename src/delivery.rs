@@ -168,6 +168,8 @@ pub struct Phase {
     open: AtomicBool,
     /// Whether the receiver refused us rather than the message.
     policy: AtomicBool,
+    /// Whether nothing was said of the message yet, where the sink tells.
+    door: AtomicBool,
     may_send: Option<Box<dyn Fn() -> bool + Send + Sync>>,
     recipients: Mutex<Recipients>,
 }
@@ -218,6 +220,18 @@ impl Phase {
     #[must_use]
     pub fn may_have_been_seen(&self) -> bool {
         self.seen.load(Ordering::SeqCst)
+    }
+
+    /// Notes whether what happens from now on happens before anything is said of the message: at the door,
+    /// where no message is to blame.
+    pub fn at_door(&self, is_at_door: bool) {
+        self.door.store(is_at_door, Ordering::SeqCst);
+    }
+
+    /// Whether the attempt has come no further than the door.
+    #[must_use]
+    pub fn is_at_door(&self) -> bool {
+        self.door.load(Ordering::SeqCst)
     }
 
     /// To be called when the receiver refused for good, and may have meant us: by a policy of its own, or

@@ -253,6 +253,25 @@ async fn each_recipient_has_its_own_outcome() {
     assert_eq!(peer.mails().len(), 3);
 }
 
+/// Guard: what was said before the server hung up stands. Some hang up right behind a refusal, and a mail that
+/// nobody wants must not pass for a server that is away.
+#[tokio::test]
+async fn a_refusal_stands_although_the_server_hangs_up_behind_it() {
+    for (step, reply, expected) in [
+        (Step::Rcpt, "550 5.1.1 unknown", "permanent"),
+        (Step::Rcpt, "451 4.3.0 later", "refused"),
+        (Step::Mail, "550 5.7.1 sender refused", "barred"),
+    ] {
+        let settings = Settings { offers: vec!["PIPELINING"], ..Settings::default() };
+        let peer = SmtpPeer::start_with(settings).await;
+        let sink = build(LONG, Way::Smtp(smtp_to(peer.address.port())));
+        let letter = prepare(&sink, &mail(), &message(1, r#"{"to": "a@x.example", "text": "t"}"#));
+        peer.script(step, [Say::ThenCut(Box::new(Say::text(reply)))]);
+        assert_eq!(short(&attempt(&sink, &letter, LONG).await).0, expected, "{reply}");
+        assert_delivered(&attempt(&sink, &letter, LONG).await, "250");
+    }
+}
+
 /// A server that takes few recipients at a time is offered the others right away, over the same connection.
 #[tokio::test]
 async fn a_full_transaction_is_followed_by_another() {

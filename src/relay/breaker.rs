@@ -105,8 +105,12 @@ impl Breaker {
         }
     }
 
-    /// The destination answered.
-    pub fn pass(&mut self, now: Instant) {
+    /// The destination answered, in an attempt that began at `begun`. What began before we were barred says
+    /// nothing of whether we still are: a connection that had been let in goes on.
+    pub fn pass(&mut self, begun: Instant, now: Instant) {
+        if self.opened().is_some_and(|opened| opened.barred && begun < opened.since) {
+            return;
+        }
         self.troubled = None;
         self.passed_at = Some(now);
         self.state = match self.state {
@@ -120,8 +124,15 @@ impl Breaker {
     /// A message met trouble in an attempt that began at `begun`. Answers whether that is the
     /// destination's trouble, so that it spends no attempt.
     ///
-    /// The first one has the benefit of the doubt, once: whether others meet the same is not known.
-    pub fn trouble(&mut self, message_id: i64, begun: Instant, now: Instant, reason: &str) -> bool {
+    /// The first one has the benefit of the doubt, once: whether others meet the same is not known. Unless
+    /// it was met `at_door`, before anything was said of the message: then any message would have.
+    pub fn trouble(
+        &mut self,
+        message_id: i64,
+        at_door: bool,
+        (begun, now): (Instant, Instant),
+        reason: &str,
+    ) -> bool {
         if let State::Open { .. } = self.state {
             return true;
         }
@@ -131,14 +142,14 @@ impl Breaker {
             return true;
         }
         if self.passed_at.is_some_and(|passed_at| passed_at > begun) {
-            return false;
+            return at_door;
         }
         match self.troubled {
             None => {
                 self.troubled = Some(message_id);
                 true
             }
-            Some(other) if other == message_id => false,
+            Some(other) if other == message_id && !at_door => false,
             Some(_) => {
                 let opened = Opened { since: now, reason: reason.to_owned(), barred: false };
                 self.state = State::Open { opened, until: now + PAUSE_MIN, pause: PAUSE_MIN };
@@ -170,8 +181,8 @@ mod tests {
     /// A breaker that two messages opened, and when.
     fn open() -> (Breaker, Instant) {
         let (mut breaker, now) = (Breaker::new(), Instant::now());
-        assert!(breaker.trouble(1, now, now, REFUSED));
-        assert!(breaker.trouble(2, now, now, REFUSED));
+        assert!(breaker.trouble(1, false, (now, now), REFUSED));
+        assert!(breaker.trouble(2, false, (now, now), REFUSED));
         (breaker, now)
     }
 
@@ -182,12 +193,15 @@ mod tests {
     #[test]
     fn it_opens_only_when_different_messages_meet_the_trouble() {
         let (mut breaker, now) = (Breaker::new(), Instant::now());
-        assert!(breaker.trouble(1, now, now, REFUSED), "the benefit of the doubt");
+        assert!(breaker.trouble(1, false, (now, now), REFUSED), "the benefit of the doubt");
         for n in 1..50 {
-            assert!(!breaker.trouble(1, later(now, n), later(now, n), REFUSED), "its own trouble");
+            assert!(
+                !breaker.trouble(1, false, (later(now, n), later(now, n)), REFUSED),
+                "its own trouble"
+            );
         }
         assert_eq!(breaker.limit(now), usize::MAX);
-        assert!(breaker.trouble(2, later(now, 60), later(now, 60), REFUSED));
+        assert!(breaker.trouble(2, false, (later(now, 60), later(now, 60)), REFUSED));
         assert_eq!(breaker.limit(later(now, 60)), 0);
         assert_eq!(breaker.opened().unwrap().reason, REFUSED);
     }
@@ -195,18 +209,42 @@ mod tests {
     #[test]
     fn a_message_that_meets_trouble_while_others_pass_spends_its_attempt() {
         let (mut breaker, now) = (Breaker::new(), Instant::now());
-        breaker.pass(later(now, 1));
-        assert!(!breaker.trouble(1, now, later(now, 2), REFUSED));
-        assert!(!breaker.trouble(2, now, later(now, 2), REFUSED));
+        breaker.pass(later(now, 1), later(now, 1));
+        assert!(!breaker.trouble(1, false, (now, later(now, 2)), REFUSED));
+        assert!(!breaker.trouble(2, false, (now, later(now, 2)), REFUSED));
         assert_eq!(breaker.limit(later(now, 2)), usize::MAX);
+    }
+
+    #[test]
+    fn at_the_door_one_message_is_as_good_as_many() {
+        let (mut breaker, now) = (Breaker::new(), Instant::now());
+        assert!(breaker.trouble(1, true, (now, now), REFUSED));
+        assert!(breaker.trouble(1, true, (later(now, 1), later(now, 1)), REFUSED));
+        assert_eq!(breaker.limit(later(now, 1)), 0, "it is not tried every second for ever");
+        // While others pass, it is spared and they go on.
+        let mut breaker = Breaker::new();
+        breaker.pass(later(now, 1), later(now, 1));
+        assert!(breaker.trouble(1, true, (now, later(now, 2)), REFUSED));
+        assert_eq!(breaker.limit(later(now, 2)), usize::MAX);
+    }
+
+    #[test]
+    fn connections_that_were_let_in_before_do_not_end_a_bar() {
+        let (mut breaker, now) = (Breaker::new(), Instant::now());
+        breaker.bar(later(now, 1), "535 no");
+        breaker.pass(now, later(now, 2));
+        assert_eq!(breaker.limit(later(now, 2)), 0);
+        breaker.begin(later(now, 61));
+        breaker.pass(later(now, 61), later(now, 62));
+        assert!(breaker.opened().is_none());
     }
 
     #[test]
     fn something_that_passes_between_keeps_it_closed() {
         let (mut breaker, now) = (Breaker::new(), Instant::now());
-        assert!(breaker.trouble(1, now, now, REFUSED));
-        breaker.pass(later(now, 1));
-        assert!(breaker.trouble(2, later(now, 2), later(now, 3), REFUSED));
+        assert!(breaker.trouble(1, false, (now, now), REFUSED));
+        breaker.pass(later(now, 1), later(now, 1));
+        assert!(breaker.trouble(2, false, (later(now, 2), later(now, 3)), REFUSED));
         assert_eq!(breaker.limit(later(now, 3)), usize::MAX);
     }
 
@@ -222,7 +260,7 @@ mod tests {
             assert_eq!(breaker.limit(now), 1);
             breaker.begin(now);
             assert_eq!(breaker.limit(now), 0, "the probe is alone");
-            assert!(breaker.trouble(3, now, now, REFUSED));
+            assert!(breaker.trouble(3, false, (now, now), REFUSED));
         }
     }
 
@@ -238,16 +276,16 @@ mod tests {
     fn recovery_ramps_up() {
         let (mut breaker, now) = open();
         breaker.begin(later(now, 1));
-        breaker.pass(later(now, 2));
+        breaker.pass(later(now, 2), later(now, 2));
         assert!(breaker.opened().is_none());
         let mut limits = Vec::new();
         for _ in 0..4 {
             limits.push(breaker.limit(later(now, 2)));
-            breaker.pass(later(now, 3));
+            breaker.pass(later(now, 3), later(now, 3));
         }
         assert_eq!(limits, [2, 4, 8, 16]);
         for _ in 0..20 {
-            breaker.pass(later(now, 3));
+            breaker.pass(later(now, 3), later(now, 3));
         }
         assert_eq!(breaker.limit(now), usize::MAX);
     }
@@ -269,7 +307,7 @@ mod tests {
             assert_eq!(breaker.opened(), Some(&opened));
         }
         breaker.begin(later(now, 300));
-        breaker.pass(later(now, 301));
+        breaker.pass(later(now, 301), later(now, 301));
         assert_eq!(breaker.limit(now), RAMP_FROM);
         breaker.bar(later(now, 302), "535 again");
         assert_eq!(breaker.opens_at(), Some(later(now, 362)), "from the beginning");

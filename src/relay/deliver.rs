@@ -136,7 +136,9 @@ impl End {
         let unreachable = |outcome: &Outcome| {
             matches!(outcome, Outcome::Transient { cause: Cause::Unreachable, .. })
         };
-        phase.may_have_been_seen() && !matches!(self, End::Outcome(end) if unreachable(end))
+        let is_lost = matches!(self, End::Outcome(end) if unreachable(end));
+        // Some may have it although the attempt got no further with others.
+        phase.may_have_been_seen() && (!is_lost || !phase.recipients().accepted().is_empty())
     }
 }
 
@@ -190,7 +192,7 @@ impl Deliverer {
             self.gate.abstain(now);
             false
         } else {
-            self.gate.learn(row.message_id, &outcome, begun, now)
+            self.gate.learn((row.message_id, phase.is_at_door()), &outcome, (begun, now))
         };
         match outcome {
             // Not the receiver's doing: it spends no attempt.

@@ -43,6 +43,8 @@ struct Own {
     throttle: Duration,
     /// The message that was last told so, and whether others were delivered since.
     throttled: Option<(i64, bool)>,
+    /// The message that was last refused with all of us, likewise.
+    barred: Option<(i64, bool)>,
     /// When something was last accepted.
     accepted_at: Option<Instant>,
     /// Messages that were refused by policy since then, up to as many as count.
@@ -69,6 +71,7 @@ impl Gate {
             waits: None,
             throttle: THROTTLE_MIN,
             throttled: None,
+            barred: None,
             accepted_at: None,
             policy: Vec::new(),
         };
@@ -136,38 +139,45 @@ impl Gate {
 
     /// Learns from an attempt that began at `begun`. Answers whether its trouble is the
     /// destination's, so that it spends no attempt.
-    pub fn learn(&self, message_id: i64, outcome: &Outcome, begun: Instant, now: Instant) -> bool {
+    /// `at_door` says that nothing was said of the message yet.
+    pub fn learn(
+        &self,
+        (message_id, at_door): (i64, bool),
+        outcome: &Outcome,
+        (begun, now): (Instant, Instant),
+    ) -> bool {
+        let span = (begun, now);
         match outcome {
             Outcome::Delivered { .. } => {
                 self.accepted(now);
-                self.answered(now);
+                self.answered(span);
                 false
             }
             Outcome::Permanent { .. } => {
-                self.answered(now);
+                self.answered(span);
                 false
             }
             Outcome::InDoubt { reason } => {
                 // Something went out: its host is there.
-                self.host().pass(now);
-                self.own().breaker.trouble(message_id, begun, now, reason)
+                self.host().pass(begun, now);
+                self.own().breaker.trouble(message_id, false, span, reason)
             }
             Outcome::Transient { cause, reason, wait } => match cause {
                 Cause::Unreachable => {
                     self.own().breaker.abstain(now);
-                    self.host().trouble(message_id, begun, now, reason)
+                    self.host().trouble(message_id, at_door, span, reason)
                 }
                 Cause::Barred => {
-                    self.host().pass(now);
-                    self.barred(begun, now, reason)
+                    self.host().pass(begun, now);
+                    self.barred((message_id, at_door), span, reason)
                 }
                 Cause::Away => {
-                    self.host().pass(now);
-                    self.own().breaker.trouble(message_id, begun, now, reason)
+                    self.host().pass(begun, now);
+                    self.own().breaker.trouble(message_id, false, span, reason)
                 }
                 Cause::Throttled => {
                     self.abstain(now);
-                    let is_its_own = self.own().throttled == Some((message_id, true));
+                    let is_its_own = !at_door && self.own().throttled == Some((message_id, true));
                     if !is_its_own {
                         self.own().throttled = Some((message_id, false));
                         self.throttled(now, *wait, reason);
@@ -175,7 +185,7 @@ impl Gate {
                     !is_its_own
                 }
                 Cause::Refused | Cause::Rejected | Cause::Failed => {
-                    self.answered(now);
+                    self.answered(span);
                     false
                 }
             },
@@ -187,6 +197,7 @@ impl Gate {
         let mut own = self.own();
         own.throttle = THROTTLE_MIN;
         own.throttled = own.throttled.map(|(message_id, _)| (message_id, true));
+        own.barred = own.barred.map(|(message_id, _)| (message_id, true));
         own.accepted_at = Some(now);
         own.policy.clear();
     }
@@ -201,21 +212,30 @@ impl Gate {
         own.policy.len() == POLICY_RUN
     }
 
-    /// It wants nothing from us as we are, unless something was accepted meanwhile: then it is a message's
-    /// own trouble.
-    fn barred(&self, begun: Instant, now: Instant, reason: &str) -> bool {
+    /// It wants nothing from us as we are. Unless others are accepted, during the attempt or since the same
+    /// message met this before: then it is that message's own trouble. At the door it never is.
+    fn barred(
+        &self,
+        (message_id, at_door): (i64, bool),
+        (begun, now): (Instant, Instant),
+        reason: &str,
+    ) -> bool {
         let mut own = self.own();
-        if own.accepted_at.is_some_and(|accepted_at| accepted_at > begun) {
+        let meanwhile = own.accepted_at.is_some_and(|accepted_at| accepted_at > begun);
+        if !at_door && (meanwhile || own.barred == Some((message_id, true))) {
             own.breaker.abstain(now);
             return false;
+        }
+        if !at_door {
+            own.barred = Some((message_id, false));
         }
         own.breaker.bar(now, &format!("{REFUSES_US}: {reason}"));
         true
     }
 
-    fn answered(&self, now: Instant) {
-        self.own().breaker.pass(now);
-        self.host().pass(now);
+    fn answered(&self, (begun, now): (Instant, Instant)) {
+        self.own().breaker.pass(begun, now);
+        self.host().pass(begun, now);
     }
 
     /// The receiver asked for less: the whole destination waits.
@@ -253,14 +273,14 @@ mod tests {
         let gate = |host| Gate::new(hosts.of(host));
         let (one, two, other) = (gate("a:443"), gate("a:443"), gate("b:443"));
         let now = Instant::now();
-        one.learn(1, &transient(Cause::Unreachable, None), now, now);
-        two.learn(2, &transient(Cause::Unreachable, None), now, now);
+        one.learn((1, false), &transient(Cause::Unreachable, None), (now, now));
+        two.learn((2, false), &transient(Cause::Unreachable, None), (now, now));
         assert_eq!((one.limit(now), two.limit(now)), (0, 0));
         assert_eq!(other.limit(now), usize::MAX);
         let later = now + Duration::from_secs(2);
         one.begin(later);
         assert_eq!(two.limit(later), 0, "one probe at a time, whichever sink makes it");
-        one.learn(1, &delivered(), later, later);
+        one.learn((1, false), &delivered(), (later, later));
         assert_eq!(two.limit(later), 2);
     }
 
@@ -270,7 +290,7 @@ mod tests {
         let (one, two) = (Gate::new(hosts.of("a:443")), Gate::new(hosts.of("a:443")));
         let now = Instant::now();
         for id in [1, 2] {
-            assert!(one.learn(id, &transient(Cause::Away, None), now, now));
+            assert!(one.learn((id, false), &transient(Cause::Away, None), (now, now)));
         }
         assert_eq!((one.limit(now), two.limit(now)), (0, usize::MAX));
         assert_eq!(one.opened().unwrap().reason, "no");
@@ -281,11 +301,15 @@ mod tests {
         let gate = Gate::new(Hosts::default().of("a:1"));
         let now = Instant::now();
         for id in [1, 2] {
-            gate.learn(id, &transient(Cause::Unreachable, None), now, now);
+            gate.learn((id, false), &transient(Cause::Unreachable, None), (now, now));
         }
         let later = now + Duration::from_secs(2);
         gate.begin(later);
-        gate.learn(1, &Outcome::InDoubt { reason: "timed out".to_owned() }, later, later);
+        gate.learn(
+            (1, false),
+            &Outcome::InDoubt { reason: "timed out".to_owned() },
+            (later, later),
+        );
         assert_eq!(gate.limit(later), 2, "it was reached, so nobody else can be waited for");
     }
 
@@ -295,13 +319,17 @@ mod tests {
         let gate = Gate::new(Hosts::default().of("a:1"));
         for id in 0..9 {
             for cause in [Cause::Refused, Cause::Rejected, Cause::Failed] {
-                assert!(!gate.learn(id, &transient(cause, None), now, now));
+                assert!(!gate.learn((id, false), &transient(cause, None), (now, now)));
             }
         }
         assert_eq!(gate.limit(now), usize::MAX);
         let later = now + Duration::from_secs(1);
         for id in 0..2 {
-            gate.learn(id, &Outcome::InDoubt { reason: "timed out".to_owned() }, later, later);
+            gate.learn(
+                (id, false),
+                &Outcome::InDoubt { reason: "timed out".to_owned() },
+                (later, later),
+            );
         }
         assert_eq!(gate.limit(later), 0);
     }
@@ -310,9 +338,9 @@ mod tests {
     fn what_the_receiver_asked_for_is_waited_for_and_never_shortened() {
         let now = Instant::now();
         let gate = Gate::new(Hosts::default().of("a:1"));
-        gate.learn(1, &transient(Cause::Throttled, Some(120)), now, now);
-        gate.learn(2, &transient(Cause::Throttled, Some(1)), now, now);
-        gate.learn(3, &delivered(), now, now);
+        gate.learn((1, false), &transient(Cause::Throttled, Some(120)), (now, now));
+        gate.learn((2, false), &transient(Cause::Throttled, Some(1)), (now, now));
+        gate.learn((3, false), &delivered(), (now, now));
         let end = now + Duration::from_secs(120);
         assert_eq!(gate.limit(end.checked_sub(Duration::from_millis(1)).unwrap()), 0);
         assert_eq!(gate.opens_at(now), Some(end));
@@ -320,18 +348,39 @@ mod tests {
     }
 
     #[test]
+    fn a_message_that_is_barred_again_after_others_were_accepted_is_on_its_own() {
+        let (gate, barred) = (Gate::new(Hosts::default().of("a:1")), transient(Cause::Barred, None));
+        let mut now = Instant::now();
+        let mut next = || {
+            now += Duration::from_secs(400);
+            (now, now)
+        };
+        assert!(gate.learn((1, false), &barred, next()), "it may be all of us");
+        assert!(gate.learn((1, false), &barred, next()), "nobody was accepted between");
+        gate.learn((2, false), &delivered(), next());
+        assert!(!gate.learn((1, false), &barred, next()), "its own");
+        assert!(gate.learn((3, false), &barred, next()), "another one");
+        // At the door no message is to blame, whoever passed meanwhile.
+        gate.learn((2, false), &delivered(), next());
+        let (begun, later) = next();
+        gate.learn((4, false), &delivered(), (begun, later + Duration::from_secs(1)));
+        assert!(gate.learn((1, true), &barred, (begun, later + Duration::from_secs(2))));
+        assert_eq!(gate.limit(later + Duration::from_secs(3)), 0);
+    }
+
+    #[test]
     fn a_message_that_is_told_so_again_and_again_while_others_pass_stops_nobody() {
         let now = Instant::now();
         let gate = Gate::new(Hosts::default().of("a:1"));
         let throttled = transient(Cause::Throttled, Some(1));
-        assert!(gate.learn(1, &throttled, now, now));
+        assert!(gate.learn((1, false), &throttled, (now, now)));
         let later = now + Duration::from_secs(2);
-        assert!(gate.learn(1, &throttled, later, later), "nobody passed between");
-        gate.learn(2, &delivered(), later, later);
+        assert!(gate.learn((1, false), &throttled, (later, later)), "nobody passed between");
+        gate.learn((2, false), &delivered(), (later, later));
         let later = later + Duration::from_secs(2);
-        assert!(!gate.learn(1, &throttled, later, later));
+        assert!(!gate.learn((1, false), &throttled, (later, later)));
         assert_eq!(gate.limit(later), usize::MAX);
-        assert!(gate.learn(3, &throttled, later, later), "another one");
+        assert!(gate.learn((3, false), &throttled, (later, later)), "another one");
     }
 
     #[test]
@@ -340,13 +389,13 @@ mod tests {
         let gate = Gate::new(Hosts::default().of("a:1"));
         for seconds in [5, 10, 20] {
             for id in 0..16 {
-                assert!(gate.learn(id, &transient(Cause::Throttled, None), now, now));
+                assert!(gate.learn((id, false), &transient(Cause::Throttled, None), (now, now)));
             }
             assert_eq!(gate.opens_at(now), Some(now + Duration::from_secs(seconds)));
             now += Duration::from_secs(seconds);
         }
-        gate.learn(1, &delivered(), now, now);
-        gate.learn(1, &transient(Cause::Throttled, None), now, now);
+        gate.learn((1, false), &delivered(), (now, now));
+        gate.learn((1, false), &transient(Cause::Throttled, None), (now, now));
         assert_eq!(gate.opens_at(now), Some(now + Duration::from_secs(5)));
     }
 
@@ -355,12 +404,15 @@ mod tests {
         let now = Instant::now();
         let gate = Gate::new(Hosts::default().of("a:1"));
         let later = now + Duration::from_secs(1);
-        gate.learn(1, &delivered(), now, later);
+        gate.learn((1, false), &delivered(), (now, later));
         let barred = transient(Cause::Barred, None);
-        assert!(!gate.learn(2, &barred, now, later + Duration::from_secs(1)), "its own");
+        assert!(!gate.learn((2, false), &barred, (now, later + Duration::from_secs(1))), "its own");
         assert_eq!(gate.limit(later), usize::MAX);
         let begun = later + Duration::from_secs(2);
-        assert!(gate.learn(2, &barred, begun, begun), "nothing was accepted since it began");
+        assert!(
+            gate.learn((2, false), &barred, (begun, begun)),
+            "nothing was accepted since it began"
+        );
         assert_eq!((gate.limit(begun), gate.waits(begun)), (0, None));
         let opened = gate.opened().unwrap();
         assert!(opened.barred && opened.reason == "refuses us: no", "{opened:?}");
@@ -373,7 +425,7 @@ mod tests {
         let gate = Gate::new(Hosts::default().of("a:1"));
         for id in 1..=100 {
             assert!(!gate.is_run_of_refusals(id), "others are accepted");
-            gate.learn(1_000 + id, &delivered(), now, now);
+            gate.learn((1_000 + id, false), &delivered(), (now, now));
         }
         for _ in 0..50 {
             assert!(!gate.is_run_of_refusals(1), "one message, again and again");
@@ -382,9 +434,9 @@ mod tests {
             assert!(!gate.is_run_of_refusals(id));
         }
         assert!(gate.is_run_of_refusals(10) && gate.is_run_of_refusals(1), "the tenth");
-        gate.learn(11, &Outcome::Permanent { reason: "550 5.1.1".to_owned() }, now, now);
+        gate.learn((11, false), &Outcome::Permanent { reason: "550 5.1.1".to_owned() }, (now, now));
         assert!(gate.is_run_of_refusals(12), "an unknown user is no acceptance");
-        gate.learn(13, &delivered(), now, now);
+        gate.learn((13, false), &delivered(), (now, now));
         assert!(!gate.is_run_of_refusals(14));
     }
 }

@@ -204,6 +204,7 @@ impl Mailer {
         let entered = tokio::select! {
             entered = smtp.enter(&transcript) => entered,
             () = self.cut.cancelled() => return Ok(false),
+            () = self.drain.cancelled() => return Ok(false),
         };
         let entered = match entered {
             Ok(entered) => entered,

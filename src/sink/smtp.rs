@@ -37,7 +37,7 @@ use super::BuildError;
 use super::capture::Capture;
 use super::mail::{Letterhead, PreparedMail};
 use crate::config::{MailServer, SinkConfig, SmtpConfig};
-use crate::delivery::{Cause, Outcome, Phase, clean_text};
+use crate::delivery::{Cause, Outcome, Phase, TEXT_MAX, clean_text};
 use crate::policy::Codes;
 
 /// A mail sink.
@@ -148,8 +148,14 @@ impl Smtp {
 impl Attempt<'_> {
     fn said(&self, step: &str, reply: &Reply) -> String {
         let words = format!("{}{step}: {reply}", self.speaker);
-        clean_text(&without_addresses(&words, &self.mail.to))
+        clean_text(&without_addresses(beginning(&words), &self.mail.to))
     }
+}
+
+/// As much of a reply as anything is made of: more than is kept, so that what is cut off an address here is
+/// cut off there.
+fn beginning(words: &str) -> &str {
+    words.char_indices().nth(4 * TEXT_MAX).map_or(words, |(end, _)| &words[..end])
 }
 
 /// Keeps a mail in place of sending it.

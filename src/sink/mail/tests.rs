@@ -398,6 +398,22 @@ fn an_address_that_is_not_ascii_needs_smtputf8_and_stands_as_it_is() {
 }
 
 #[test]
+fn a_sender_that_the_application_wrote_is_known_whichever_it_is() {
+    let made = |from: Option<&str>, route: Option<&str>, sink: Option<&str>| {
+        let mut mail = mail(&["a@x.example"], "s", "t");
+        mail.from = from.map(template);
+        mail.return_path = route.map(template);
+        let mut letterhead = letterhead("shop@example.com");
+        letterhead.return_path = sink.map(|sink| Arc::new(template(sink)));
+        prepare_by(&letterhead, &mail, r#"{"from": "b@x.example"}"#).unwrap().made_sender
+    };
+    let (payload, verp) = (Some("{{ payload.from }}"), Some("bounce+{{ id }}@example.com"));
+    assert!(!made(None, None, None) && !made(None, verp, None) && !made(None, None, verp));
+    assert!(made(payload, None, None) && made(payload, None, verp) && made(payload, verp, None));
+    assert!(made(None, payload, None) && made(None, None, payload));
+}
+
+#[test]
 fn one_click_unsubscribes_one_recipient() {
     let mut mail = mail(&["{{ payload.to }}"], "s", "t");
     mail.list_unsubscribe = Some(template("https://x.example/u?t={{ payload.t }}"));

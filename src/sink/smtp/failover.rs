@@ -51,8 +51,8 @@ struct Trouble {
 enum Turn<'a> {
     /// It does; what comes of it is told to this.
     Ask(Asking<'a>),
-    /// It does not, and why.
-    Pass(String),
+    /// It does not, why, and whether it wants nothing from us.
+    Pass(String, bool),
 }
 
 /// A mail that asks the first server. Dropped without a word, as when its attempt is cut short, it leaves
@@ -77,10 +77,12 @@ impl Second {
     /// An attempt through the first server, and where that is in trouble and certainly was sent nothing,
     /// through this one.
     pub async fn attempt_after(&self, first: &Server, attempt: &Attempt<'_>) -> Outcome {
-        let why = match self.first.turn() {
-            Turn::Pass(why) => why,
+        let (why, barred) = match self.first.turn() {
+            Turn::Pass(why, barred) => (why, barred),
             Turn::Ask(asking) => match first.attempt(attempt, Some(&asking)).await {
-                End::Lost(Outcome::Transient { reason, .. }) => reason,
+                End::Lost(Outcome::Transient { reason, cause, .. }) => {
+                    (reason, cause == Cause::Barred)
+                }
                 End::Lost(outcome) | End::Settled(outcome) => return outcome,
             },
         };
@@ -93,33 +95,35 @@ impl Second {
             End::Settled(outcome) => outcome,
             End::Lost(outcome) => {
                 self.first.is_needed();
-                both(&why, &self.speaker, outcome)
+                both((&why, barred), &self.speaker, outcome)
             }
         }
     }
 
     /// Up to where a mail begins, with the first server or else with this one.
     pub async fn enter_after(&self, first: &Server) -> Result<(Session, Which), Outcome> {
-        let why = match self.first.turn() {
-            Turn::Pass(why) => why,
+        let (why, barred) = match self.first.turn() {
+            Turn::Pass(why, barred) => (why, barred),
             Turn::Ask(asking) => match first.session_anew(Some(&asking)).await {
                 Ok(session) => return Ok((session, Which::First)),
-                Err(shut) => shut.reason,
+                Err(shut) => (shut.reason, shut.cause == Cause::Barred),
             },
         };
         match self.server.session_anew(None).await {
             Ok(session) => Ok((session, Which::Second)),
             Err(shut) => {
                 self.first.is_needed();
-                Err(both(&why, &self.speaker, shut.outcome()))
+                Err(both((&why, barred), &self.speaker, shut.outcome()))
             }
         }
     }
 }
 
-/// Two servers in trouble: what it means is what the second one means, the words are of both.
-fn both(why: &str, speaker: &str, outcome: Outcome) -> Outcome {
+/// Two servers in trouble: what it means is what the second one means, the words are of both. We are barred
+/// only where both bar us: a first one that was away may be back in a second.
+fn both((why, barred): (&str, bool), speaker: &str, outcome: Outcome) -> Outcome {
     let Outcome::Transient { cause, reason, wait } = outcome else { return outcome };
+    let cause = if cause == Cause::Barred && !barred { Cause::Unreachable } else { cause };
     let reason = clean_text(&format!("{why}; {speaker}{}", reason.trim_start_matches(speaker)));
     Outcome::Transient { cause, reason, wait }
 }
@@ -132,7 +136,7 @@ impl First {
             return Turn::Ask(Asking { first: self, is_probe: false });
         };
         if trouble.asked || Instant::now() < trouble.until {
-            return Turn::Pass(trouble.reason.clone());
+            return Turn::Pass(trouble.reason.clone(), trouble.barred);
         }
         trouble.asked = true;
         Turn::Ask(Asking { first: self, is_probe: true })
@@ -203,7 +207,7 @@ mod tests {
             assert!(!asks(&first), "{round}");
             advance(Duration::from_secs(1)).await;
             let Turn::Ask(asking) = first.turn() else { panic!("{round}") };
-            let Turn::Pass(reason) = first.turn() else { panic!("a second one asks") };
+            let Turn::Pass(reason, false) = first.turn() else { panic!("a second one asks") };
             assert_eq!(reason, "connection refused");
             drop(asking);
             assert!(asks(&first), "one that was cut short leaves its turn to the next");

@@ -76,6 +76,7 @@ impl Server {
         let mut tally = Tally::new(attempt);
         let mut to = tally.open();
         while !to.is_empty() {
+            attempt.phase.at_door(true);
             let session = match self.session(asking).await {
                 Ok(session) => session,
                 Err(shut) => return End::of(&tally, shut.outcome()),

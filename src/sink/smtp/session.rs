@@ -275,10 +275,12 @@ impl Session {
         (size > max).then(|| format!("the mail has {size} bytes, the mail server takes {max}"))
     }
 
-    /// Says goodbye without anybody waiting for it.
-    pub fn part(mut self) {
+    /// Says goodbye without anybody waiting for it; it keeps its slot until it is closed.
+    pub fn part(self) {
         tokio::spawn(async move {
-            let _ = timeout(QUIT_MAX, self.wire.ask(Quit)).await;
+            // All of it: a block that names but the wire takes no more along, and the slot would be free.
+            let mut session = self;
+            let _ = timeout(QUIT_MAX, session.wire.ask(Quit)).await;
         });
     }
 }
@@ -336,7 +338,30 @@ fn client_id(local: Option<IpAddr>) -> ClientId {
 
 #[cfg(test)]
 mod tests {
+    use super::super::stock::{Stock, Taken};
     use super::*;
+
+    /// Guard: a connection that parts is still one until the server has said goodbye, or its time is up.
+    #[tokio::test(start_paused = true)]
+    async fn who_parts_keeps_its_slot_until_it_is_closed() {
+        let stock = Stock::new(1);
+        let Taken::Slot(slot) = stock.take().await else { panic!("nothing waits") };
+        let (client, _server) = tokio::io::duplex(99);
+        let now = Instant::now();
+        let session = Session {
+            wire: wire(Box::new(client), None),
+            mails: 1,
+            unfinished: false,
+            opened: now,
+            idle_since: now,
+            seen: Seen::default(),
+            offers: Vec::new(),
+            slot: Some(slot),
+        };
+        session.part();
+        let Taken::Slot(_) = stock.take().await else { panic!("it parted") };
+        assert!(now.elapsed() >= QUIT_MAX, "{:?}", now.elapsed());
+    }
     use crate::config::{Login, Secret};
     use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::io::{BufReader, DuplexStream};

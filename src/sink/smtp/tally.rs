@@ -6,7 +6,7 @@ use lettre::Address;
 
 use super::verdict::{self, Sender, Step, Verdict};
 use super::wire::Reply;
-use super::{Attempt, without_addresses};
+use super::{Attempt, beginning, without_addresses};
 use crate::delivery::{Cause, Outcome, clean_text};
 use crate::recipients::{RecipientState, Recipients};
 
@@ -92,10 +92,18 @@ impl<'a> Tally<'a> {
         self.attempt.phase.end();
     }
 
-    /// The server cannot take this mail, whoever it is for.
+    /// The server cannot take this mail, whoever it is for. What the second one cannot is no reason to give
+    /// it up: the first may be back.
     pub fn give_up(&mut self, reason: &str) {
-        self.note(&self.open(), RecipientState::Refused, reason);
-        self.refused.get_or_insert_with(|| reason.to_owned());
+        if self.attempt.speaker.is_empty() {
+            self.note(&self.open(), RecipientState::Refused, reason);
+            self.refused.get_or_insert_with(|| reason.to_owned());
+            return;
+        }
+        self.note(&self.open(), RecipientState::Deferred, reason);
+        self.answered = true;
+        let reason = format!("{}{reason}", self.attempt.speaker);
+        self.deferred = Some(Deferred { cause: Cause::Refused, wait: None, reason });
     }
 
     fn defer(
@@ -133,7 +141,7 @@ impl<'a> Tally<'a> {
 
     fn words(&self, reply: &Reply) -> String {
         let words = format!("{}{reply}", self.attempt.speaker);
-        clean_text(&without_addresses(&words, &self.attempt.mail.to))
+        clean_text(&without_addresses(beginning(&words), &self.attempt.mail.to))
     }
 
     /// What the attempt came to.

@@ -21,6 +21,9 @@ const DOT_MAX: Duration = Duration::from_mins(10);
 /// Longest wait until the server has taken one more block of a mail.
 const BLOCK_MAX: Duration = Duration::from_mins(3);
 
+/// How long a server that takes no more may take to say why.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
 /// Most commands in one write: their replies must fit what is in flight, or both sides would wait for
 /// each other to read (RFC 2920 section 3.1).
 const GROUP_MAX: usize = 50;
@@ -58,6 +61,9 @@ struct Envelope<'a> {
     to: Vec<&'a Address>,
     /// Whether the server waits for the mail.
     go: bool,
+    /// Whether the sender was refused, and how many recipients were.
+    refused: bool,
+    noes: usize,
     server: Listening,
 }
 
@@ -79,19 +85,23 @@ pub(super) async fn transact<'a>(
     to: &[&'a Address],
     tally: &mut Tally<'a>,
 ) -> Turn {
+    attempt.phase.at_door(false);
     if let Some(reason) = cannot_take(&session, attempt) {
         tally.give_up(&reason);
         return Turn::Kept(session);
     }
     let used = session.mails > 0;
     session.mails += 1;
-    let envelope = match offer(&mut session, attempt, to, tally).await {
-        Ok(envelope) => envelope,
+    let mut envelope = Envelope::default();
+    match offer(&mut session, attempt, to, (&mut envelope, tally)).await {
+        Ok(()) => {}
         Err(Unheard { step: None, .. }) if used => return Turn::Stale,
+        // What was said before the connection failed stands.
+        Err(_) if envelope.is_refused(to.len()) => return Turn::Spent,
         Err(Unheard { step, fault }) => {
             return Turn::Lost(broken(step.unwrap_or("MAIL"), &fault));
         }
-    };
+    }
     // Nobody takes it. A server that waits for a mail all the same gets none: whatever it makes of the
     // next bytes, it is not the mail.
     if envelope.server == Listening::Left {
@@ -133,8 +143,8 @@ async fn offer<'a>(
     session: &mut Session,
     attempt: &Attempt<'a>,
     to: &[&'a Address],
-    tally: &mut Tally<'a>,
-) -> Result<Envelope<'a>, Unheard> {
+    (envelope, tally): (&mut Envelope<'a>, &mut Tally<'a>),
+) -> Result<(), Unheard> {
     let mut commands = Vec::with_capacity(to.len() + 3);
     if std::mem::take(&mut session.unfinished) {
         commands.push(Command::Reset);
@@ -143,7 +153,7 @@ async fn offer<'a>(
     commands.extend(to.iter().map(|address| Command::Recipient(address)));
     commands.push(Command::Data);
     let most = if session.offers("PIPELINING") { GROUP_MAX } else { 1 };
-    let (mut envelope, mut answered) = (Envelope::default(), false);
+    let mut answered = false;
     for group in commands.chunks(most) {
         if !envelope.wants(group) {
             break;
@@ -167,11 +177,11 @@ async fn offer<'a>(
             answered = true;
             envelope.learn(command, &reply, tally);
             if envelope.server != Listening::Yes {
-                return Ok(envelope);
+                return Ok(());
             }
         }
     }
-    Ok(envelope)
+    Ok(())
 }
 
 impl Command<'_> {
@@ -221,6 +231,11 @@ impl<'a> Envelope<'a> {
         }
     }
 
+    /// Whether it is clear that nobody of so many takes the mail.
+    fn is_refused(&self, count: usize) -> bool {
+        self.refused || self.noes == count
+    }
+
     /// Takes in the reply to a command.
     fn learn(&mut self, command: &Command<'a>, reply: &Reply, tally: &mut Tally<'a>) {
         let is_yes = match command {
@@ -237,11 +252,17 @@ impl<'a> Envelope<'a> {
         match command {
             Command::Reset => {}
             Command::Mail if is_yes => self.open = true,
-            Command::Mail => tally.refuse(Step::Mail, reply, &tally.open()),
+            Command::Mail => {
+                self.refused = true;
+                tally.refuse(Step::Mail, reply, &tally.open());
+            }
             // Answers to commands out of turn say nothing.
             Command::Recipient(_) if !self.open => {}
             Command::Recipient(address) if is_yes => self.to.push(address),
-            Command::Recipient(address) => tally.refuse(Step::Recipient, reply, &[address]),
+            Command::Recipient(address) => {
+                self.noes += 1;
+                tally.refuse(Step::Recipient, reply, &[address]);
+            }
             Command::Data if is_yes => self.go = true,
             Command::Data if self.to.is_empty() => {}
             Command::Data => tally.refuse(Step::Data, reply, &self.to),
@@ -259,7 +280,7 @@ async fn hand_over<'a>(
     let mail = attempt.mail;
     let stuffed = Stuffed::new(&[&mail.signatures, &mail.data]);
     if let Err(fault) = session.wire.send_body(&stuffed, BLOCK_MAX).await {
-        return Turn::Lost(broken("mail data", &fault));
+        return unsent(session, &fault, to, tally).await;
     }
     match session.wire.has_spoken() {
         Ok(false) => {}
@@ -280,7 +301,7 @@ async fn hand_over<'a>(
     if let Err(cut) = session.wire.send_end(&stuffed, attempt.phase, BLOCK_MAX, doubt).await {
         return match cut {
             Cut::Forbidden(outcome) => Turn::Broken(outcome),
-            Cut::Unsent(fault) => Turn::Lost(broken("mail data", &fault)),
+            Cut::Unsent(fault) => unsent(session, &fault, to, tally).await,
             Cut::Sent(fault) => {
                 Turn::Broken(in_doubt(&format!("the connection failed at the final dot: {fault}")))
             }
@@ -297,6 +318,22 @@ async fn hand_over<'a>(
         }
         Ok(reply) => Turn::Broken(in_doubt(&attempt.said("unexpected answer to the mail", &reply))),
         Err(fault) => Turn::Broken(in_doubt(&format!("no answer to the mail: {fault}"))),
+    }
+}
+
+/// A mail that the server stopped taking before its end. It may have said why.
+async fn unsent<'a>(
+    mut session: Session,
+    fault: &Fault,
+    to: &[&'a Address],
+    tally: &mut Tally<'a>,
+) -> Turn {
+    match session.wire.reply_within(LAST_WORDS).await {
+        Ok(reply) if reply.is_transient() || reply.is_refusal() => {
+            tally.refuse(Step::Content, &reply, to);
+            if reply.code == 421 { Turn::Left } else { Turn::Spent }
+        }
+        _ => Turn::Lost(broken("mail data", fault)),
     }
 }
 
