@@ -26,6 +26,7 @@ pub struct SmtpPeer {
 
 /// How the server is set up.
 #[derive(Default)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a habit of its own")]
 pub struct Settings {
     /// Its certificate; with one it offers STARTTLS.
     pub tls: Option<Arc<rustls::ServerConfig>>,
@@ -173,12 +174,16 @@ impl SmtpPeer {
 
     /// Starts a server that is set up so.
     pub async fn start_with(settings: Settings) -> SmtpPeer {
-        let socket = TcpSocket::new_v4().expect("a socket");
-        if settings.narrow {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let listener = if settings.narrow {
+            let socket = TcpSocket::new_v4().expect("a socket");
             socket.set_recv_buffer_size(4096).expect("a small buffer");
-        }
-        socket.bind(([127, 0, 0, 1], 0).into()).expect("bind to 127.0.0.1");
-        SmtpPeer::serve_on(socket.listen(1024).expect("listen"), settings)
+            socket.bind(any).expect("bind to 127.0.0.1");
+            socket.listen(1024).expect("listen")
+        } else {
+            TcpListener::bind(any).await.expect("bind to 127.0.0.1")
+        };
+        SmtpPeer::serve_on(listener, settings)
     }
 
     /// The same as [`SmtpPeer::start`] on a socket of one's own.

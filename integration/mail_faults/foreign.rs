@@ -149,6 +149,8 @@ async fn aiosmtpd_fails_in_every_hook_and_is_understood() {
     }
 }
 
+const SHOP: &str = "Shop <shop@example.com>";
+
 /// A mail sink with STARTTLS and a login, and a mail to whom it may concern.
 fn secured(
     port: u16,
@@ -181,7 +183,6 @@ async fn exim_says_what_it_thinks_of_each_mail() {
         let outcome = attempt(&sink, &letter, LONG).await;
         (outcome, letter)
     };
-    const SHOP: &str = "Shop <shop@example.com>";
     let bob = "bob@shop.example";
     let (outcome, letter) = try_it("secret", SHOP, bob, "Grüße\n.\n").await;
     assert_delivered(&outcome, "250 OK id=");
