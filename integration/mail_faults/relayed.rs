@@ -48,6 +48,8 @@ async fn exims_queue_id_is_our_receipt() {
     relay.reload(&rest("secret"));
     let dead = "SELECT count(*) FROM outbox.delivery WHERE state = 'dead'";
     until_count(&client, "two are refused", dead, 2).await;
+    let delivered = "SELECT count(*) FROM outbox.ledger WHERE outcome = 'delivered'";
+    until_count(&client, "one is taken", delivered, 1).await;
     let (_, shown) = relay.says(&["show", "1"]);
     exim.until_delivered(1).await;
     let log = exim.log();
