@@ -94,7 +94,6 @@ pub async fn by_opendkim(keys: &[DkimConfig], mails: &[Vec<u8>]) -> Verdicts {
 }
 
 fn named(variable: &str) -> PathBuf {
-    std::env::var_os(variable)
-        .map(PathBuf::from)
-        .unwrap_or_else(|| panic!("{variable} is not set; run integration/run.sh"))
+    let value = std::env::var_os(variable);
+    PathBuf::from(value.unwrap_or_else(|| panic!("{variable} is not set; run integration/run.sh")))
 }
