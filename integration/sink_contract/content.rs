@@ -73,8 +73,8 @@ async fn read_by_python(content: Mail, payload: &Value) -> Value {
     python(SOURCE, file.path()).await
 }
 
-#[tokio::test]
-async fn python_reads_every_part_as_it_was_meant() {
+/// A mail that has everything.
+fn everything() -> Mail {
     let mut mail = Mail::new(vec![template("{{ payload.to }}")], template("S"), template(""));
     mail.from = Some(template("\"Bücher, {{ payload.brand }}\" <news@bücher.example>"));
     mail.subject = template("Ihre Bestellung für {{ payload.brand }}: {{ payload.long }}").into();
@@ -86,6 +86,11 @@ async fn python_reads_every_part_as_it_was_meant() {
         vec![("X-Campaign".to_owned(), template("Frühling {{ id }} {{ payload.long }}"))];
     mail.attachments = (0..NAMES.len()).map(|index| attachment(&index.to_string(), None)).collect();
     mail.attachments.push(attachment("9", Some("logo@x")));
+    mail
+}
+
+#[tokio::test]
+async fn python_reads_every_part_as_it_was_meant() {
     let bytes: Vec<u8> = (0..=255).cycle().take(3000).collect();
     let encoded = base64_of(&bytes);
     let long_name = format!("{}.pdf", "ä".repeat(196));
@@ -95,7 +100,7 @@ async fn python_reads_every_part_as_it_was_meant() {
         "to": "\"Doe, Jörg\" <j@exämple.org>", "brand": "Ä & <b>", "names": names, "bytes": encoded,
         "text": "1 < 2 & <script>alert(1)</script>\n.\n", "long": long, "token": token,
     });
-    let read = read_by_python(mail, &payload).await;
+    let read = read_by_python(everything(), &payload).await;
     assert_eq!(
         read["headers"],
         json!([
