@@ -169,7 +169,7 @@ async fn refusals_by_policy_among_acceptances_stop_nobody() {
     // Three of four recipients are refused.
     peer.decide_recipient(|to| {
         let number: u32 = to.trim_start_matches("to").split('@').next()?.parse().ok()?;
-        (number % 4 != 0).then(|| Say::text("550 5.7.1 we do not like this one"))
+        (!number.is_multiple_of(4)).then(|| Say::text("550 5.7.1 we do not like this one"))
     });
     let relay = Relay::start(config(&database.url(), &mail(&peer, "concurrency = 1")));
     until_routed(&client).await;
@@ -231,7 +231,7 @@ async fn no_second_holds_more_than_the_senders_rate_across_a_hand_over() {
     peer.until(|peer| peer.accepted() >= 30).await;
     first.stop().await;
     let pushed = "SELECT coalesce(max(rev), 0)::bigint FROM outbox.delivery";
-    let pushes = number(&client, pushed).await;
+    let before = number(&client, pushed).await;
     let second = Relay::start(config(&database.url(), &rest));
     until_closed(&client).await;
     second.stop().await;
@@ -244,11 +244,11 @@ async fn no_second_holds_more_than_the_senders_rate_across_a_hand_over() {
     let most = times.iter().enumerate().map(within).max().unwrap();
     let took = times[99] - times[0];
     println!(
-        "most mails within {span:?}: {most}; all took {took:?}; a row was put back {pushes} times"
+        "most mails within {span:?}: {most}; all took {took:?}; a row was put back {before} times"
     );
     assert!(most <= 20, "{most} within a second");
     assert!(took >= Duration::from_secs(4) && took < Duration::from_secs(12), "{took:?}");
-    assert!(pushes <= 3, "a row was put back {pushes} times");
+    assert!(before <= 3, "a row was put back {before} times");
 }
 
 /// Guard: many of one sender. Each is put back once, and those of another sender, written after them into

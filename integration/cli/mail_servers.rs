@@ -8,8 +8,8 @@ use crate::sink_contract::smtp::certificate;
 
 const LOGIN: &str = "username = \"shop\"\npassword = \"open sesame\"\n";
 
-fn login() -> Option<(String, String)> {
-    Some(("shop".to_owned(), "open sesame".to_owned()))
+fn login() -> (String, String) {
+    ("shop".to_owned(), "open sesame".to_owned())
 }
 
 /// Two sinks for mail: one with a second server, whose certificate is believed, and a bare one.
@@ -25,10 +25,11 @@ impl Stage {
     async fn new() -> Stage {
         let (ca, tls) = certificate("localhost");
         let offers = vec!["PIPELINING", "SIZE 36700160", "8BITMIME", "SMTPUTF8"];
-        let settings = Settings { tls: Some(tls), login: login(), offers, ..Settings::default() };
+        let settings =
+            Settings { tls: Some(tls), login: Some(login()), offers, ..Settings::default() };
         let first = SmtpPeer::start_with(settings).await;
         let offers = vec!["SIZE 1048576", "DSN"];
-        let settings = Settings { login: login(), offers, ..Settings::default() };
+        let settings = Settings { login: Some(login()), offers, ..Settings::default() };
         let second = SmtpPeer::start_with(settings).await;
         let stage =
             Stage { shop: Shop::empty().await, first, second, bare: SmtpPeer::start().await, ca };
@@ -238,7 +239,7 @@ async fn a_test_mail_that_is_not_taken_is_told_with_the_dialogue_and_an_exit_cod
         let said = stage.says(&[&arguments as &[&str], &["--json"]].concat());
         let told: serde_json::Value = serde_json::from_str(&said.out).unwrap();
         assert_eq!((said.code, &told[0]["outcome"]), (1, &json!(outcome)), "{told}");
-        assert_eq!(told[0]["dialogue"].as_array().unwrap().is_empty(), false);
+        assert!(!told[0]["dialogue"].as_array().unwrap().is_empty());
     }
     let said = stage.says(&arguments);
     assert_eq!(said.code, 0, "{said:?}");

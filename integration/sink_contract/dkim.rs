@@ -93,7 +93,7 @@ async fn a_newsletter_is_signed_with_what_unsubscribes_from_it() {
     let letter = prepare(&sink, &Content::Mail(Box::new(news)), &message(7, &payload.to_string()));
     assert_delivered(&attempt(&sink, &letter, LONG).await, "250");
     let received = peer.mails().pop().unwrap().data;
-    assert_verdicts(&[received.clone()], true).await;
+    assert_verdicts(std::slice::from_ref(&received), true).await;
     let whole = String::from_utf8(received).unwrap();
     let replaced = |from: &str, to: &str| {
         assert_eq!(whole.matches(from).count(), 1, "{from}");

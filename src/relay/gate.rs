@@ -349,7 +349,8 @@ mod tests {
 
     #[test]
     fn a_message_that_is_barred_again_after_others_were_accepted_is_on_its_own() {
-        let (gate, barred) = (Gate::new(Hosts::default().of("a:1")), transient(Cause::Barred, None));
+        let (gate, barred) =
+            (Gate::new(Hosts::default().of("a:1")), transient(Cause::Barred, None));
         let mut now = Instant::now();
         let mut next = || {
             now += Duration::from_secs(400);
