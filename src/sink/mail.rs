@@ -193,12 +193,6 @@ pub(super) fn sender_domain(letterhead: &Letterhead, content: &Mail) -> Option<S
     Some(from.email.domain().to_owned())
 }
 
-/// Whether a sender holds what the application wrote, so that it is the mail's own trouble if it is refused.
-fn has_made_sender(content: &Mail) -> bool {
-    let mut senders = content.from.iter().chain(&content.return_path);
-    senders.any(|sender| sender.unknown(&["id", "type", "created_at"]).is_some())
-}
-
 /// Renders a mail.
 ///
 /// # Errors
@@ -248,7 +242,6 @@ pub(super) fn prepare(
         headers,
         files,
     })?;
-    prepared.made_sender = has_made_sender(content);
     if list_unsubscribe.is_some() && prepared.to.len() > 1 {
         let reason = "list_unsubscribe: the mail has several recipients, and one of them would \
                       unsubscribe another; send each a mail of its own";
