@@ -355,7 +355,7 @@ unpack_dkim() {
         dpkg -x "$name" "$work/root" || provision_fails "could not unpack ${name##*/}"
         rm "$name"
     done
-    mv "$work"/root/usr/lib/python3/dist-packages/* "$work/python"
+    mv "$work/root/usr/lib/python3/dist-packages/"* "$work/python"
     library=$(cd "$work/root" && find . -name '*.so.*' -printf '%h\n' | sort -u | sed "s|^\.|$root/root|" | paste -s -d:)
     {
         echo '#!/bin/sh'

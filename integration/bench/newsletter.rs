@@ -231,7 +231,7 @@ async fn until_empty(client: &Client) {
     let limit = Instant::now() + LIMIT;
     while number(client, any).await > 0 {
         assert!(Instant::now() < limit, "not within {LIMIT:?}");
-        tokio::time::sleep(Duration::from_millis(25)).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
 

@@ -92,6 +92,8 @@ pub enum Say {
     After(Duration, Box<Say>),
     /// Never answer.
     Hang,
+    /// Never answer, and read nothing any more.
+    Stall,
     /// Wait until the gate is opened, then go on.
     Gated(Gate, Box<Say>),
     /// Reply, then close.

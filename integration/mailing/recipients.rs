@@ -1,5 +1,8 @@
 //! Files by mail to several recipients, of whom some take it and others do not.
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use outboxd::recipients::{RecipientState, Recipients};
@@ -31,12 +34,10 @@ fn asked(peer: &SmtpPeer, name: &str) -> (usize, usize) {
 async fn each_recipient_of_a_file_comes_to_its_own_end() {
     let (database, client, peer, folder, zone) = there_for(1).await;
     let asked_before = std::sync::Mutex::new(0);
-    let refuses = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(true));
-    let still = std::sync::Arc::clone(&refuses);
+    let refuses = Arc::new(AtomicBool::new(true));
+    let still = Arc::clone(&refuses);
     peer.decide_recipient(move |address| match address.split('@').next() {
-        Some("bad") if still.load(std::sync::atomic::Ordering::SeqCst) => {
-            Some(Say::text("550 5.1.1 <bad@example.com> unknown"))
-        }
+        Some("bad") if still.load(SeqCst) => Some(Say::text("550 5.1.1 <bad@example.com> unknown")),
         Some("later") => {
             let mut asked = asked_before.lock().unwrap();
             *asked += 1;
@@ -62,7 +63,7 @@ async fn each_recipient_of_a_file_comes_to_its_own_end() {
         "{known}"
     );
 
-    refuses.store(false, std::sync::atomic::Ordering::SeqCst);
+    refuses.store(false, SeqCst);
     let retry = "SELECT outbox.retry_mailing('orders', m.period) FROM outbox.mailing m";
     client.batch_execute(retry).await.unwrap();
     until_state(&client, "sent").await;
@@ -94,14 +95,14 @@ async fn what_some_have_keeps_its_day_and_gets_no_further_file() {
         assert!(mailing::build(&link, &mine, id, "hash").await.unwrap());
         mailing::begin(&link, &mine, id, day, "post", "hash").await.unwrap().unwrap()
     };
-    let end = async |actor: &Actor<'_>, begun, end, learned: &[(&str, RecipientState)]| {
+    let end = async |actor: &Actor<'_>, since, end, learned: &[(&str, RecipientState)]| {
         let mut recipients = Recipients::default();
         for (name, state) in learned {
             recipients.note(name, *state, "said");
         }
         let (reason, transcript) = ("?".to_owned(), String::new());
         let recipients = Some(recipients);
-        let dialogue = Dialogue { begun, end, reason, transcript, recipients };
+        let dialogue = Dialogue { begun: since, end, reason, transcript, recipients };
         mailing::end(&link, actor, id, &dialogue).await.unwrap()
     };
     let unsent = || MailingEnd::Unsent { delay: Duration::ZERO, spent: true };
@@ -110,17 +111,17 @@ async fn what_some_have_keeps_its_day_and_gets_no_further_file() {
                                     outbox.recipient_counts(m.recipients)) FROM outbox.mailing m";
         client.query_one(sql, &[]).await.unwrap().get(0)
     };
-    let begun = begin(day).await;
-    assert!(end(&mine, begun, unsent(), &[("a", RecipientState::Deferred)]).await);
+    let since = begin(day).await;
+    assert!(end(&mine, since, unsent(), &[("a", RecipientState::Deferred)]).await);
     assert_eq!(row(&client).await, "unsent free 1 deferred");
     assert!(mailing::add(&link, &mine, id, "d2", &[2]).await.unwrap(), "nobody has it");
 
-    let begun = begin(day).await;
+    let since = begin(day).await;
     let half = [("a", RecipientState::Deferred), ("b", RecipientState::Accepted)];
-    assert!(end(&mine, begun, unsent(), &half).await);
+    assert!(end(&mine, since, unsent(), &half).await);
     assert_eq!(row(&client).await, "unsent 2026-11-20 1 accepted, 1 deferred");
     assert!(!mailing::add(&link, &mine, id, "d3", &[3]).await.unwrap(), "b would never get it");
-    let begun = begin(Some("2026-11-21".parse().unwrap())).await;
+    let since = begin(Some("2026-11-21".parse().unwrap())).await;
     assert_eq!(row(&client).await, "sending 2026-11-20 1 accepted, 1 deferred");
 
     // The former owner knows more than its successor, who holds it.
@@ -128,6 +129,42 @@ async fn what_some_have_keeps_its_day_and_gets_no_further_file() {
     let heir = Actor { sink: "orders", epoch: 8, relay: "b" };
     mailing::hold_silent(&link, &heir, Duration::ZERO).await.unwrap();
     let rest = [("a", RecipientState::Accepted), ("c", RecipientState::Deferred)];
-    assert!(!end(&mine, begun, unsent(), &rest).await, "not its to say");
+    assert!(!end(&mine, since, unsent(), &rest).await, "not its to say");
     assert_eq!(row(&client).await, "held 2026-11-20 2 accepted");
+}
+
+/// Guard (the day): who deferred the day's mail is asked again on that day, though the next attempt would
+/// come later; after that it is an operator who has it sent to them, and to nobody else.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mail_that_some_have_is_given_up_for_the_others_when_its_day_is_over() {
+    let (database, client, peer, folder, zone) = there_for(1).await;
+    let defers = Arc::new(AtomicBool::new(true));
+    let still = Arc::clone(&defers);
+    peer.decide_recipient(move |address| {
+        let defers = still.load(SeqCst) && address.starts_with("later@");
+        defers.then(|| Say::text("451 4.3.0 later"))
+    });
+    let to = "to = \"office@example.com, later@example.com\"";
+    let text = daily(&peer, folder.path(), &zone, "")
+        .replace("to = \"office@example.com\"", to)
+        .replace("\"100ms\", \"100ms\"", "\"1h\", \"1h\"");
+    let relay = Relay::start(config(&database.url(), &text));
+    until_state(&client, "unsent").await;
+    let past = "UPDATE outbox.mailing SET day = day - 1 RETURNING day::text";
+    let day: String = client.query_one(past, &[]).await.unwrap().get(0);
+    until_state(&client, "dead").await;
+    let reason: String =
+        client.query_one("SELECT reason FROM outbox.mailing", &[]).await.unwrap().get(0);
+    assert_eq!(reason, "the next mail is due; recipients: 1 accepted, 1 deferred");
+    assert_eq!((asked(&peer, "office"), asked(&peer, "later")), ((1, 1), (1, 0)));
+
+    defers.store(false, SeqCst);
+    let retry = "SELECT outbox.retry_mailing('orders', m.period) FROM outbox.mailing m";
+    client.batch_execute(retry).await.unwrap();
+    until_state(&client, "sent").await;
+    relay.stop().await;
+    assert_eq!((asked(&peer, "office"), asked(&peer, "later")), ((1, 1), (2, 1)));
+    let kept: String =
+        client.query_one("SELECT day::text FROM outbox.mailing", &[]).await.unwrap().get(0);
+    assert_eq!(kept, day, "the day on which the first one had it");
 }

@@ -1,8 +1,13 @@
 //! Signatures of mails, in the eyes of others: what a mail server received is verified by OpenDKIM and by
 //! dkimpy, and what somebody changed on the way is not.
 
-use outboxd::config::{Content, DkimConfig, SmtpConfig, Way};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use outboxd::config::{
+    AttachmentConfig, AttachmentSource, Content, DkimConfig, Mail, SmtpConfig, Way,
+};
 use outboxd::sink::{Prepared, Sink};
+use outboxd::template::Template;
 
 use super::{LONG, SmtpPeer, assert_delivered, attempt, build, mail, message, prepare, smtp_to};
 use crate::harness::dkim::{Verdicts, by_dkimpy, by_opendkim, keys, verified};
@@ -57,6 +62,52 @@ async fn two_others_verify_what_a_mail_server_received() {
     let mails: Vec<Vec<u8>> = peer.mails().into_iter().map(|mail| mail.data).step_by(2).collect();
     assert_eq!(mails.len(), 6);
     assert_verdicts(&mails, true).await;
+}
+
+/// A newsletter: what unsubscribes is signed and cannot be added to, whatever else the mail is made of.
+#[tokio::test]
+async fn a_newsletter_is_signed_with_what_unsubscribes_from_it() {
+    let peer = SmtpPeer::start().await;
+    let sink = signing(peer.address.port(), keys());
+    let template = |text: &str| Template::parse(text).unwrap();
+    let text = template("{{ payload.text }}");
+    let mut news = Mail::new(
+        vec![template("{{ payload.to }}")],
+        template("Grüße aus dem Haus, {{ id }}"),
+        text,
+    );
+    let url = format!("https://shop.example/u?t={}", "0123456789abcdef".repeat(40));
+    news.list_unsubscribe = Some(template(&url));
+    news.html = Some(template("<p>{{ payload.text }} <b>ä</b></p>").into());
+    news.reply_to = Some(template("Büro <office@example.com>"));
+    news.headers = vec![("List-Id".to_owned(), template("News <news.example.com>"))];
+    news.attachments.push(AttachmentConfig {
+        name: template("Größen.bin"),
+        media_type: None,
+        source: AttachmentSource::Base64(template("{{ payload.file }}")),
+        content_id: None,
+    });
+    let file = STANDARD.encode((0..=255).cycle().take(100_000).collect::<Vec<u8>>());
+    let payload =
+        serde_json::json!({ "to": "bob@shop.example", "text": "a  b \t\n.\n", "file": file });
+    let letter = prepare(&sink, &Content::Mail(Box::new(news)), &message(7, &payload.to_string()));
+    assert_delivered(&attempt(&sink, &letter, LONG).await, "250");
+    let received = peer.mails().pop().unwrap().data;
+    assert_verdicts(&[received.clone()], true).await;
+    let whole = String::from_utf8(received).unwrap();
+    let replaced = |from: &str, to: &str| {
+        assert_eq!(whole.matches(from).count(), 1, "{from}");
+        whole.replace(from, to).into_bytes()
+    };
+    let changed = [
+        replaced("<https://shop.example/u?t=", "<https://shop.example/v?t="),
+        replaced("List-Unsubscribe=One-Click", "List-Unsubscribe=Two-Click"),
+        replaced("<news.example.com>", "<olds.example.com>"),
+        format!("List-Unsubscribe: <https://eve.example>\r\n{whole}").into_bytes(),
+        format!("List-Unsubscribe-Post: x\r\n{whole}").into_bytes(),
+        format!("Content-Type: text/plain\r\n{whole}").into_bytes(),
+    ];
+    assert_verdicts(&changed, false).await;
 }
 
 #[tokio::test]

@@ -246,7 +246,9 @@ mod tests {
     impl Place {
         fn new(files: &[(&str, &str)]) -> Place {
             let place = Place(tempfile::tempdir().unwrap());
-            files.iter().for_each(|(name, text)| place.write(name, text));
+            for (name, text) in files {
+                place.write(name, text);
+            }
             place
         }
 

@@ -68,7 +68,7 @@ const FUNCTION_RIGHTS: &[&str] = &[
 /// What tells whether operators were granted their part, which each migration does as a whole.
 const OPERATOR_RIGHTS: (&[(&str, &[&str])], &[&str]) = (
     &[("history", &["SELECT"]), ("parked", &["SELECT"]), ("installation", &["SELECT"])],
-    &["retry", "pause_route"],
+    &["retry", "pause_route", "recipient_counts"],
 );
 /// The same of producers.
 const PRODUCER_RIGHTS: (&[(&str, &[&str])], &[&str]) = (&[], &["send"]);

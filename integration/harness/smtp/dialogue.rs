@@ -128,6 +128,11 @@ impl Dialogue<'_> {
                 Say::Cut => return self.end(Last::Cut).await,
                 Say::Reset => return self.end(Last::Reset).await,
                 Say::Hang => return self.end(Last::Hang).await,
+                Say::Stall => {
+                    self.send().await?;
+                    // Until the server itself ends.
+                    return std::future::pending().await;
+                }
                 Say::Text(text) => {
                     before(&text);
                     self.write(&text).await?;

@@ -344,7 +344,7 @@ mod tests {
 
     #[test]
     fn any_html_gives_bounded_text() {
-        const PIECES: [&str; 30] = [
+        const PIECES: [&str; 31] = [
             "<",
             ">",
             "</",
@@ -362,6 +362,7 @@ mod tests {
             "\u{e4}",
             "<ul>",
             "<li>",
+            "<ul><li>",
             "</ul>",
             "<ol start=4294967295>",
             "<blockquote>",
@@ -385,6 +386,8 @@ mod tests {
             assert!(!text.contains('\r'), "{html}");
         }
         for piece in PIECES {
+            let html = format!("{piece}a ").repeat(2_000);
+            assert!(of_html(&html).len() <= 100 + html.len() * 20, "{piece}");
             let html = piece.repeat(20_000);
             let begun = std::time::Instant::now();
             assert!(of_html(&html).len() <= 100 + html.len() * 20, "{piece}");
