@@ -262,7 +262,7 @@ async fn a_partition_that_is_being_read_is_left_for_later() {
         let tried = Instant::now();
         assert_eq!(plane.drop_ledger().await, None);
         assert!(
-            tried.elapsed() < Duration::from_millis(500),
+            tried.elapsed() < Duration::from_secs(3),
             "gave up after {:?}",
             tried.elapsed()
         );
@@ -270,7 +270,7 @@ async fn a_partition_that_is_being_read_is_left_for_later() {
     }
     let longest = writes.await.unwrap();
     eprintln!("an insert into the ledger waited {longest:?} at most, in {:?}", begun.elapsed());
-    assert!(longest < Duration::from_millis(500), "{longest:?}");
+    assert!(longest < Duration::from_secs(3), "{longest:?}");
     assert_eq!(plane.partitions().await, before);
     reader.commit().await.unwrap();
     let done = plane.drop_ledger().await;
