@@ -261,11 +261,7 @@ async fn a_partition_that_is_being_read_is_left_for_later() {
     while !writes.is_finished() {
         let tried = Instant::now();
         assert_eq!(plane.drop_ledger().await, None);
-        assert!(
-            tried.elapsed() < Duration::from_secs(3),
-            "gave up after {:?}",
-            tried.elapsed()
-        );
+        assert!(tried.elapsed() < Duration::from_secs(3), "gave up after {:?}", tried.elapsed());
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let longest = writes.await.unwrap();
