@@ -85,6 +85,7 @@ impl Template {
             }
             escape_formatter(out, state, value)
         });
+        environment.add_filter("quoted", quoted);
         // By the mail's part and not by a file's name: what an HTML part includes is HTML there.
         environment.set_auto_escape_callback(move |_| match form {
             Form::Text => AutoEscape::None,
@@ -142,6 +143,13 @@ impl fmt::Debug for Template {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Template")
     }
+}
+
+/// `quoted`: a name as it stands in quotes before an address (RFC 5322 section 3.2.4), so that nothing in it
+/// is taken for an address.
+#[allow(clippy::needless_pass_by_value, reason = "the engine hands it over so")]
+fn quoted(name: String) -> String {
+    format!("\"{}\"", name.replace('\\', "\\\\").replace('"', "\\\""))
 }
 
 /// What a template sees: [`MESSAGE_VIEW`] or [`FILES_VIEW`].
@@ -266,6 +274,33 @@ mod tests {
         let text =
             render("{{ payload.total }} {{ payload.n + 1 }} {{ payload.big }}", payload).unwrap();
         assert_eq!(text, "19.90 4 12345678901234567890123456789.10");
+    }
+
+    #[test]
+    fn a_quoted_name_holds_no_address() {
+        let name = r#"{"name": "Ann\" <eve@x.example>, \"Bob\\"}"#;
+        let made = render("{{ payload.name | quoted }}", name).unwrap();
+        assert_eq!(made, r#""Ann\" <eve@x.example>, \"Bob\\""#);
+    }
+
+    #[test]
+    fn a_filter_that_there_is_not_is_known_before() {
+        for (source, name) in [
+            ("{{ payload.a | money }}", "money"),
+            ("{{ payload.a | upper | euroo(2) }}", "euroo"),
+            ("{% filter shout %}x{% endfilter %}", "shout"),
+        ] {
+            let fault = Template::parse(source).unwrap_err();
+            assert!(
+                fault.starts_with(&format!("there is no filter {name} (template line 1)")),
+                "{fault}"
+            );
+        }
+        for fine in
+            ["{{ payload.a | default('', true) | upper }}", "{% filter upper %}x{% endfilter %}"]
+        {
+            assert!(Template::parse(fine).is_ok(), "{fine}");
+        }
     }
 
     #[test]

@@ -32,9 +32,10 @@ impl Shop {
             "" => "NULL".to_owned(),
             recipients => format!("'{}'", known(recipients)),
         };
+        let why = if state == "held" { "in doubt: why" } else { "550 why" };
         self.psql(&format!(
             "UPDATE outbox.delivery SET state = '{state}', due_at = 'infinity', attempt = 3, rev = rev + 1,
-                    content_hash = '\\x01', reason = '550 why', recipients = {recipients} {more}
+                    content_hash = '\\x01', reason = '{why}', recipients = {recipients} {more}
               WHERE message_id = {id} AND sink = 'crm'"
         ));
         id
@@ -73,7 +74,7 @@ async fn recipients_are_shown_and_counted() {
         json!({ "address": "b@x.example", "state": "refused", "reply": "250 said" })
     );
     let list = shop.ok(&["list", "--state", "held"]);
-    assert!(list.contains("550 why; recipients: 1 accepted, 1 refused, 1 in doubt"), "{list}");
+    assert!(list.contains("in doubt: why; recipients: 1 accepted, 1 refused, 1 in doubt"), "{list}");
     let listed = shop.json(&["list", "--state", "held", "--json"]);
     assert_eq!(listed[0]["recipients"], "1 accepted, 1 refused, 1 in doubt");
     // The sink's own words say it already.
@@ -172,12 +173,20 @@ async fn what_is_resolved_is_so_for_those_in_doubt() {
         );
         assert_eq!(shop.psql(&hash), if delivered { "t" } else { "f" }, "{label}");
     }
+    // Held for another reason than doubt: it is about nobody, and who deferred has not got it.
+    let id = shop.stuck("held", "a accepted, b deferred", "");
+    shop.psql(&format!(
+        "UPDATE outbox.delivery SET reason = 'an earlier attempt sent other content', rev = rev + 1
+          WHERE message_id = {id} AND sink = 'crm'"
+    ));
+    shop.ok(&["resolve", &format!("{id}/crm"), "--delivered"]);
+    assert_eq!(shop.recipients(id), "pending 0: a accepted, b deferred");
     // The words of a dead one say how it came to that.
     let dead = "SELECT reason FROM outbox.delivery WHERE sink = 'crm' AND state = 'dead' LIMIT 1";
     let reason = shop.psql(dead);
     assert!(reason.starts_with("recipients: 1 accepted, 1 refused; resolved by "), "{reason}");
     let note = "SELECT count(*) FROM outbox.action
-                 WHERE note LIKE 'delivered; recipients: 1 accepted, 1 refused; it was held: 550 why'";
+                 WHERE note LIKE 'delivered; recipients: 1 accepted, 1 refused; it was held: in doubt: why'";
     assert_eq!(shop.psql(note), "2");
 }
 

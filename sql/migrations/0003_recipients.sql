@@ -67,14 +67,20 @@ LANGUAGE sql IMMUTABLE STRICT AS $$
   SELECT jsonb_object_agg(e.key, e.value) FROM jsonb_each(recipients) e WHERE e.value ->> 'state' <> 'refused'
 $$;
 
--- An operator says whether it arrived at those in doubt. Where none is marked, or the relay that was sending
--- fell silent, it took with it of whom it was: then it is all that had neither accepted nor refused.
-CREATE FUNCTION outbox.resolved(recipients jsonb, silent boolean, delivered boolean, words text) RETURNS jsonb
+-- Whether whoever was sending took with it whom it was sending to: it fell silent, or it is in doubt and
+-- nobody is marked. Not where a hold is for another reason than doubt: then it is about nobody.
+CREATE FUNCTION outbox.is_unmarked(recipients jsonb, silent boolean, reason text) RETURNS boolean
+LANGUAGE sql IMMUTABLE AS $$
+  SELECT silent OR (coalesce(reason LIKE 'in doubt%', false) AND NOT outbox.has_recipient(recipients, 'in doubt'))
+$$;
+
+-- An operator says whether it arrived at those in doubt; where they are not marked, at all that had neither
+-- accepted nor refused.
+CREATE FUNCTION outbox.resolved(recipients jsonb, unmarked boolean, delivered boolean, words text) RETURNS jsonb
 LANGUAGE sql IMMUTABLE STRICT AS $$
   SELECT jsonb_object_agg(e.key, CASE
            WHEN e.value ->> 'state' = 'in doubt'
-             OR (delivered AND e.value ->> 'state' NOT IN ('accepted', 'refused')
-                 AND (silent OR NOT outbox.has_recipient(recipients, 'in doubt')))
+             OR (delivered AND unmarked AND e.value ->> 'state' NOT IN ('accepted', 'refused'))
            THEN jsonb_build_object('state', CASE WHEN delivered THEN 'accepted' ELSE 'deferred' END,
                                    'reply', words)
            ELSE e.value END)
@@ -139,7 +145,8 @@ BEGIN
    WHERE c.state = 'held'
      AND (resolve_these.delivered OR coalesce(c.hold_until <= clock_timestamp(), true));
   FOREACH one IN ARRAY coalesce(held, '{}') LOOP
-    one.recipients := outbox.resolved(one.recipients, one.hold_until IS NOT NULL, delivered, words);
+    one.recipients := outbox.resolved(one.recipients,
+      outbox.is_unmarked(one.recipients, one.hold_until IS NOT NULL, one.reason), delivered, words);
     became := CASE WHEN delivered THEN outbox.end_of(one.recipients) ELSE 'pending' END;
     IF became = 'delivered' THEN
       closing := array_append(closing, one);
@@ -235,7 +242,9 @@ BEGIN
       USING ERRCODE = 'object_not_in_prerequisite_state';
   END IF;
   known := CASE verb WHEN 'retry' THEN outbox.asked_again(was.recipients)
-                     WHEN 'resolve' THEN outbox.resolved(was.recipients, false, wanted = 'sent', note)
+                     WHEN 'resolve' THEN outbox.resolved(was.recipients,
+                                       outbox.is_unmarked(was.recipients, false, was.reason),
+                                       wanted = 'sent', note)
                      ELSE was.recipients END;
   IF wanted = 'sent' THEN
     became := CASE outbox.end_of(known) WHEN 'pending' THEN 'unsent' WHEN 'dead' THEN 'dead' ELSE 'sent' END;
@@ -270,7 +279,8 @@ $$;
 
 REVOKE ALL ON FUNCTION outbox.has_recipient(jsonb, text), outbox.recipient_counts(jsonb),
   outbox.learned(jsonb, jsonb), outbox.asked_again(jsonb),
-  outbox.resolved(jsonb, boolean, boolean, text), outbox.end_of(jsonb) FROM PUBLIC;
+  outbox.is_unmarked(jsonb, boolean, text), outbox.resolved(jsonb, boolean, boolean, text),
+  outbox.end_of(jsonb) FROM PUBLIC;
 
 DO $$
 BEGIN

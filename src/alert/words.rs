@@ -99,7 +99,7 @@ impl Alert {
                 "look: outboxd list --sink {name} --state held; then tell what became of each: outboxd resolve"
             ),
             Cause::Open if self.is_refused() => format!(
-                "see what it objects to: outboxd check; mend the login, the sender or the standing of our \
+                "see what it objects to: outboxd check, or where it is the sender outboxd check --mail-to ADDRESS; mend the login, the sender or the standing of our \
                  address, then reload with SIGHUP, or wait: it is asked again every few minutes; what \
                  waits: outboxd list --sink {name}"
             ),

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use self::warning::{Warning, unrouted, warnings};
 use super::table::Table;
 use super::{Answer, Verdict, connect, other_installation, say, say_json, words};
+use crate::alert::REFUSES_US;
 use crate::config::Config;
 use crate::store::inspect::status::{Count, RelayStatus, SinkStatus, Status, status};
 
@@ -123,7 +124,8 @@ fn flow_lines(status: &Status) -> String {
         let name = &sink.name;
         if let Some((seconds, reason)) = &sink.open {
             let (since, why) = (words::age(*seconds), words::plain(reason));
-            let _ = writeln!(out, "{name}: cannot be reached, for {since} now: {why}");
+            let what = if why.starts_with(REFUSES_US) { "waits" } else { "cannot be reached" };
+            let _ = writeln!(out, "{name}: {what}, for {since} now: {why}");
         }
         if let Some((seconds, why)) = &sink.waits {
             let (left, why) = (words::age(*seconds), words::plain(why));

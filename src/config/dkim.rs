@@ -182,7 +182,16 @@ fn is_name(text: &str) -> bool {
 }
 
 fn read_key(pem: &str) -> Result<DkimKey, Wrong> {
-    let no_key = || Wrong::new("holds no private key in PEM", MAKE);
+    let no_key = || {
+        if pem.contains("-----BEGIN") {
+            let remedy = "use key_file, or keep its lines as they are";
+            return Wrong::new(
+                "holds a key in PEM that does not parse, as where line breaks are lost",
+                remedy,
+            );
+        }
+        Wrong::new("holds no private key in PEM", MAKE)
+    };
     if pem.contains("ENCRYPTED") {
         let remedy = "take it off with: openssl pkey -in KEY -out dkim.pem";
         return Err(Wrong::new("holds a key that is locked with a passphrase", remedy));

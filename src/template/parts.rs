@@ -91,6 +91,7 @@ impl<'a, 'r> Loading<'a, 'r> {
         self.environment
             .add_template_owned(name.to_owned(), source)
             .map_err(|error| Unsound::Syntax(describe(&error)))?;
+        self.check_filters(name)?;
         let (references, sets) = scanned.map_err(|line| {
             let words =
                 "a file must be named in quotes, so that it can be read before it is needed";
@@ -102,6 +103,34 @@ impl<'a, 'r> Loading<'a, 'r> {
             self.follow(reference, &place(name, reference.line))?;
         }
         self.open.pop();
+        Ok(())
+    }
+
+    /// The engine looks for a filter only when it is used: that would be at the first mail.
+    fn check_filters(&self, name: &str) -> Result<(), Unsound> {
+        let Ok(template) = self.environment.get_template(name) else { return Ok(()) };
+        let tokens = tokenize(template.source(), false, SyntaxConfig::default());
+        let tokens: Vec<_> = tokens.filter_map(Result::ok).collect();
+        for pair in tokens.windows(3) {
+            let (filter, span) = match pair {
+                [(Token::Pipe, _), (Token::Ident(filter), span), _]
+                | [
+                    (Token::BlockStart, _),
+                    (Token::Ident("filter"), _),
+                    (Token::Ident(filter), span),
+                ] => (*filter, span),
+                _ => continue,
+            };
+            let is_there = self.environment.compile_expression("name is filter");
+            let is_there =
+                is_there.and_then(|test| test.eval(minijinja::context! { name => filter }));
+            if is_there.is_ok_and(|there| !there.is_true()) {
+                let words =
+                    "; preview tells what a template makes, and Jinja's common filters are there";
+                let at = place(name, line(*span));
+                return Err(Unsound::Syntax(format!("there is no filter {filter}{at}{words}")));
+            }
+        }
         Ok(())
     }
 

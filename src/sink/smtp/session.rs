@@ -275,6 +275,22 @@ impl Session {
         (size > max).then(|| format!("the mail has {size} bytes, the mail server takes {max}"))
     }
 
+    /// One that is ready for its first mail, over any stream.
+    #[cfg(test)]
+    pub fn ready(stream: Box<dyn Stream>, slot: Option<Slot>) -> Session {
+        let now = Instant::now();
+        Session {
+            wire: wire(stream, None),
+            mails: 0,
+            unfinished: false,
+            opened: now,
+            idle_since: now,
+            seen: Seen::default(),
+            offers: Vec::new(),
+            slot,
+        }
+    }
+
     /// Says goodbye without anybody waiting for it; it keeps its slot until it is closed.
     pub fn part(self) {
         tokio::spawn(async move {
@@ -348,17 +364,7 @@ mod tests {
         let Taken::Slot(slot) = stock.take().await else { panic!("nothing waits") };
         let (client, _server) = tokio::io::duplex(99);
         let now = Instant::now();
-        let session = Session {
-            wire: wire(Box::new(client), None),
-            mails: 1,
-            unfinished: false,
-            opened: now,
-            idle_since: now,
-            seen: Seen::default(),
-            offers: Vec::new(),
-            slot: Some(slot),
-        };
-        session.part();
+        Session::ready(Box::new(client), Some(slot)).part();
         let Taken::Slot(_) = stock.take().await else { panic!("it parted") };
         assert!(now.elapsed() >= QUIT_MAX, "{:?}", now.elapsed());
     }

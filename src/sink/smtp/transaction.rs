@@ -340,3 +340,59 @@ async fn unsent<'a>(
 fn in_doubt(reason: &str) -> Outcome {
     Outcome::InDoubt { reason: clean_text(reason) }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::delivery::Phase;
+    use crate::sink::mail::PreparedMail;
+
+    /// How long a server is waited for that gives so many answers and then none, and whether the mail is in
+    /// doubt then.
+    async fn waited(answers: &'static [&'static str]) -> (Duration, bool) {
+        let (client, server) = tokio::io::duplex(4096);
+        let server = tokio::spawn(async move {
+            let mut server = BufReader::new(server);
+            for answer in answers {
+                server.read_line(&mut String::new()).await.unwrap();
+                server.get_mut().write_all(answer.as_bytes()).await.unwrap();
+            }
+            std::future::pending::<()>().await;
+        });
+        let mail = PreparedMail {
+            id: "msg_shop_1_mail".to_owned(),
+            from: None,
+            to: vec!["a@x.example".parse().unwrap()],
+            from_domain: "example.com".to_owned(),
+            utf8: false,
+            made_sender: false,
+            signatures: Vec::new(),
+            data: b"Subject: S\r\n\r\nT\r\n".to_vec(),
+        };
+        let phase = Phase::default();
+        let attempt = Attempt { mail: &mail, permanent: None, phase: &phase, speaker: "" };
+        let (mut tally, begun) = (Tally::new(&attempt), Instant::now());
+        let session = Session::ready(Box::new(client), None);
+        let to = tally.open();
+        let turn = transact(session, &attempt, &to, &mut tally).await;
+        server.abort();
+        let in_doubt = matches!(turn, Turn::Broken(Outcome::InDoubt { .. }));
+        assert!(in_doubt || matches!(turn, Turn::Lost(_)));
+        assert_eq!(phase.may_have_arrived(), in_doubt);
+        (begun.elapsed(), in_doubt)
+    }
+
+    /// RFC 5321 section 4.5.3.2: one that is slow is not given up before, and one that is dead is then.
+    #[tokio::test(start_paused = true)]
+    async fn each_step_waits_as_long_as_the_standard_says() {
+        let minutes = Duration::from_mins;
+        assert_eq!(waited(&[]).await, (minutes(5), false), "MAIL");
+        assert_eq!(waited(&["250 ok\r\n"]).await, (minutes(5), false), "RCPT");
+        assert_eq!(waited(&["250 ok\r\n"; 2]).await, (minutes(2), false), "DATA");
+        let until_the_dot = waited(&["250 ok\r\n", "250 ok\r\n", "354 go\r\n"]).await;
+        assert_eq!(until_the_dot, (minutes(10), true), "the final dot");
+    }
+}
