@@ -74,7 +74,10 @@ async fn recipients_are_shown_and_counted() {
         json!({ "address": "b@x.example", "state": "refused", "reply": "250 said" })
     );
     let list = shop.ok(&["list", "--state", "held"]);
-    assert!(list.contains("in doubt: why; recipients: 1 accepted, 1 refused, 1 in doubt"), "{list}");
+    assert!(
+        list.contains("in doubt: why; recipients: 1 accepted, 1 refused, 1 in doubt"),
+        "{list}"
+    );
     let listed = shop.json(&["list", "--state", "held", "--json"]);
     assert_eq!(listed[0]["recipients"], "1 accepted, 1 refused, 1 in doubt");
     // The sink's own words say it already.
