@@ -50,7 +50,7 @@ impl Receivers {
     pub async fn start() -> anyhow::Result<Receivers> {
         let smtp = SmtpPeer::start().await;
         let busy = |n| match n % BUSY_EVERY {
-            0 => Say::text("451 4.7.1 busy, come again"),
+            0 => Say::text("451 4.3.0 busy, come again"),
             _ => Say::text("250 2.1.5 Ok"),
         };
         smtp.script(Step::Rcpt, (1..=10 * BUSY_EVERY).map(busy));
