@@ -114,19 +114,12 @@ provision_pgbouncer() {
 }
 
 unpack_pgbouncer() {
-    local root=$1 work name
+    local root=$1 work
     provision_says "unpacking pgbouncer into $root"
     mkdir -p "$outboxd_tools"
     work=$(mktemp -d "$outboxd_tools/unpacking.XXXXXX")
     mkdir "$work/root" "$work/lib"
-    if ! download_with_libraries "$work" pgbouncer 2>/dev/null; then
-        apt_lists
-        download_with_libraries "$work" pgbouncer || provision_fails "could not download pgbouncer; is the network there?"
-    fi
-    for name in "$work"/*.deb; do
-        dpkg -x "$name" "$work/root" || provision_fails "could not unpack ${name##*/}"
-        rm "$name"
-    done
+    fetch_packages "pgbouncer" download_pgbouncer "$work" "$work/root"
     # Beside each other, so that whoever copies the folder has all of it.
     find "$work/root" -name '*.so.*' -exec mv {} "$work/lib/" \;
     mv "$work/root/usr/sbin/pgbouncer" "$work/lib/"
@@ -139,6 +132,10 @@ unpack_pgbouncer() {
     "$work/pgbouncer" --version >/dev/null || provision_fails "pgbouncer does not start, as said above"
     rm -rf "$root" "$work/root"
     mv "$work" "$root"
+}
+
+download_pgbouncer() {
+    download_with_libraries "$1" pgbouncer
 }
 
 # Some crates compile a little C and assembler.
@@ -285,18 +282,11 @@ has_aiosmtpd() {
 }
 
 unpack_aiosmtpd() {
-    local root=$1 work name
+    local root=$1 work
     provision_says "unpacking aiosmtpd into $root"
     mkdir -p "$outboxd_tools"
     work=$(mktemp -d "$outboxd_tools/unpacking.XXXXXX")
-    if ! download_aiosmtpd "$work" 2>/dev/null; then
-        apt_lists
-        download_aiosmtpd "$work" || provision_fails "could not download python3-aiosmtpd; is the network there?"
-    fi
-    for name in "$work"/*.deb; do
-        dpkg -x "$name" "$work" || provision_fails "could not unpack ${name##*/}"
-        rm "$name"
-    done
+    fetch_packages "python3-aiosmtpd" download_aiosmtpd "$work" "$work"
     rm -rf "$root"
     mv "$work" "$root"
 }
@@ -307,6 +297,20 @@ download_aiosmtpd() {
     public=$(apt-cache depends python3-aiosmtpd | awk '$1 == "Depends:" && $2 ~ /public/ {print $2}')
     # shellcheck disable=SC2086 # a name or none
     download_packages "$1" python3-aiosmtpd python3-attr $public
+}
+
+# Fetches what the function $2 downloads into $3, and unpacks it into $4. Where lists of packages are old or
+# missing, they are fetched first.
+fetch_packages() {
+    local what=$1 download=$2 work=$3 into=$4 name
+    if ! "$download" "$work" 2>/dev/null; then
+        apt_lists
+        "$download" "$work" || provision_fails "could not download $what; is the network there?"
+    fi
+    for name in "$work"/*.deb; do
+        dpkg -x "$name" "$into" || provision_fails "could not unpack ${name##*/}"
+        rm "$name"
+    done
 }
 
 download_packages() {
@@ -342,19 +346,12 @@ dkimpy_present() {
 }
 
 unpack_dkim() {
-    local root=$1 work name library
+    local root=$1 work library
     provision_says "unpacking opendkim and dkimpy into $root"
     mkdir -p "$outboxd_tools"
     work=$(mktemp -d "$outboxd_tools/unpacking.XXXXXX")
     mkdir "$work/root" "$work/python"
-    if ! download_dkim "$work" 2>/dev/null; then
-        apt_lists
-        download_dkim "$work" || provision_fails "could not download opendkim and python3-dkim; is the network there?"
-    fi
-    for name in "$work"/*.deb; do
-        dpkg -x "$name" "$work/root" || provision_fails "could not unpack ${name##*/}"
-        rm "$name"
-    done
+    fetch_packages "opendkim and python3-dkim" download_dkim "$work" "$work/root"
     mv "$work/root/usr/lib/python3/dist-packages/"* "$work/python"
     library=$(cd "$work/root" && find . -name '*.so.*' -printf '%h\n' | sort -u | sed "s|^\.|$root/root|" | paste -s -d:)
     {
@@ -410,24 +407,17 @@ faketime_in() {
 }
 
 unpack_faketime() {
-    local root=$1 work name
+    local root=$1 work
     provision_says "unpacking libfaketime into $root"
     mkdir -p "$outboxd_tools"
     work=$(mktemp -d "$outboxd_tools/unpacking.XXXXXX")
-    if ! download_faketime "$work" 2>/dev/null; then
-        apt_lists
-        download_faketime "$work" || provision_fails "could not download libfaketime; is the network there?"
-    fi
-    for name in "$work"/*.deb; do
-        dpkg -x "$name" "$work" || provision_fails "could not unpack ${name##*/}"
-        rm "$name"
-    done
+    fetch_packages "libfaketime" download_faketime "$work" "$work"
     rm -rf "$root"
     mv "$work" "$root"
 }
 
 download_faketime() {
-    (cd "$1" && logged apt-get -q -q -o APT::Sandbox::User=root download libfaketime)
+    download_packages "$1" libfaketime
 }
 
 # What the examples in other languages are written with: about 240 MB to fetch and 1.2 GB on disk where
